@@ -1,0 +1,301 @@
+"""The contracts between the engine and the systems it reads from and writes to.
+
+Nothing here imports Google's clients, psycopg2 or pyarrow: web and beat import this module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from uuid import UUID
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class WriteDisposition(StrEnum):
+    """What a run does to rows that the target already has."""
+
+    APPEND = "append"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the source declares it, in BigQuery's standard SQL words.
+
+    `type` is INT64, NUMERIC, STRUCT, RANGE, ...; `element` is the T of RANGE<T>; `columns` are the
+    fields of a STRUCT; `max_length` counts characters or bytes.
+    """
+
+    name: str
+    type: str
+    repeated: bool = False
+    required: bool = False
+    precision: int | None = None
+    scale: int | None = None
+    max_length: int | None = None
+    element: str = ""
+    columns: tuple[Column, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """What to read: exactly one of `table` ("project.dataset.table") and `query`.
+
+    `job_key` makes the names of query jobs: the same key adopts the job that is already there.
+    """
+
+    table: str = ""
+    query: str = ""
+    job_key: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    maximum_bytes_billed: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of a read that can be read on its own; `id` is the stream's name, or a page source."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class ReadPlan:
+    """What will be read, fixed once: schema, snapshot time, parts, estimates.
+
+    `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log.
+    """
+
+    columns: tuple[Column, ...]
+    parts: tuple[Part, ...]
+    snapshot_time: datetime
+    estimated_rows: int | None = None
+    estimated_bytes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One readable step of a connection test: passed (True), failed (False), or only a warning (None)."""
+
+    name: str
+    passed: bool | None
+    detail: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What a look-up says of a source table; None where the source does not tell."""
+
+    dataset: str
+    name: str
+    kind: str = "TABLE"
+    rows: int | None = None
+    bytes: int | None = None
+    modified: datetime | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A source table or query, looked at without reading it."""
+
+    columns: tuple[Column, ...]
+    rows: int | None = None
+    bytes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The first rows as text, for people; None is NULL."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The table that readers see."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who writes: the ids that the destination keeps in `head` and `applied`, and the claim's token."""
+
+    installation: UUID
+    pipeline: UUID
+    run: UUID
+    token: int
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A published run, as the destination remembers it."""
+
+    run: UUID
+    rows: int
+    published_at: datetime
+    receipt: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fence:
+    """The destination after a new owner raised its token: what this owner plans on.
+
+    `applied` is this run's own publish, when a former attempt got that far.
+    """
+
+    target: Target
+    owner: Owner
+    token: int
+    last_run: UUID | None
+    fingerprint: str
+    applied: Applied | None
+
+
+@dataclass(frozen=True)
+class ColumnDigest:
+    """One column over a whole table: nulls counted, canonical texts summed.
+
+    `checksum` is the sum of the first 8 hex digits of each text's md5; None where the type has no
+    common text ("counted only").
+    """
+
+    name: str
+    nulls: int
+    checksum: int | None
+
+
+@dataclass(frozen=True)
+class TableDigest:
+    rows: int
+    columns: tuple[ColumnDigest, ...]
+
+
+class StopSignal(Protocol):
+    """Asked between batches; raises connectors.errors.Stopped when the load must end.
+
+    `on_stop` registers what breaks a blocking wait (closing a gRPC call, `connection.cancel()`); it
+    is called from another thread.
+    """
+
+    def check(self) -> None: ...
+
+    def on_stop(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Register `callback`; returns the function that takes it back."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where the engine tells what happens; must return quickly and be safe to call from any thread."""
+
+    def log(self, level: str, message: str) -> None:
+        """`level` is info, warning or error."""
+        ...
+
+    def progress(self, *, rows: int, bytes: int) -> None:
+        """Totals so far, committed or not."""
+        ...
+
+    def planned(self, plan: ReadPlan) -> None: ...
+
+    def publishing(self) -> None: ...
+
+
+class NeverStop:
+    """A StopSignal for look-ups, benches and tests."""
+
+    def check(self) -> None:
+        return None
+
+    def on_stop(self, callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+class Source(ABC):
+    """A system that rows are read from: one folder, one registry line."""
+
+    Options: ClassVar[type]
+
+    @abstractmethod
+    def check(self) -> Iterator[StepResult]:
+        """Test the connection in readable steps, stopping at the first that fails."""
+
+    @abstractmethod
+    def datasets(self) -> list[str]:
+        """Names of the datasets this connection can see, sorted."""
+
+    @abstractmethod
+    def tables(self, dataset: str) -> list[TableInfo]: ...
+
+    @abstractmethod
+    def describe(self, request: ReadRequest) -> Description:
+        """Say what a read would give, without cost; raises ConnectorError if it cannot be read."""
+
+    @abstractmethod
+    def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview: ...
+
+    @abstractmethod
+    def plan(self, request: ReadRequest, *, max_parts: int = 4) -> ReadPlan:
+        """Fix what will be read: schema, snapshot time, parts, estimated rows and bytes."""
+
+    @abstractmethod
+    def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of `part` from row offset `start` on, columns in any order.
+
+        Raises TransientError if another try is worth it.
+        """
+
+    @abstractmethod
+    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
+        """Count and sum the rows on the source's side, in SQL over the canonical texts."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Destination(ABC):
+    """A system that rows are written to."""
+
+    Options: ClassVar[type]
+
+    @abstractmethod
+    def check(self) -> Iterator[StepResult]:
+        """Test the connection in readable steps, stopping at the first that fails."""
+
+    @abstractmethod
+    def schemas(self) -> list[str]: ...
+
+    @abstractmethod
+    def validate_target(
+        self, target: Target, columns: tuple[Column, ...], disposition: WriteDisposition, *, pipeline: UUID, adopt: bool
+    ) -> list[ConnectorError]:
+        """What stands against writing `columns` to `target`, found without writing; each with its `field`."""
+
+    @abstractmethod
+    def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:
+        """Make `owner` the only one who can commit to `target`, and say where things stand.
+
+        With `adopt`, a table that exists but was never written by a pipeline may be taken over.
+        """
+
+    @abstractmethod
+    def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest: ...
+
+    @abstractmethod
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Google BigQuery, read through the Storage Read API."""

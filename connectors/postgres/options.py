@@ -1,0 +1,25 @@
+"""What a PostgreSQL connection stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from connectors.options import option
+
+
+@dataclass(frozen=True)
+class PostgresOptions:
+    host: str = option("Host", help="A host name or address, without a scheme.")
+    dbname: str = option("Database")
+    user: str = option("User")
+    port: int = option("Port", default=5432)
+    password: str = option("Password", default="", secret=True)
+    sslmode: str = option(
+        "TLS",
+        default="",
+        choices=("", "verify-full", "verify-ca", "require", "prefer", "disable"),
+        help="Empty: verify-full for a remote host, prefer for this machine.",
+    )
+    sslrootcert: str = option(
+        "Root certificate", default="", multiline=True, help="PEM text of the authority that signed the server's certificate."
+    )

@@ -1,0 +1,1 @@
+"""The engine: plan, load, publish as separate calls; callbacks in, facts out."""

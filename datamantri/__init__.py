@@ -1,0 +1,1 @@
+"""Wiring: settings, urls, Celery, and the embedded stack."""

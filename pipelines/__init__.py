@@ -1,0 +1,1 @@
+"""Definitions: what people configure."""

@@ -1,0 +1,217 @@
+"""What people configure: connections, pipelines, their revisions and schedules."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule
+
+from connectors import registry
+from connectors.base import WriteDisposition
+from connectors.options import build
+from pipelines.fields import EncryptedJSONField, KeyLost, LostSecrets
+
+
+class Connection(models.Model):
+    """Stored options and secrets for one system."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    kind = models.CharField(max_length=30, choices=[(k.name, k.label) for k in registry.KINDS.values()])
+    options = models.JSONField(default=dict, blank=True)
+    secrets = EncryptedJSONField(default=dict, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def has_lost_secrets(self) -> bool:
+        return isinstance(self.secrets, LostSecrets)
+
+    def typed_options(self) -> Any:
+        """The connector's options dataclass, secrets included; raises KeyLost or ConnectorError."""
+        if self.has_lost_secrets:
+            raise KeyLost(f"The secrets of connection {self.name} were encrypted with a key that is no longer set.")
+        return build(registry.options_type(self.kind), {**self.options, **(self.secrets or {})})
+
+
+class PipelineState(models.TextChoices):
+    ACTIVE = "active", "Active"
+    PAUSED = "paused", "Paused"
+    ARCHIVED = "archived", "Archived"
+
+
+class Overlap(models.TextChoices):
+    COALESCE = "coalesce", "One waits, further ticks are skipped"
+    QUEUE = "queue", "Every tick waits its turn"
+    SKIP = "skip", "Skip ticks while a run is active"
+
+
+class Missed(models.TextChoices):
+    LATEST = "latest", "Run once for all that was missed"
+    SKIP = "skip", "Skip what was missed"
+    ALL = "all", "Run every missed tick"
+
+
+class Pipeline(models.Model):
+    """What to move, how and when. What a run needs of it is copied into a revision at every save."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200, unique=True)
+    description = models.TextField(blank=True)
+    state = models.CharField(max_length=10, choices=PipelineState, default=PipelineState.ACTIVE)
+    source = models.ForeignKey(Connection, on_delete=models.PROTECT, related_name="pipelines_from")
+    source_table = models.CharField(
+        max_length=1100, blank=True, help_text="dataset.table or project.dataset.table. Leave empty to use a query."
+    )
+    source_query = models.TextField(blank=True, help_text="One SELECT statement in BigQuery's SQL.")
+    destination = models.ForeignKey(Connection, on_delete=models.PROTECT, related_name="pipelines_to")
+    target_schema = models.CharField(max_length=63, default="public")
+    target_table = models.CharField(max_length=63)
+    adopt_target = models.BooleanField(
+        "take over the existing table",
+        default=False,
+        help_text="Allow writing to a table that exists already and was not made by this pipeline.",
+    )
+    write_disposition = models.CharField(
+        max_length=10,
+        choices=[(WriteDisposition.REPLACE.value, "Replace"), (WriteDisposition.APPEND.value, "Append")],
+        default=WriteDisposition.REPLACE.value,
+        help_text="Replace: readers see the whole old table, then the whole new one. Append: every run adds its rows.",
+    )
+    overlap = models.CharField(
+        max_length=10, choices=Overlap, default=Overlap.COALESCE, help_text="When a tick comes while a run is active."
+    )
+    missed = models.CharField(
+        "missed ticks", max_length=10, choices=Missed, default=Missed.LATEST, help_text="After an outage."
+    )
+    retries = models.PositiveSmallIntegerField(
+        default=3, validators=[MaxValueValidator(20)], help_text="Further attempts after a passing failure."
+    )
+    time_limit_s = models.PositiveIntegerField(
+        "time limit (seconds)",
+        default=6 * 3600,
+        validators=[MinValueValidator(10), MaxValueValidator(7 * 86400)],
+        help_text="A run still going after this long is stopped and fails.",
+    )
+    # Ticks up to here belong to a pause, whenever they are looked at: resuming never makes a surprise run.
+    active_from = models.DateTimeField(default=timezone.now, editable=False)
+    revision = models.ForeignKey("Revision", on_delete=models.PROTECT, null=True, editable=False, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+        permissions = [("run_pipeline", "Can start and cancel runs, pause and resume pipelines")]
+        constraints = [
+            models.CheckConstraint(
+                name="pipeline_table_or_query",
+                condition=(Q(source_table="") & ~Q(source_query="")) | (~Q(source_table="") & Q(source_query="")),
+                violation_error_message="Give either a source table or a query.",
+            ),
+            models.UniqueConstraint(
+                name="pipeline_target_once",
+                fields=["destination", "target_schema", "target_table"],
+                condition=~Q(state="archived"),
+                violation_error_message="Another pipeline writes to this table already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("pipeline", args=[self.pk])
+
+
+class Revision(models.Model):
+    """An immutable copy of a pipeline's definition; every run points to the one it ran."""
+
+    id = models.BigAutoField(primary_key=True)
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="revisions")
+    number = models.PositiveIntegerField()
+    definition = models.JSONField()
+    fingerprint = models.CharField(max_length=64)
+    created_at = models.DateTimeField(default=timezone.now)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, related_name="+")
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [models.UniqueConstraint(fields=["pipeline", "number"], name="revision_number_once")]
+
+    def __str__(self) -> str:
+        return f"revision {self.number}"
+
+
+class Schedule(models.Model):
+    """A rule with its zone. `ticked_through`: every tick up to here has its run or its recorded skip.
+
+    A rule never changes: an edit ends this schedule (`ends_at`) and starts another, so that ticks of
+    the past keep the rule they came from.
+    """
+
+    class Kind(models.TextChoices):
+        CRON = "cron", "Cron"
+        INTERVAL = "interval", "Interval"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="schedules")
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CRON)
+    cron = models.CharField(
+        max_length=200, blank=True, help_text="minute hour day-of-month month day-of-week, for example 30 6 * * 1-5"
+    )
+    zone = models.CharField("time zone", max_length=64, default="UTC")
+    every_s = models.PositiveIntegerField(
+        "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
+    )
+    # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
+    crontab = models.OneToOneField(CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False)
+    # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
+    starts_at = models.DateTimeField(default=timezone.now, editable=False)
+    ends_at = models.DateTimeField(null=True, editable=False)
+    ticked_through = models.DateTimeField(default=timezone.now, editable=False)
+    # The first tick after ticked_through; null once there is none.
+    next_due = models.DateTimeField(null=True, editable=False, db_index=True)
+
+    class Meta:
+        ordering = ["starts_at"]
+        constraints = [
+            models.CheckConstraint(
+                name="schedule_rule_fits_kind",
+                condition=(Q(kind="cron") & ~Q(cron="") & Q(every_s__isnull=True))
+                | (Q(kind="interval") & Q(cron="") & Q(every_s__isnull=False)),
+                violation_error_message="Give a cron text or an interval.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.cron if self.kind == self.Kind.CRON else f"every {self.every_s} s"
+
+
+class ApiToken(models.Model):
+    """Lets a program act as its user; only the SHA-256 of the token is stored."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=100)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    last_used_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        ordering = ["created_at"]
+
+    def __str__(self) -> str:
+        return self.name

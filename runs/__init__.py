@@ -1,0 +1,1 @@
+"""History, and everything that shows or starts runs."""

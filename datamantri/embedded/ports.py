@@ -55,7 +55,7 @@ class Ports:
         with self._guard:
             known = self._read()
             preferred = [known[name]] if name in known else []
-            port = self._first_free([*preferred, *random.sample(CHOICE, 200)])  # noqa: S311 - not a secret
+            port = self._first_free([*preferred, *random.sample(CHOICE, 200)])
             self._write({**known, name: port})
             return port
 

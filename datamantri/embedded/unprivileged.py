@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
         if not os.access(path, mode):
             sys.stderr.write(f"cannot reach {path} in a user namespace\n")
             return NOT_POSSIBLE
-    os.execv(argv[0], argv)
+    os.execv(argv[0], argv)  # noqa: S606 - argv is our own
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ _redis = BROKER_URL.startswith(("redis://", "rediss://"))
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [BROKER_URL], "prefix": "datamantri"},
+        "CONFIG": {"hosts": [BROKER_URL], "prefix": f"datamantri{urlsplit(BROKER_URL).path}"},
     }
     if _redis
     else {"BACKEND": "channels.layers.InMemoryChannelLayer"}

@@ -1,0 +1,61 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from tests.servers import warehouse_options
+
+
+@pytest.fixture(scope="session")
+def warehouse(worker_id: str) -> dict[str, Any]:
+    """Options of a PostgreSQL connection to an empty destination database of this test worker's own."""
+    admin = warehouse_options()
+    name = f"warehouse_{worker_id}_{uuid.uuid4().hex[:6]}"
+    control = psycopg2.connect(os.environ["DATABASE_URL"])
+    control.autocommit = True
+    with control.cursor() as cursor:
+        cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        cursor.execute(
+            sql.SQL("GRANT ALL ON DATABASE {} TO {}").format(sql.Identifier(name), sql.Identifier(str(admin["user"])))
+        )
+    own = psycopg2.connect(os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/" + name)
+    own.autocommit = True
+    with own.cursor() as cursor:
+        cursor.execute(sql.SQL("GRANT ALL ON SCHEMA public TO {}").format(sql.Identifier(str(admin["user"]))))
+    own.close()
+    control.close()
+    # It goes with its server at the end of the session.
+    return {**admin, "dbname": name}
+
+
+@pytest.fixture
+def warehouse_cursor(warehouse: dict[str, Any]) -> Iterator[Any]:
+    """A cursor on the destination, in autocommit."""
+    connection = psycopg2.connect(
+        host=warehouse["host"],
+        port=warehouse["port"],
+        dbname=warehouse["dbname"],
+        user=warehouse["user"],
+        password=warehouse["password"],
+    )
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        yield cursor
+    connection.close()
+
+
+@pytest.fixture(scope="session")
+def emulator() -> dict[str, str]:
+    """Endpoints of the BigQuery emulator of this session."""
+    return {
+        "rest": os.environ["BIGQUERY_REST_ENDPOINT"],
+        "storage": os.environ["BIGQUERY_STORAGE_ENDPOINT"],
+    }

@@ -114,6 +114,19 @@ class EmbeddedStack:
     ) -> None:
         self.stop()
 
+    @staticmethod
+    def holder(data_dir: Path) -> str | None:
+        """The process that uses the data directory, or None."""
+        path = data_dir / "lock"
+        if not path.exists():
+            return None
+        with path.open("r+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().strip()
+        return None
+
     def _take_lock(self) -> int | None:
         """Claim the data directory; after a crash, wait until the guard has stopped what was left running."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +38,7 @@ class ChildSpec:
     stop: tuple[tuple[int, float], ...] = GENTLE
     uid: int | None = None  # to run as, when this process is root
     gid: int | None = None
+    foreground: bool = False  # writes where this process writes, not into a log
 
 
 @dataclass
@@ -46,7 +48,7 @@ class Child:
     started: float
     failures: int = 0
     restart_at: float | None = None
-    watched: bool = field(default=True)
+    watched: bool = True
 
     @property
     def pid(self) -> int:
@@ -154,14 +156,14 @@ class Supervisor:
         path = self.log(spec.name)
         if path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        with path.open("ab") as log:
+        with nullcontext() if spec.foreground else path.open("ab") as log:
             return subprocess.Popen(
                 spec.argv,
                 env=None if spec.env is None else dict(spec.env),
                 cwd=spec.cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=None if log is None else subprocess.STDOUT,
                 start_new_session=True,
                 user=spec.uid,
                 group=spec.gid,

@@ -1,0 +1,175 @@
+"""The whole product on one machine: servers, migrations, first login, and the processes that serve and work."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from datamantri import processes
+from datamantri.embedded.errors import EmbeddedError
+from datamantri.embedded.secrets import write_private
+from datamantri.embedded.stack import DEFAULT_DATA_DIR, EmbeddedStack
+from datamantri.embedded.supervisor import Child, ChildSpec
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = "environment.json"  # how other commands reach the servers that run
+READY_LIMIT_S = 60
+CONFIGURATION_STATUS = 2
+
+
+class Interrupted(Exception):
+    """Somebody asked the product to stop while it was starting."""
+
+
+class Product:
+    """Starts everything `up` and `demo` need, and stops it again.
+
+    Servers named by DATABASE_URL and BROKER_URL are used as they are; the others are embedded.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path = DEFAULT_DATA_DIR,
+        port: int = 8000,
+        workers: int = 2,
+        emulator: bool = False,
+        say: Callable[[str], None],
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self._say = say
+        self._stopping = stopping or threading.Event()
+        self._wanted_port = port
+        self._workers = workers
+        self._own_database = not os.environ.get("DATABASE_URL")
+        self._own_broker = not os.environ.get("BROKER_URL")
+        if not self._own_database:
+            for name in ("SECRET_KEY", "ENCRYPTION_KEYS"):
+                if not os.environ.get(name):
+                    raise EmbeddedError(
+                        "not_configured",
+                        f"DATABASE_URL is set but {name} is not.",
+                        "What a database of your own holds must not depend on keys kept in this checkout.",
+                    )
+        self.stack = EmbeddedStack(
+            data_dir, emulator=emulator, postgres=self._own_database, valkey=self._own_broker, say=say
+        )
+        self.env: dict[str, str] = {}
+        self.url = ""
+
+    @property
+    def password_file(self) -> Path:
+        return self.stack.data_dir / "password"
+
+    def start(self) -> None:
+        """Start everything and return when pages are served and workers wait for work.
+
+        Raises Interrupted when `stopping` is set meanwhile.
+        """
+        servers = {name: value for name, value in self.stack.start().items() if not os.environ.get(name)}
+        port = self.stack.ports.choose_from(self._wanted_port)
+        if port != self._wanted_port:
+            self._say(f"Port {self._wanted_port} is taken; using {port}.")
+        self.env = {**os.environ, **servers, "PORT": str(port), "WORKERS": str(self._workers)}
+        self.env.setdefault("PUBLIC_URL", f"http://127.0.0.1:{port}")
+        self.url = self.env["PUBLIC_URL"]
+        self._prepare()
+        names = (*servers, "PORT", "WORKERS", "PUBLIC_URL")
+        write_private(self.stack.data_dir / ENVIRONMENT, json.dumps({name: self.env[name] for name in names}, indent=1))
+        specs = [
+            processes.web("127.0.0.1", port),
+            processes.worker(self._workers),
+            processes.lookups(),
+            processes.beat(),
+        ]
+        logs = {spec.name: self.stack.supervisor.log(spec.name) for spec in specs}
+        read_from = {name: log.stat().st_size if log.exists() else 0 for name, log in logs.items()}
+        children = {spec.name: self._start_process(spec) for spec in specs}
+        deadline = time.monotonic() + READY_LIMIT_S
+        for spec in specs:
+            if spec.ready:
+                is_ready = partial(_says, logs[spec.name], spec.ready, read_from[spec.name])
+            else:
+                is_ready = partial(_answers, port)
+            self._wait(children[spec.name], is_ready, deadline)
+
+    def run(self, *argv: str) -> int:
+        """Run a manage.py command against the product, in the foreground; return its exit status."""
+        command = (sys.executable, str(CHECKOUT / "manage.py"), *argv)
+        spec = ChildSpec(argv[0], command, self.env, cwd=CHECKOUT, foreground=True)
+        child = self.stack.supervisor.start(spec, watched=False)
+        try:
+            while child.is_running():
+                self._pause()
+        finally:
+            self.stack.supervisor.stop(spec.name)
+        return child.process.returncode
+
+    def serve(self, *, echo: bool = False) -> None:
+        """Keep everything running until `stopping` is set."""
+        self.stack.supervisor.watch(self._stopping, echo=sys.stderr if echo else None)
+
+    def stop(self) -> None:
+        (self.stack.data_dir / ENVIRONMENT).unlink(missing_ok=True)
+        self.stack.stop()
+
+    def _prepare(self) -> None:
+        login = ("--login", str(self.password_file)) if self._own_database else ()
+        status = self.run("prepare", *login)
+        if status == CONFIGURATION_STATUS:
+            raise EmbeddedError("not_configured", "The settings are not usable; see above.")
+        if status:
+            raise EmbeddedError("prepare", "The database could not be prepared; see above.")
+
+    def _start_process(self, spec: processes.ProcessSpec) -> Child:
+        env = {**self.env, **spec.env}
+        return self.stack.supervisor.start(ChildSpec(spec.name, spec.argv, env, cwd=CHECKOUT))
+
+    def _wait(self, child: Child, is_ready: Callable[[], bool], deadline: float) -> None:
+        name = child.spec.name
+        while not is_ready():
+            if not child.is_running() or time.monotonic() > deadline:
+                what = "did not become ready" if child.is_running() else "ended at once"
+                words = self.stack.supervisor.last_words(name)
+                log = self.stack.supervisor.log(name)
+                raise EmbeddedError("process_start", f"The {name} process {what}.", f"From {log}:\n{words}")
+            self._pause()
+
+    def _pause(self) -> None:
+        if self._stopping.wait(0.05):
+            raise Interrupted
+
+
+def running_environment(data_dir: Path = DEFAULT_DATA_DIR) -> dict[str, str]:
+    """The variables of the product that runs with this data directory; empty when none does."""
+    path = data_dir / ENVIRONMENT
+    if not path.exists() or EmbeddedStack.holder(data_dir) is None:
+        return {}
+    return {str(name): str(value) for name, value in json.loads(path.read_text()).items()}
+
+
+def _says(log: Path, words: str, start: int) -> bool:
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        file.seek(start)
+        return words.encode() in file.read()
+
+
+def _answers(port: int) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"http://127.0.0.1:{port}/healthz", timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False

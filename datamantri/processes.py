@@ -1,0 +1,72 @@
+"""The commands of web, worker, look-ups and beat: one place for `up`, tests and compose.
+
+`python -m datamantri.processes web` becomes that process; compose starts its services this way.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# Threads that hold an allocation arena each waste memory; two are enough for what these processes allocate.
+LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+CELERY = (sys.executable, "-m", "celery", "-A", "datamantri")
+# Workers that watch each other over the broker cost traffic; leases in the database tell who lives.
+ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO")
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """A process of the product: `env` goes over the environment, `ready` is what its log says when it is."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=lambda: dict(LEAN))
+    ready: str = ""
+
+
+def web(host: str = "127.0.0.1", port: int = 8000) -> ProcessSpec:
+    """Pages, API and sockets; it is ready when it answers on its port."""
+    daphne = (sys.executable, "-m", "daphne", "--bind", host, "--port", str(port), "--verbosity", "0")
+    return ProcessSpec("web", (*daphne, "--no-server-name", "datamantri.asgi:application"))
+
+
+def worker(children: int = 2, name: str = "worker") -> ProcessSpec:
+    """Runs transfers, in `children` processes."""
+    pool = ("--pool", "prefork", "--concurrency", str(children))
+    argv = (*CELERY, "worker", "--hostname", f"{name}@%h", "--queues", "transfers,control", *pool, *ALONE)
+    return ProcessSpec(name, argv, ready=" ready.")
+
+
+def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
+    """Answers what a page waits for; apart from `worker`, so that a page never waits behind a transfer."""
+    pool = ("--pool", "threads", "--concurrency", str(threads))
+    argv = (*CELERY, "worker", "--hostname", f"{name}@%h", "--queues", "lookups", *pool, *ALONE)
+    return ProcessSpec(name, argv, ready=" ready.")
+
+
+def beat(name: str = "beat") -> ProcessSpec:
+    """Turns due times into runs; any number may run."""
+    scheduler = ("--scheduler", "datamantri.celery_beat:Ticker")
+    return ProcessSpec(name, (*CELERY, "beat", *scheduler, "--loglevel", "INFO"), ready="beat: Starting")
+
+
+def main(arguments: list[str]) -> None:
+    """Become the named process, with PORT and WORKERS from the environment, listening on every interface."""
+    specs: dict[str, Callable[[], ProcessSpec]] = {
+        "web": lambda: web("0.0.0.0", int(os.environ.get("PORT") or 8000)),  # noqa: S104 - in a container
+        "worker": lambda: worker(int(os.environ.get("WORKERS") or 2)),
+        "lookups": lookups,
+        "beat": beat,
+    }
+    if len(arguments) != 1 or arguments[0] not in specs:
+        sys.stderr.write(f"usage: python -m datamantri.processes {'|'.join(specs)}\n")
+        sys.exit(2)
+    spec = specs[arguments[0]]()
+    os.execve(spec.argv[0], spec.argv, {**os.environ, **spec.env})  # noqa: S606 - argv is our own
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 # Threads that hold an allocation arena each waste memory; two are enough for what these processes allocate.
 LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
-CELERY = (sys.executable, "-m", "celery", "-A", "datamantri")
-# Workers that watch each other over the broker cost traffic; leases in the database tell who lives.
-ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO")
+CELERY = (sys.executable, "-m", "datamantri.run_celery")
 
 
 @dataclass(frozen=True)
@@ -34,23 +32,23 @@ def web(host: str = "127.0.0.1", port: int = 8000) -> ProcessSpec:
 
 
 def worker(children: int = 2, name: str = "worker") -> ProcessSpec:
-    """Runs transfers, in `children` processes."""
-    pool = ("--pool", "prefork", "--concurrency", str(children))
-    argv = (*CELERY, "worker", "--hostname", f"{name}@%h", "--queues", "transfers,control", *pool, *ALONE)
-    return ProcessSpec(name, argv, ready=" ready.")
+    """Runs transfers, in `children` processes; names tell several workers on one machine apart."""
+    return _worker(name, "transfers,control", "prefork", children)
 
 
 def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
     """Answers what a page waits for; apart from `worker`, so that a page never waits behind a transfer."""
-    pool = ("--pool", "threads", "--concurrency", str(threads))
-    argv = (*CELERY, "worker", "--hostname", f"{name}@%h", "--queues", "lookups", *pool, *ALONE)
-    return ProcessSpec(name, argv, ready=" ready.")
+    return _worker(name, "lookups", "threads", threads)
 
 
 def beat(name: str = "beat") -> ProcessSpec:
     """Turns due times into runs; any number may run."""
-    scheduler = ("--scheduler", "datamantri.celery_beat:Ticker")
-    return ProcessSpec(name, (*CELERY, "beat", *scheduler, "--loglevel", "INFO"), ready="beat: Starting")
+    return ProcessSpec(name, (*CELERY, "beat"), ready="beat: Starting")
+
+
+def _worker(name: str, queues: str, pool: str, concurrency: int) -> ProcessSpec:
+    argv = (*CELERY, "worker", "--name", name, "--queues", queues, "--pool", pool, "--concurrency", str(concurrency))
+    return ProcessSpec(name, argv, ready=" ready.")
 
 
 def main(arguments: list[str]) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from datamantri import processes
 from datamantri.embedded.errors import EmbeddedError
+from datamantri.embedded.prepared import CHECKOUT, Prepared
 from datamantri.embedded.secrets import write_private
-from datamantri.embedded.stack import DEFAULT_DATA_DIR, EmbeddedStack
+from datamantri.embedded.stack import CONTROL, DEFAULT_DATA_DIR, EmbeddedStack
 from datamantri.embedded.supervisor import Child, ChildSpec
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = "environment.json"  # how other commands reach the servers that run
 READY_LIMIT_S = 60
 CONFIGURATION_STATUS = 2
@@ -122,12 +122,19 @@ class Product:
         self.stack.stop()
 
     def _prepare(self) -> None:
-        login = ("--login", str(self.password_file)) if self._own_database else ()
+        """Apply migrations and make the first login, where that has not been done yet."""
+        postgres = self.stack.postgres
+        prepared = postgres and Prepared(self.stack.data_dir / "prepared", postgres, CONTROL)
+        if prepared and prepared.holds():
+            return
+        login = ("--login", str(self.password_file)) if prepared else ()
         status = self.run("prepare", *login)
         if status == CONFIGURATION_STATUS:
             raise EmbeddedError("not_configured", "The settings are not usable; see above.")
         if status:
             raise EmbeddedError("prepare", "The database could not be prepared; see above.")
+        if prepared:
+            prepared.remember()
 
     def _start_process(self, spec: processes.ProcessSpec) -> Child:
         env = {**self.env, **spec.env}

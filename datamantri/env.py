@@ -107,5 +107,7 @@ def fernet_keys(name: str = "ENCRYPTION_KEYS") -> list[str]:
         try:
             Fernet(key)
         except ValueError:
-            raise ImproperlyConfigured(f"{name}: key {number} is not a Fernet key (32 bytes in url-safe base64).") from None
+            raise ImproperlyConfigured(
+                f"{name}: key {number} is no Fernet key (32 bytes in base64)."
+            ) from None
     return keys

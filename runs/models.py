@@ -20,6 +20,9 @@ class Installation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     only = models.BooleanField(default=True, unique=True, editable=False)
 
+    def __str__(self) -> str:
+        return str(self.id)
+
 
 class Trigger(models.TextChoices):
     SCHEDULE = "schedule", "Schedule"
@@ -93,9 +96,7 @@ class Run(models.Model):
             ),
         ]
         indexes = [
-            models.Index(
-                fields=["priority", "due"], condition=Q(status__in=sorted(CLAIMABLE)), name="run_claimable"
-            ),
+            models.Index(fields=["priority", "due"], condition=Q(status__in=sorted(CLAIMABLE)), name="run_claimable"),
             models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             models.Index(fields=["-created_at"], name="run_newest"),

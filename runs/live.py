@@ -1,0 +1,77 @@
+"""What is pushed to open pages. Rows come first: a push that is lost is fetched by the page."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+from uuid import UUID
+
+from channels.layers import get_channel_layer
+
+log = logging.getLogger(__name__)
+
+BOARD = "board"
+PENDING_LIMIT = 1000
+
+
+def run_group(run_id: UUID | str) -> str:
+    return f"run.{run_id}"
+
+
+def push_lines(run_id: UUID, lines: list[dict[str, Any]]) -> None:
+    _send(run_group(run_id), {"type": "run.lines", "run": str(run_id), "lines": lines})
+
+
+def push_state(run_id: UUID, state: dict[str, Any]) -> None:
+    _send(run_group(run_id), {"type": "run.state", "run": str(run_id), "state": state})
+
+
+def push_run(run_id: UUID) -> None:
+    """Tell the run's pages that its state changed; they read it from the database."""
+    _send(run_group(run_id), {"type": "run.changed", "run": str(run_id)})
+
+
+def push_board(run_id: UUID, pipeline_id: UUID, status: str) -> None:
+    _send(BOARD, {"type": "board.run", "run": str(run_id), "pipeline": str(pipeline_id), "status": str(status)})
+
+
+class _Courier:
+    """One thread with an event loop of its own: synchronous code hands over and goes on.
+
+    The layer's connection belongs to that loop, so it is made once a process and not once a message.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pending = 0
+        threading.Thread(target=self._loop.run_forever, name="live-courier", daemon=True).start()
+
+    def send(self, group: str, message: dict[str, Any]) -> None:
+        if self._pending < PENDING_LIMIT:
+            self._pending += 1
+            asyncio.run_coroutine_threadsafe(self._deliver(group, message), self._loop)
+
+    async def _deliver(self, group: str, message: dict[str, Any]) -> None:
+        try:
+            layer = get_channel_layer()
+            if layer is not None:
+                await asyncio.wait_for(layer.group_send(group, message), timeout=5)
+        except Exception as error:  # noqa: BLE001 - whatever a broker may raise: pages refill from rows
+            log.warning("A live message was not delivered: %s", type(error).__name__)
+        finally:
+            self._pending -= 1
+
+
+_courier: _Courier | None = None
+_lock = threading.Lock()
+
+
+def _send(group: str, message: dict[str, Any]) -> None:
+    global _courier
+    if _courier is None:
+        with _lock:
+            if _courier is None:
+                _courier = _Courier()
+    _courier.send(group, message)

@@ -1,0 +1,12 @@
+"""Celery's door: decide nothing, call one function."""
+
+from __future__ import annotations
+
+from celery import Task, shared_task
+
+from runs import doorbell, executor, presence
+
+
+@shared_task(name=doorbell.RING, bind=True, ignore_result=True)
+def ring(self: Task) -> None:
+    executor.work_on(process=presence.process_name(), task_id=self.request.id)

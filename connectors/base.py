@@ -16,6 +16,8 @@ from uuid import UUID
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from connectors.errors import ConnectorError
+
 
 class WriteDisposition(StrEnum):
     """What a run does to rows that the target already has."""
@@ -251,8 +253,11 @@ class Source(ABC):
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview: ...
 
     @abstractmethod
-    def plan(self, request: ReadRequest, *, max_parts: int = 4) -> ReadPlan:
-        """Fix what will be read: schema, snapshot time, parts, estimated rows and bytes."""
+    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+        """Fix what will be read: schema, snapshot time, parts, estimated rows and bytes.
+
+        A query is run here: `stop` cancels it.
+        """
 
     @abstractmethod
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:

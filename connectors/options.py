@@ -22,7 +22,7 @@ def option(
 ) -> Any:
     """A dataclass field that a form can draw. A secret is encrypted, write-only and redacted everywhere."""
     metadata = {"label": label, "help": help, "secret": secret, "multiline": multiline, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 def secret_names(options: type) -> frozenset[str]:

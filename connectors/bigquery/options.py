@@ -10,7 +10,9 @@ from connectors.options import option
 @dataclass(frozen=True)
 class BigQueryOptions:
     project: str = option("Project", help="The project that is billed, for example acme-analytics.")
-    location: str = option("Location", default="US", help="Where the datasets live: US, EU, or a region such as europe-west1.")
+    location: str = option(
+        "Location", default="US", help="Where the datasets live: US, EU, or a region such as europe-west1."
+    )
     credentials_json: str = option(
         "Service account key",
         default="",

@@ -1,0 +1,198 @@
+"""Rows through REST, page by page: slower than the Storage Read API, and always there."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import pyarrow as pa
+from google.api_core import exceptions as google_errors
+from google.cloud import bigquery
+
+from connectors.base import Column, StopSignal
+from connectors.bigquery.cells import to_batch
+from connectors.bigquery.client import REUSE_ONCE, Clients
+from connectors.bigquery.errors import Doing, explained
+from connectors.bigquery.schema import TableRef, columns_of
+from connectors.errors import TransientError
+
+T = TypeVar("T")
+
+# A page's cells are Python objects for a moment: some tens of megabytes.
+_PAGE_CELLS, _PAGE_ROWS_MOST = 200_000, 20_000
+
+
+@dataclass(frozen=True)
+class PageSource:
+    """A table, or the result of a query job, that is read in pages; `text` is the form that a Part carries."""
+
+    project: str
+    dataset: str = ""
+    table: str = ""
+    job: str = ""
+    location: str = ""
+
+    @classmethod
+    def of_table(cls, ref: TableRef) -> PageSource:
+        return cls(project=ref.project, dataset=ref.dataset, table=ref.table)
+
+    @classmethod
+    def of_job(cls, job: bigquery.QueryJob) -> PageSource:
+        return cls(project=job.project, job=job.job_id, location=job.location or "")
+
+    @classmethod
+    def parse(cls, text: str) -> PageSource | None:
+        """The source that a Part's id names; None if it names a stream."""
+        kind, _, rest = text.partition("|")
+        parts = rest.split("|")
+        if kind == "table":
+            return cls(project=parts[0], dataset=parts[1], table=parts[2])
+        if kind == "job":
+            return cls(project=parts[0], job=parts[1], location=parts[2])
+        return None
+
+    @property
+    def text(self) -> str:
+        if self.job:
+            return f"job|{self.project}|{self.job}|{self.location}"
+        return f"table|{self.project}|{self.dataset}|{self.table}"
+
+    @property
+    def path(self) -> str:
+        if self.job:
+            return f"projects/{quote(self.project)}/queries/{quote(self.job)}"
+        return f"{self.table_path}/data"
+
+    @property
+    def table_path(self) -> str:
+        return f"projects/{quote(self.project)}/datasets/{quote(self.dataset)}/tables/{quote(self.table)}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        place = {"location": self.location} if self.location else {}
+        return {"formatOptions.useInt64Timestamp": "true", "prettyPrint": "false", **place}
+
+
+@dataclass(frozen=True)
+class Page:
+    rows: Sequence[dict[str, Any]]
+    total: int
+    next_token: str
+    columns: tuple[Column, ...]
+
+
+def fetch(
+    clients: Clients,
+    source: PageSource,
+    *,
+    size: int,
+    timeout_s: float,
+    doing: Doing,
+    start: int = 0,
+    token: str = "",
+) -> Page:
+    """One page; `columns` are filled for a query job only, whose pages carry their schema."""
+    where = {"pageToken": token} if token else ({"startIndex": start} if start else {})
+    answer = _get(clients, source.path, {**source.parameters, **where, "maxResults": size}, timeout_s, doing)
+    if source.job and not answer.get("jobComplete", True):
+        raise TransientError(f"{doing.thing}: the query job is not done.", code="timeout")
+    return Page(
+        rows=answer.get("rows") or (),
+        total=int(answer.get("totalRows") or 0),
+        next_token=answer.get("pageToken") or "",
+        columns=_columns(answer),
+    )
+
+
+def read_pages(
+    clients: Clients,
+    source: PageSource,
+    *,
+    start: int,
+    stop: StopSignal,
+    timeout_s: float,
+    doing: Doing,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows from row `start` on; raises TransientError if the table changes meanwhile."""
+
+    def wait_for(work: Callable[[], T]) -> T:
+        return _interruptible(work, stop)
+
+    def look() -> Mapping[str, Any]:
+        return _get(clients, source.table_path, {"prettyPrint": "false"}, timeout_s, doing)
+
+    def first(size: int) -> Page:
+        return fetch(clients, source, size=size, start=start, timeout_s=timeout_s, doing=doing)
+
+    before: Mapping[str, Any] = {}
+    if source.job:
+        columns = wait_for(lambda: first(0)).columns
+    else:
+        before = wait_for(look)
+        columns = _columns(before)
+    size = max(1, min(_PAGE_ROWS_MOST, _PAGE_CELLS // max(1, len(columns))))
+    page = wait_for(lambda: first(size))
+    position = start
+    while True:
+        if page.rows:
+            yield to_batch(page.rows, columns)
+            position += len(page.rows)
+        token = page.next_token
+        if not token:
+            break
+        page = wait_for(lambda: fetch(clients, source, size=size, token=token, timeout_s=timeout_s, doing=doing))  # noqa: B023
+    changed = not source.job and _version(wait_for(look)) != _version(before)
+    if changed or position < page.total:
+        raise TransientError(f"{doing.thing} changed while it was read.", code="source_changed")
+
+
+def _version(table: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(table.get(name) for name in ("lastModifiedTime", "numRows"))
+
+
+def _columns(answer: Mapping[str, Any]) -> tuple[Column, ...]:
+    fields = answer.get("schema", {}).get("fields", [])
+    return columns_of(bigquery.SchemaField.from_api_repr(field) for field in fields)
+
+
+def _get(clients: Clients, path: str, params: dict[str, Any], timeout_s: float, doing: Doing) -> dict[str, Any]:
+    def call() -> Any:
+        url = f"{clients.rest_url}/bigquery/v2/{path}"
+        response = clients.session.get(url, params=params, timeout=timeout_s)
+        if not response.ok:
+            raise google_errors.from_http_response(response)
+        return response.json()
+
+    with explained(doing):
+        answer: dict[str, Any] = REUSE_ONCE(call)()
+        return answer
+
+
+def _interruptible(work: Callable[[], T], stop: StopSignal) -> T:
+    """Do `work` in a thread and wait for it or for `stop`: a socket cannot be woken from outside.
+
+    A stopped thread ends by itself at its time limit, and what it got is dropped.
+    """
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 (raised again by the one who waits)
+            done.put((None, error))
+
+    forget = stop.on_stop(lambda: done.put((None, None)))
+    try:
+        stop.check()
+        threading.Thread(target=run, name="bigquery-page", daemon=True).start()
+        result, error = done.get()
+        stop.check()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+    finally:
+        forget()

@@ -1,0 +1,169 @@
+"""The Storage Read API: sessions at one snapshot, and streams as Arrow record batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import grpc
+import pyarrow as pa
+from google.api_core.gapic_v1 import routing_header
+from google.cloud.bigquery_storage_v1 import types
+
+from connectors.base import StopSignal
+from connectors.bigquery.client import Clients
+from connectors.bigquery.errors import Doing, explain, explained
+from connectors.errors import ConnectorError, TransientError
+
+SILENCE_S = 60.0
+# Google cuts long streams now and then; their own client opens them again in the same way.
+_REOPEN_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+_REOPEN_MOST = 4
+_REOPEN_WAIT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened read: `streams` by name, none if there are no rows. `expires` is None where the server does not say."""
+
+    name: str
+    streams: tuple[str, ...]
+    schema: pa.Schema | None
+    rows: int | None
+    bytes: int | None
+    expires: datetime | None
+
+
+def open_session(
+    clients: Clients,
+    table_path: str,
+    *,
+    max_streams: int,
+    timeout_s: float,
+    doing: Doing,
+    snapshot_time: datetime | None = None,
+) -> Session:
+    """Open a session over all columns, as the table was at `snapshot_time`, billed to the connection's project."""
+    options = types.ReadSession.TableReadOptions()
+    if not clients.endpoints.storage:
+        lz4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
+        options.arrow_serialization_options = types.ArrowSerializationOptions(buffer_compression=lz4)
+    session = types.ReadSession(table=table_path, data_format=types.DataFormat.ARROW, read_options=options)
+    if snapshot_time is not None:
+        session.table_modifiers = types.ReadSession.TableModifiers(snapshot_time=snapshot_time)
+    request = types.CreateReadSessionRequest(
+        parent=f"projects/{clients.options.project}", read_session=session, max_stream_count=max_streams
+    )
+    metadata = (routing_header.to_grpc_metadata((("read_session.table", table_path),)),)
+    with explained(doing):
+        opened = clients.storage.create_read_session(request, timeout=timeout_s, metadata=metadata)
+    serialized = opened.arrow_schema.serialized_schema
+    return Session(
+        name=opened.name,
+        streams=tuple(stream.name for stream in opened.streams),
+        schema=pa.ipc.read_schema(pa.py_buffer(serialized)) if serialized else None,
+        rows=opened.estimated_row_count or None,
+        bytes=opened.estimated_total_bytes_scanned or None,
+        expires=opened.expire_time,
+    )
+
+
+def read_stream(
+    clients: Clients,
+    stream: str,
+    *,
+    start: int,
+    stop: StopSignal,
+    schema: pa.Schema | None = None,
+    reopen: bool = False,
+    silence_s: float = SILENCE_S,
+    doing: Doing,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `stream` from row `start` on; batches share memory with the messages they came in.
+
+    With `reopen`, a stream that the server cut is opened again behind the rows already yielded: only
+    for servers that honour the offset. Raises TransientError with code source_silent after
+    `silence_s` without a message.
+    """
+    position = start
+    cuts = 0
+    while True:
+        call: grpc.Call = clients.storage.read_rows(
+            types.ReadRowsRequest(read_stream=stream, offset=position),
+            metadata=(routing_header.to_grpc_metadata((("read_stream", stream),)),),
+        )
+        forget = stop.on_stop(call.cancel)
+        watch = _SilenceWatch(call.cancel, silence_s)
+        try:
+            stop.check()
+            for message in watch.messages(call):
+                content = types.ReadRowsResponse.pb(message)
+                if content.arrow_schema.serialized_schema:
+                    schema = pa.ipc.read_schema(pa.py_buffer(content.arrow_schema.serialized_schema))
+                batch = _decode(content.arrow_record_batch.serialized_record_batch, schema, doing)
+                if batch.num_rows:
+                    yield batch
+                    position += batch.num_rows
+                    cuts = 0
+            return
+        except grpc.RpcError as error:
+            stop.check()
+            if watch.is_silent:
+                raise TransientError(
+                    f"{doing.thing}: BigQuery sent nothing for {silence_s:g} s.", code="source_silent"
+                ) from error
+            cuts += 1
+            if not reopen or cuts > _REOPEN_MOST or error.code() not in _REOPEN_CODES:
+                raise explain(error, doing) from error
+        finally:
+            forget()
+            watch.close()
+            call.cancel()
+        time.sleep(_REOPEN_WAIT_S)
+
+
+def _decode(data: bytes, schema: pa.Schema | None, doing: Doing) -> pa.RecordBatch:
+    if schema is None:
+        raise TransientError(f"{doing.thing}: BigQuery sent rows without their schema.", code="bad_answer")
+    try:
+        return pa.ipc.read_record_batch(pa.py_buffer(data), schema)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConnectorError(f"{doing.thing}: a batch of rows cannot be decoded: {error}", code="bad_answer") from error
+
+
+class _SilenceWatch:
+    """Cancels a call when somebody has waited for its next message longer than `limit_s`.
+
+    Time that the reader spends on a message does not count. gRPC itself has a limit for a whole call only.
+    """
+
+    def __init__(self, cancel: Callable[[], object], limit_s: float) -> None:
+        self.is_silent = False
+        self._cancel = cancel
+        self._limit_s = limit_s
+        self._waiting_since: float | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="bigquery-silence", daemon=True).start()
+
+    def messages(self, call: Iterator[types.ReadRowsResponse]) -> Iterator[types.ReadRowsResponse]:
+        while True:
+            self._waiting_since = time.monotonic()
+            message = next(call, None)
+            self._waiting_since = None
+            if message is None:
+                return
+            yield message
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(self._limit_s / 4, 5.0)):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > self._limit_s:
+                self.is_silent = True
+                self._cancel()
+                return

@@ -1,0 +1,197 @@
+"""One run's transaction at the destination: opened, filled and published, or as if it had never been."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg2
+from psycopg2 import sql
+
+from connectors.base import Column, Fence, Reporter, StopSignal, WriteDisposition
+from connectors.errors import ConnectorError
+from connectors.postgres import control, errors
+from connectors.postgres.client import Session
+from connectors.postgres.copy import CopyResult, copy_parts
+from connectors.postgres.publish import append, replace
+from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create, refuse_replace
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Below this PostgreSQL's own guesses are good enough, and ANALYZE would be most of a small run.
+ANALYZE_ROWS = 1000
+# A quick sample, unless the load took so long that a full one does not count. Autovacuum takes a full
+# one soon after the commit in any case: the rows of this transaction still count as changes.
+QUICK_TARGET = 10
+FULL_AFTER_S = 20.0
+
+# What the role's own settings may not do to a long load; `off` would call a run succeeded that a
+# crash of the server could still take back.
+_BEGIN = f"""
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL lock_timeout = {append.LOCK_TIMEOUT_MS};
+SELECT set_config('application_name', '{{name}}', true),
+       set_config('synchronous_commit', CASE setting WHEN 'off' THEN 'on' ELSE setting END, true)
+FROM current_setting('synchronous_commit') AS setting;
+"""
+_NO_LIMIT = "SET LOCAL transaction_timeout = 0;"  # PostgreSQL 17 and later
+
+
+class Load(AbstractContextManager["Load"]):
+    """The steps of a direct load, in order: open, copy, settle, lock, record, commit.
+
+    `method` says how rows become visible: append, rename (a new table takes the old one's place) or
+    create. Leaving the block without a commit rolls everything back.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        fence: Fence,
+        columns: Sequence[Column],
+        disposition: WriteDisposition,
+        *,
+        reporter: Reporter,
+        stop: StopSignal,
+    ) -> None:
+        self._session = session
+        self._fence = fence
+        self._target = fence.target
+        self._columns = columns
+        self._disposition = disposition
+        self._reporter = reporter
+        self._stop = stop
+        self._new = replace.new_table(fence.target, fence.owner.run)
+        self._old: Existing | None = None
+        self._began = time.monotonic()
+        self.method = ""
+        self.lock_wait_ms = 0.0
+        self.locked_at: float | None = None
+
+    def __enter__(self) -> Self:
+        self._take_back = self._stop.on_stop(self._session.cancel)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._take_back()
+        plain = None
+        if isinstance(error, psycopg2.Error):
+            plain = errors.statement_error(error, self._session.connection, self._session.options, self._target)
+        self._session.rollback()
+        if plain is not None:
+            if plain.code == "query_cancelled":
+                self._stop.check()
+            raise plain from error
+
+    def open(self) -> None:
+        """Begin, look at the target, and refuse what cannot end well before a row is read."""
+        seen = self._begin()
+        self._old = seen.relations.get(self._target.table)
+        if self._old is None:
+            refusal = refuse_create(self._target, seen.schema, self._session.role)
+        elif self._disposition is WriteDisposition.APPEND:
+            refusal = refuse_append(self._target, seen, self._session.role)
+        else:
+            refusal = refuse_replace(self._target, seen, self._session.role)
+        if refusal is not None:
+            raise refusal
+        if self._old is not None and self._disposition is WriteDisposition.APPEND:
+            self.method = "append"
+            append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
+        else:
+            self.method = "create" if self._old is None else "rename"
+            replace.create(self._session, self._new, self._columns, self._old)
+
+    def copy(
+        self,
+        readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]],
+        on_batch: Callable[[int, int], None],
+    ) -> CopyResult:
+        """Move all rows; raises ConnectorError if the table did not take every row that was read."""
+        read = 0
+
+        def count(rows: int, size: int) -> None:
+            nonlocal read
+            read += rows
+            on_batch(rows, size)
+
+        into = self._target if self.method == "append" else self._new
+        copied = copy_parts(
+            self._session.connection.cursor(),
+            sql.Identifier(into.schema, into.table),
+            self._columns,
+            readers,
+            freeze=self.method != "append",
+            on_batch=count,
+            stop=self._stop,
+        )
+        if copied.rows != read:
+            raise ConnectorError(
+                f"{read} rows were read, but {self._target} took {copied.rows}.",
+                hint="A trigger on the table may drop rows.",
+                code="rows_differ",
+                field="table",
+            )
+        return copied
+
+    def settle(self, rows: int) -> None:
+        """Do what is heavy before any lock: statistics for the new table."""
+        self._stop.check()
+        if self.method == "append" or rows < ANALYZE_ROWS:
+            return
+        quick = time.monotonic() - self._began < FULL_AFTER_S
+        sample = f"SET LOCAL default_statistics_target = {QUICK_TARGET}; " if quick else ""
+        name = sql.Identifier(self._new.schema, self._new.table)
+        self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
+
+    def lock(self) -> None:
+        """Give the new table its name; from here to the commit readers of the target wait."""
+        self._stop.check()
+        if self.method == "append":
+            return
+        asked_at = time.monotonic()
+        if self._old is None:
+            seen = look(self._session, self._target, self._new.table)
+        else:
+            seen = replace.lock_old(self._session, self._target, self._new, reporter=self._reporter, stop=self._stop)
+            self.locked_at = time.monotonic()
+            self.lock_wait_ms = (self.locked_at - asked_at) * 1000
+        expected = self._old.oid if self._old else None
+        for remark in replace.swap(self._session, self._target, self._new, self._columns, seen, expected):
+            self._reporter.log("info", remark)
+        self._old = seen.relations[self._new.table]
+
+    @property
+    def lock_held_ms(self) -> float:
+        return 0.0 if self.locked_at is None else (time.monotonic() - self.locked_at) * 1000
+
+    def record(self, rows: int, receipt: Mapping[str, Any], fingerprint: str) -> Mapping[str, Any]:
+        """Write `applied` and move the head; returns the receipt as it was written."""
+        if self._old is None:
+            raise RuntimeError("record comes after open and lock")
+        return control.record_publish(
+            self._session, self._fence, rows=rows, receipt=receipt, fingerprint=fingerprint, target_oid=self._old.oid
+        )
+
+    def commit(self) -> None:
+        self._session.commit()
+
+    def _begin(self) -> Look:
+        name = control.application_name(self._target, self._fence.token)
+        before = _BEGIN.format(name=name) + (_NO_LIMIT if self._session.server_version >= 170000 else "")
+        try:
+            return look(self._session, self._target, before=before)
+        except psycopg2.Error as error:
+            # The plan may have taken long enough for a firewall to forget the idle connection.
+            if not errors.is_lost(error, self._session.connection):
+                raise
+            self._session.reconnect()
+            return look(self._session, self._target, before=before)

@@ -1,0 +1,38 @@
+"""Append: rows go straight into the target, and are seen when the transaction commits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connectors.base import Column, Reporter, StopSignal, Target
+from connectors.errors import ConnectorError
+from connectors.postgres.client import Session
+from connectors.postgres.ddl import compare_catalog
+from connectors.postgres.publish.lock import with_lock
+
+# What INSERT takes: readers and writers pass, changes of the table's form wait until we are done.
+MODE = "ROW EXCLUSIVE"
+LOCK_TIMEOUT_MS = 30_000
+
+
+def hold_target(
+    session: Session, target: Target, columns: Sequence[Column], *, reporter: Reporter, stop: StopSignal
+) -> None:
+    """Keep the table's form as it is until the transaction ends, then compare it with `columns`.
+
+    Raises the first thing that stands against them.
+    """
+    after = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"  # for rows that triggers and keys look up
+    with_lock(session, target, MODE, lambda lock: session.execute(lock + after), reporter=reporter, stop=stop)
+    refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, columns))
+
+
+def refuse_mismatch(found: list[ConnectorError]) -> None:
+    """Raise what stands against a COPY: all of it in one message, as one visit should mend it."""
+    if len(found) > 1:
+        first = found[0]
+        raise ConnectorError(
+            " ".join(error.message for error in found), hint=first.hint, code=first.code, field=first.field
+        )
+    if found:
+        raise found[0]

@@ -1,0 +1,232 @@
+"""What stands at the target's name, as the catalogs tell: its rights, its remarks, and what leans on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from connectors.base import Target
+from connectors.errors import ConnectorError
+from connectors.postgres import errors
+from connectors.postgres.client import Session
+
+# grantee ("" is PUBLIC), privilege, with grant option
+Grant = tuple[str, str, bool]
+
+_KINDS = {
+    "r": "table",
+    "p": "partitioned table",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+    "i": "index",
+    "I": "index",
+    "S": "sequence",
+    "c": "composite type",
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What we may do in the target's schema."""
+
+    may_use: bool
+    may_create: bool
+
+
+@dataclass(frozen=True)
+class Existing:
+    """A relation as it stands; grants are complete, PostgreSQL's silent defaults written out."""
+
+    oid: int
+    kind: str
+    owner: str
+    is_ours: bool
+    owner_may_create: bool
+    may_insert: bool
+    tablespace: str
+    settings: tuple[str, ...]
+    grants: tuple[Grant, ...]
+    column_grants: Mapping[str, tuple[Grant, ...]]
+    comment: str | None
+    column_comments: Mapping[str, str]
+    dependents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """The schema, and the relations found by the names asked for."""
+
+    schema: Schema
+    relations: Mapping[str, Existing] = field(default_factory=dict)
+
+
+# Everything that would not follow a new table to the old one's name. pg_depend knows every object
+# that leans on a table, its columns or its row type: views, foreign keys, indexes, constraints,
+# triggers, rules, policies, publications, statistics, defaults, functions, children. What is part of
+# the table itself (NOT NULL, identity, row security, settings of columns) is added by hand.
+_DEPENDENTS = """
+SELECT CASE WHEN rule.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, rule.ev_class, 0)
+            ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
+FROM pg_depend d
+LEFT JOIN pg_rewrite rule ON d.classid = 'pg_rewrite'::regclass AND rule.oid = d.objid
+LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
+WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+       OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, t.typarray))
+  AND d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
+  AND NOT (d.classid = 'pg_class'::regclass AND d.objid = c.oid)
+UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_depend d
+      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
+UNION SELECT 'parent table ' || inhparent::regclass::text FROM pg_inherits WHERE inhrelid = c.oid
+UNION SELECT 'row-level security' WHERE c.relrowsecurity OR c.relforcerowsecurity
+UNION SELECT 'type ' || c.reloftype::regtype::text WHERE c.reloftype <> 0
+UNION SELECT 'replica identity' WHERE c.relkind = 'r' AND c.relreplident NOT IN ('d', 'n')
+UNION SELECT 'security label' FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid
+UNION SELECT what || a.attname
+      FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
+      CROSS JOIN LATERAL (VALUES
+        ('NOT NULL on column ', a.attnotnull AND a.attidentity = ''),
+        ('identity of column ', a.attidentity <> ''),
+        ('settings of column ', a.attoptions IS NOT NULL OR coalesce(a.attstattarget, -1) <> -1
+                                OR a.attcompression <> '' OR a.attstorage <> ty.typstorage)
+      ) AS has(what, is_so)
+      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND has.is_so
+"""
+
+_GRANTS = """
+SELECT json_agg(json_build_array(CASE acl.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(acl.grantee) END,
+                                 acl.privilege_type, acl.is_grantable))
+FROM aclexplode({acl}) AS acl
+"""
+
+_LOOK = f"""
+SELECT has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE'), c.relname, c.oid, c.relkind::text,
+       pg_get_userbyid(c.relowner),
+       pg_has_role(c.relowner, 'USAGE') AND pg_has_role(
+         c.relowner, CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END),
+       has_schema_privilege(c.relowner, n.oid, 'CREATE'),
+       has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT'),
+       coalesce((SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace), ''), c.reloptions,
+       ({_GRANTS.format(acl="coalesce(c.relacl, acldefault('r', c.relowner))")}),
+       (SELECT json_object_agg(attname, ({_GRANTS.format(acl="attacl")}))
+        FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL AND NOT attisdropped),
+       obj_description(c.oid, 'pg_class'),
+       (SELECT json_object_agg(a.attname, s.description) FROM pg_description s
+        JOIN pg_attribute a ON a.attrelid = s.objoid AND a.attnum = s.objsubid
+        WHERE s.objoid = c.oid AND s.classoid = 'pg_class'::regclass AND s.objsubid > 0),
+       ARRAY({_DEPENDENTS} ORDER BY 1)
+FROM pg_namespace n
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(names)s)
+LEFT JOIN pg_type t ON t.oid = c.reltype
+WHERE n.nspname = %(schema)s
+"""
+
+
+def look(session: Session, target: Target, *others: str, before: str = "") -> Look:
+    """The schema, and what is called like the target or like one of `others` in it.
+
+    `before` is SQL sent in the same message. Raises ConnectorError if the schema is missing.
+    """
+    parameters = {"schema": target.schema, "names": [target.table, *others]}
+    rows = session.execute(before.replace("%", "%%") + _LOOK, parameters).fetchall()
+    if not rows:
+        raise ConnectorError(
+            f"There is no schema {target.schema}.",
+            hint=f"CREATE SCHEMA {errors.quoted(target.schema)}, or choose another.",
+            code="schema_missing",
+            field="schema",
+        )
+    return Look(Schema(*rows[0][:2]), {row[2]: _existing(row[3:]) for row in rows if row[2] is not None})
+
+
+def _existing(row: tuple[Any, ...]) -> Existing:
+    oid, kind, owner, is_ours, owner_may_create, may_insert, tablespace, settings, grants, *remarks = row
+    columns, comment, comments, dependents = remarks
+    return Existing(
+        oid=oid,
+        kind=kind,
+        owner=owner,
+        is_ours=is_ours,
+        owner_may_create=owner_may_create,
+        may_insert=may_insert,
+        tablespace=tablespace,
+        settings=tuple(settings or ()),
+        grants=_grants(grants),
+        column_grants={name: _grants(found) for name, found in (columns or {}).items()},
+        comment=comment,
+        column_comments=comments or {},
+        dependents=tuple(dependents),
+    )
+
+
+def _grants(rows: list[list[Any]] | None) -> tuple[Grant, ...]:
+    return tuple((grantee, privilege, grantable) for grantee, privilege, grantable in rows or ())
+
+
+def refuse_create(target: Target, schema: Schema, role: str) -> ConnectorError | None:
+    """Why `role` cannot make a table in the target's schema."""
+    if schema.may_use and schema.may_create:
+        return None
+    return errors.missing_grant(
+        f"{role} may not create tables in the schema {target.schema}.",
+        f"GRANT USAGE, CREATE ON SCHEMA {errors.quoted(target.schema)} TO {errors.quoted(role)};",
+        field="schema",
+    )
+
+
+def refuse_append(target: Target, look: Look, role: str) -> ConnectorError | None:
+    """Why `role` cannot append to what stands at the target's name."""
+    table = look.relations[target.table]
+    if table.kind not in ("r", "p"):
+        return _not_a_table(target, table)
+    if not look.schema.may_use:
+        return errors.missing_grant(
+            f"{role} may not use the schema {target.schema}.",
+            f"GRANT USAGE ON SCHEMA {errors.quoted(target.schema)} TO {errors.quoted(role)};",
+            field="schema",
+        )
+    if not table.may_insert:
+        return errors.missing_grant(
+            f"{role} may not insert into {target}.",
+            f"GRANT INSERT ON TABLE {errors.quoted(target.schema, target.table)} TO {errors.quoted(role)};",
+            field="table",
+        )
+    return None
+
+
+def refuse_replace(target: Target, look: Look, role: str) -> ConnectorError | None:
+    """Why a new table cannot take the place of what stands at the target's name."""
+    table = look.relations[target.table]
+    if table.kind not in ("r", "p"):
+        return _not_a_table(target, table)
+    if not table.is_ours:
+        return errors.missing_grant(
+            f"{target} belongs to {table.owner}, and only its owner can replace it.",
+            f"GRANT {errors.quoted(table.owner)} TO {errors.quoted(role)};",
+            field="table",
+        )
+    if not table.owner_may_create:
+        return errors.missing_grant(
+            f"{table.owner}, the owner of {target}, may not create tables in the schema {target.schema}.",
+            f"GRANT CREATE ON SCHEMA {errors.quoted(target.schema)} TO {errors.quoted(table.owner)};",
+            field="schema",
+        )
+    leaning = (*(["partitions"] if table.kind == "p" else []), *table.dependents)
+    if leaning:
+        return ConnectorError(
+            f"Replacing {target} would break or lose: {', '.join(leaning)}.",
+            hint="Use append, or drop what depends on the table and make it again on top of a view of your own.",
+            code="replace_would_break",
+            field="table",
+        )
+    return refuse_create(target, look.schema, role)
+
+
+def _not_a_table(target: Target, found: Existing) -> ConnectorError:
+    return ConnectorError(
+        f"{target} is not a table but a {_KINDS.get(found.kind, 'relation of another kind')}.",
+        hint="Choose another name.",
+        code="target_not_a_table",
+        field="table",
+    )

@@ -85,12 +85,21 @@ class ReadPlan:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One readable step of a connection test: passed (True), failed (False), or only a warning (None)."""
+    """One readable step of a connection test: passed (True), failed (False), or only a warning (None).
+
+    A failure that is `transient` says nothing against the options; `field` names the option at fault.
+    """
 
     name: str
     passed: bool | None
     detail: str = ""
     hint: str = ""
+    field: str = ""
+    transient: bool = False
+
+    @classmethod
+    def failed(cls, name: str, error: ConnectorError) -> StepResult:
+        return cls(name, False, error.message, error.hint, error.field, error.transient)
 
 
 @dataclass(frozen=True)

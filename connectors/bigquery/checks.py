@@ -36,7 +36,7 @@ def steps(get_clients: Callable[[], Clients], limit_s: float) -> Iterator[StepRe
         name = "Open a Storage read session"
         yield _try_session(clients, datasets, limit, name)
     except ConnectorError as error:
-        yield StepResult(name, False, error.message, error.hint)
+        yield StepResult.failed(name, error)
 
 
 def _reach(clients: Clients, limit: TimeLimit) -> None:

@@ -79,7 +79,7 @@ class PostgresDestination(Destination):
             try:
                 passed, detail = step()
             except ConnectorError as error:
-                yield StepResult(name, False, error.message, error.hint)
+                yield StepResult.failed(name, error)
                 return
             yield StepResult(name, passed, detail)
 

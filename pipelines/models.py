@@ -108,7 +108,8 @@ class Pipeline(models.Model):
     )
     # Ticks up to here belong to a pause, whenever they are looked at: resuming never makes a surprise run.
     active_from = models.DateTimeField(default=timezone.now, editable=False)
-    revision = models.ForeignKey("Revision", on_delete=models.PROTECT, null=True, editable=False, related_name="+")
+    # RESTRICT: a revision goes with its pipeline, and only so.
+    revision = models.ForeignKey("Revision", on_delete=models.RESTRICT, null=True, editable=False, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

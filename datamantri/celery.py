@@ -12,7 +12,13 @@ app = Celery("datamantri")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True},
+    # Without max_retries, sending to a broker that is down takes seconds; workers reconnect by other settings.
+    broker_transport_options={
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "max_retries": 0,
+    },
     task_acks_late=False,
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,

@@ -1,0 +1,240 @@
+"""What a look-ups' worker does with a question: the only place outside of runs that opens connections."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillLooking
+from contextlib import closing, contextmanager
+from dataclasses import asdict, fields
+from typing import Any
+from uuid import UUID
+
+from cryptography.fernet import InvalidToken
+
+from connectors import registry
+from connectors.base import Column, Description, ReadRequest, Target, WriteDisposition
+from connectors.errors import ConnectorError, Unreachable
+from connectors.options import build
+from pipelines.fields import fernet
+
+log = logging.getLogger(__name__)
+
+# All stay under what the page waits for, see lookups.WAIT_S: a source that is silent must leave time for the rest.
+CALL_LIMIT_S = 4.0
+DESCRIBE_LIMIT_S = 3.5
+COLUMNS_LIMIT_S = 3.8
+ANSWER_LIMIT_S = 4.6
+PREVIEW_ROWS = 20
+
+System = dict[str, Any]
+
+
+def answer(question: str) -> dict[str, Any]:
+    """{"ok": what was asked for} or {"error": code, message, hint, field}; raises nothing."""
+    try:
+        details = json.loads(fernet().decrypt(question.encode()))
+        look: Callable[..., Any] = _LOOKS[details.pop("what")]
+        return {"ok": look(**details)}
+    except ConnectorError as error:
+        return {"error": _in_words(error)}
+    except InvalidToken:
+        hint = "Give all processes the same ENCRYPTION_KEYS."
+        return _broke("keys_differ", "The look-ups' worker has other encryption keys.", hint)
+    except Exception:  # a defect; its traceback belongs to the log, not to the page
+        log.exception("A look-up failed")
+        return _broke("lookup_failed", "The look-up broke off.", "The log of the look-ups' worker says why.")
+
+
+def _in_words(error: ConnectorError) -> dict[str, str]:
+    return {"code": error.code, "message": error.message, "hint": error.hint, "field": error.field}
+
+
+def _broke(code: str, message: str, hint: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "hint": hint, "field": ""}}
+
+
+@contextmanager
+def _source(system: System, *, limit_s: float = CALL_LIMIT_S) -> Iterator[Any]:
+    with _opened(registry.source_type(system["kind"]), system, limit_s) as source:
+        yield source
+
+
+@contextmanager
+def _destination(system: System) -> Iterator[Any]:
+    with _opened(registry.destination_type(system["kind"]), system, CALL_LIMIT_S) as destination:
+        yield destination
+
+
+@contextmanager
+def _opened(kind: type, system: System, limit_s: float) -> Iterator[Any]:
+    options = build(registry.options_type(system["kind"]), system["options"])
+    with closing(kind(options, timeout_s=limit_s)) as opened:
+        yield opened
+
+
+# One system -----------------------------------------------------------------------------------
+
+
+def _test_connection(system: System) -> list[dict[str, Any]]:
+    opened = _source if registry.get(system["kind"]).source else _destination
+    steps: list[dict[str, Any]] = []
+    try:
+        with opened(system) as end:
+            steps.extend(asdict(step) for step in end.check())
+    except ConnectorError as error:
+        steps.append({"name": "Connect", "passed": False, "detail": error.message, "hint": error.hint})
+    return steps
+
+
+def _datasets(system: System) -> list[str]:
+    with _source(system) as source:
+        return list(source.datasets())
+
+
+def _tables(system: System, dataset: str) -> list[dict[str, Any]]:
+    with _source(system) as source:
+        found = [asdict(table) for table in source.tables(dataset)]
+    for table in found:
+        table["modified"] = table["modified"] and table["modified"].isoformat()
+    return found
+
+
+def _schemas(system: System) -> list[str]:
+    with _destination(system) as destination:
+        return list(destination.schemas())
+
+
+def _describe(system: System, table: str, query: str) -> dict[str, Any]:
+    with _source(system) as source:
+        seen = source.describe(ReadRequest(table=table, query=query))
+    return {
+        "columns": _columns(seen.columns),
+        "rows": seen.rows,
+        "bytes": seen.bytes,
+        "warnings": list(seen.warnings),
+    }
+
+
+def _preview(system: System, table: str, query: str) -> dict[str, Any]:
+    with _source(system) as source:
+        seen = source.preview(ReadRequest(table=table, query=query), limit=PREVIEW_ROWS)
+    return {"columns": _columns(seen.columns), "rows": [list(row) for row in seen.rows]}
+
+
+def _columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
+    return [{"name": column.name, "type": _type_text(column)} for column in columns]
+
+
+def _type_text(column: Column) -> str:
+    """A column's type as BigQuery writes it, as in ARRAY<STRUCT<id INT64, price NUMERIC(10, 2)>>."""
+    text = column.type
+    if column.columns:
+        inner = ", ".join(f"{field.name} {_type_text(field)}" for field in column.columns)
+        text = f"{text}<{inner}>"
+    elif column.element:
+        text = f"{text}<{column.element}>"
+    elif column.precision is not None:
+        text = f"{text}({column.precision}{f', {column.scale}' if column.scale else ''})"
+    elif column.max_length is not None:
+        text = f"{text}({column.max_length})"
+    return f"ARRAY<{text}>" if column.repeated else text
+
+
+# Both ends of a pipeline ----------------------------------------------------------------------
+
+
+def _validate(
+    source: System,
+    destination: System,
+    table: str,
+    query: str,
+    schema: str,
+    target: str,
+    disposition: str,
+    pipeline: str,
+    adopt: bool,
+) -> list[dict[str, Any]]:
+    """What stands against a pipeline, as fields of lookups.Finding; both ends are looked at side by side."""
+    asked = time.monotonic()
+    wanted = Target(schema, target)
+    mode = WriteDisposition(disposition)
+    reads = "source_query" if query else "source_table"
+    findings: list[dict[str, Any]] = []
+    # Threads of their own: an end that hangs past its limit must not hold up the answer.
+    pool = ThreadPoolExecutor(max_workers=2)
+
+    def look_at_source() -> Description:
+        with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
+            return end.describe(ReadRequest(table=table, query=query))
+
+    def look_at_destination() -> list[ConnectorError]:
+        with _destination(destination) as end:
+            known = set(end.schemas())
+            try:
+                columns = described.result(_left(asked + COLUMNS_LIMIT_S)).columns
+            except (ConnectorError, StillLooking):
+                # Told of by the other side. Appending cannot be judged without columns.
+                if mode is WriteDisposition.APPEND:
+                    return [] if schema in known else [_no_schema(schema)]
+                columns = ()
+            return end.validate_target(wanted, columns, mode, pipeline=UUID(pipeline), adopt=adopt)
+
+    described = pool.submit(look_at_source)
+    validated = pool.submit(look_at_destination)
+    try:
+        _result(described, asked + ANSWER_LIMIT_S, "The source")
+    except ConnectorError as error:
+        field = "source" if error.field in _option_names(source) else reads
+        findings.append(_finding(field, error))
+    try:
+        found = _result(validated, asked + ANSWER_LIMIT_S, "The destination")
+        findings += [_finding("target_schema" if e.field == "schema" else "target_table", e) for e in found]
+    except ConnectorError as error:
+        field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
+        findings.append(_finding(field, error))
+    pool.shutdown(wait=False)
+    return findings
+
+
+def _result(looking: Future[Any], deadline: float, who: str) -> Any:
+    try:
+        return looking.result(_left(deadline))
+    except StillLooking:
+        raise Unreachable(f"{who} did not answer in time.", hint="Check that it is up.") from None
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _option_names(system: System) -> set[str]:
+    return {option.name for option in fields(registry.options_type(system["kind"]))}
+
+
+def _no_schema(schema: str) -> ConnectorError:
+    return ConnectorError(
+        f"There is no schema {schema} that this user may use.",
+        hint="Create it, or choose another.",
+        code="schema_missing",
+        field="schema",
+    )
+
+
+def _finding(field: str, error: ConnectorError) -> dict[str, Any]:
+    told = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {"field": field, **told, "definite": not error.transient}
+
+
+_LOOKS: dict[str, Callable[..., Any]] = {
+    "test_connection": _test_connection,
+    "datasets": _datasets,
+    "tables": _tables,
+    "schemas": _schemas,
+    "describe": _describe,
+    "preview": _preview,
+    "validate": _validate,
+}

@@ -1,0 +1,168 @@
+"""Look-ups in live systems, as the web asks for them: a worker looks, the page waits.
+
+The question travels encrypted because it may hold secrets, and the answer is forgotten once it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from celery import states
+from django.db import transaction
+from kombu.exceptions import KombuError
+
+from connectors import registry
+from connectors.errors import ConnectorError
+from connectors.options import build
+from pipelines.fields import fernet
+from pipelines.models import Connection, Pipeline
+from pipelines.tasks import look_up
+
+WAIT_S = 5.0
+# A question that nobody took up is not worth answering; generous, for workers whose clock is off.
+EXPIRES_S = 30
+FIRST_NAP_S, LONGEST_NAP_S = 0.01, 0.1
+
+NO_BROKER = "Start the broker, or check BROKER_URL."
+NO_WORKER = "Start a worker for the queue lookups, or try again when those that run are less busy."
+
+
+class LookupFailed(Exception):
+    """A look-up without an answer, or with an error for one; `field` names the option or field at fault."""
+
+    def __init__(self, code: str, message: str, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.field = code, message, hint, field
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What stands against a pipeline; not `definite` when a system could not be asked.
+
+    `field` is a field of Pipeline.
+    """
+
+    field: str
+    code: str
+    message: str
+    hint: str = ""
+    definite: bool = True
+
+
+def test_connection(kind: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Try options, saved or not; gives steps of name, passed (True, False, or None for a warning), detail, hint."""
+    return _ask("test_connection", system=_system(kind, options))
+
+
+def datasets(connection: Connection) -> list[str]:
+    return _ask("datasets", system=_saved(connection))
+
+
+def tables(connection: Connection, dataset: str) -> list[dict[str, Any]]:
+    """The tables of a dataset: dataset, name, kind, rows, bytes, modified, description."""
+    return _ask("tables", system=_saved(connection), dataset=dataset)
+
+
+def schemas(connection: Connection) -> list[str]:
+    return _ask("schemas", system=_saved(connection))
+
+
+def describe(connection: Connection, *, table: str = "", query: str = "") -> dict[str, Any]:
+    """What a read would give, without cost: columns (name, type), rows, bytes, warnings."""
+    return _ask("describe", system=_saved(connection), table=table, query=query)
+
+
+def preview(connection: Connection, *, table: str = "", query: str = "") -> dict[str, Any]:
+    """The first 20 rows as text: columns (name, type) and rows, where None is NULL."""
+    return _ask("preview", system=_saved(connection), table=table, query=query)
+
+
+def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
+    """What the live systems say against a pipeline, saved or not.
+
+    Raises LookupFailed if nobody could be asked: then nothing is known against it.
+    """
+    findings = []
+    systems = {}
+    for field in ("source", "destination"):
+        try:
+            systems[field] = _saved(getattr(pipeline, field))
+        except LookupFailed as failure:
+            findings.append(Finding(field, failure.code, failure.message, failure.hint))
+    if findings:
+        return findings
+    answer = _ask(
+        "validate",
+        **systems,
+        table=pipeline.source_table,
+        query=pipeline.source_query,
+        schema=pipeline.target_schema,
+        target=pipeline.target_table,
+        disposition=pipeline.write_disposition,
+        pipeline=str(pipeline.pk),
+        adopt=pipeline.adopt_target,
+    )
+    return [Finding(**finding) for finding in answer]
+
+
+def _saved(connection: Connection) -> dict[str, Any]:
+    if connection.has_lost_secrets:
+        raise LookupFailed(
+            "key_lost",
+            f"The secrets of {connection.name} were encrypted with a key that is no longer set.",
+            "Enter them again, or set ENCRYPTION_KEYS to include the old key.",
+        )
+    return _system(connection.kind, {**connection.options, **(connection.secrets or {})})
+
+
+def _system(kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        build(registry.options_type(kind), options)
+    except ConnectorError as error:
+        raise LookupFailed(error.code, error.message, error.hint, error.field) from error
+    return {"kind": kind, "options": options}
+
+
+def _ask(what: str, **details: Any) -> Any:
+    """Put a question to the look-ups' workers and wait; raises LookupFailed."""
+    deadline = time.monotonic() + WAIT_S
+    question = fernet().encrypt(json.dumps({"what": what, **details}).encode()).decode()
+    try:
+        asked = look_up.apply_async([question], retry=False, expires=EXPIRES_S)
+    except (KombuError, OSError) as error:
+        raise LookupFailed(
+            "broker_down", "Nobody could be asked: the message broker does not answer.", NO_BROKER
+        ) from error
+    nap = FIRST_NAP_S
+    while True:
+        meta = look_up.backend.get_task_meta(asked.id)
+        if meta["status"] in states.READY_STATES:
+            break
+        if time.monotonic() + nap > deadline:
+            # The answer may still come and would stay: take away those that came too late before.
+            look_up.backend.cleanup()
+            raise _nobody_answered(started=meta["status"] == states.STARTED)
+        time.sleep(nap)
+        nap = min(nap * 1.5, LONGEST_NAP_S)
+    with transaction.atomic():
+        asked.forget()
+    return _read(meta)
+
+
+def _nobody_answered(*, started: bool) -> LookupFailed:
+    if started:
+        message = f"There was no answer within {WAIT_S:g} seconds."
+        return LookupFailed("lookup_timeout", message, "Try again, or check the system's health.")
+    return LookupFailed("no_worker", f"No worker took up the question within {WAIT_S:g} seconds.", NO_WORKER)
+
+
+def _read(meta: dict[str, Any]) -> Any:
+    answer = meta["result"] if meta["status"] == states.SUCCESS else None
+    if not isinstance(answer, dict):
+        raise LookupFailed("lookup_failed", "The look-up broke off.", "The log of the look-ups' worker says why.")
+    if "error" in answer:
+        raise LookupFailed(**answer["error"])
+    return answer["ok"]

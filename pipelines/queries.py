@@ -1,0 +1,43 @@
+"""Reads that several doors share."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import connection
+from django.db.models import Prefetch, QuerySet
+
+from pipelines.models import Connection, Pipeline, PipelineState, Schedule
+
+
+def database_now() -> datetime:
+    """What the database's clock says, which decides what is due."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT clock_timestamp()")
+        return cursor.fetchone()[0]
+
+
+def current_schedules() -> QuerySet[Schedule]:
+    return Schedule.objects.filter(ends_at__isnull=True).order_by("starts_at", "id")
+
+
+def pipelines_with_parts() -> QuerySet[Pipeline]:
+    """Pipelines with what a list shows of each, in a fixed number of queries; schedules in `current_schedules`."""
+    return Pipeline.objects.select_related("source", "destination", "revision").prefetch_related(
+        Prefetch("schedules", queryset=current_schedules(), to_attr="current_schedules")
+    )
+
+
+def pipeline_writing_to(
+    destination: Connection, schema: str, table: str, *, besides: Pipeline | None = None
+) -> Pipeline | None:
+    """The pipeline that owns a target; archived ones own none."""
+    owners = Pipeline.objects.exclude(state=PipelineState.ARCHIVED).filter(
+        destination=destination, target_schema=schema, target_table=table
+    )
+    return owners.exclude(pk=besides.pk).first() if besides else owners.first()
+
+
+def pipelines_of(connection_: Connection) -> QuerySet[Pipeline]:
+    """What would break without this connection, archived pipelines included."""
+    return (connection_.pipelines_from.all() | connection_.pipelines_to.all()).distinct()

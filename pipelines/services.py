@@ -1,0 +1,329 @@
+"""Every write to definitions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.db import IntegrityError, transaction
+from django.db.models import Case, F, QuerySet, When
+from django_celery_beat.models import CrontabSchedule
+
+from connectors import registry
+from connectors.options import build
+from pipelines import queries, schedules
+from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str, str, int]
+
+MAX_NAME = 200
+MAX_TABLE_BYTES = 63
+
+
+class PipelineRefused(Exception):
+    """A definition that cannot be saved; `field` names the pipeline's field at fault."""
+
+    def __init__(self, code: str, message: str, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.field = code, message, hint, field
+
+
+_BROKEN_CONSTRAINTS = {
+    "pipeline_target_once": (
+        "target_taken",
+        "Another pipeline writes to this table already.",
+        "Choose another table, or archive the other pipeline.",
+        "target_table",
+    ),
+    "pipeline_table_or_query": (
+        "table_or_query",
+        "A pipeline reads either a table or a query.",
+        "Fill in one of them and leave the other empty.",
+        "source_table",
+    ),
+    "pipelines_pipeline_name_key": (
+        "name_taken",
+        "Another pipeline has this name.",
+        "Choose a name that is free; archived pipelines keep theirs.",
+        "name",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """A rule as a person states it."""
+
+    kind: str
+    cron: str = ""
+    zone: str = "UTC"
+    every_s: int | None = None
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> ScheduleSpec:
+        return cls(schedule.kind, schedule.cron, schedule.zone, schedule.every_s)
+
+    @property
+    def key(self) -> Key:
+        return self.kind, self.cron, self.zone, self.every_s or 0
+
+    def tidy(self) -> ScheduleSpec:
+        """The same rule in the one form it is stored in; raises RuleError if it is none."""
+        schedules.check(schedules.Rule.of(self))
+        if self.kind == Schedule.Kind.INTERVAL:
+            return ScheduleSpec(self.kind, every_s=self.every_s)
+        return ScheduleSpec(self.kind, cron=" ".join(self.cron.split()), zone=self.zone)
+
+
+# Pipelines ------------------------------------------------------------------------------------
+
+
+def save_pipeline(
+    pipeline: Pipeline, *, schedules: Sequence[ScheduleSpec] | None, by: Any, keep_state: bool = False
+) -> Revision:
+    """Save a pipeline and its schedules (None: leave them) as one change; revise it if its definition changed.
+
+    With `keep_state`, a pause or resume that came in the meantime is not undone by the state of `pipeline`.
+    Raises PipelineRefused or RuleError, and then nothing is saved.
+    """
+    specs = None if schedules is None else {spec.key: spec for spec in (raw.tidy() for raw in schedules)}
+    with transaction.atomic():
+        before = Pipeline.objects.select_for_update().filter(pk=pipeline.pk).first()
+        now = queries.database_now()
+        if before is None:
+            pipeline.active_from = now
+        else:
+            pipeline.state = before.state if keep_state else pipeline.state
+            resumed = before.state != PipelineState.ACTIVE and pipeline.state == PipelineState.ACTIVE
+            pipeline.active_from = now if resumed else before.active_from
+        with _constraints_in_words():
+            pipeline.save()
+        if pipeline.state == PipelineState.ARCHIVED:
+            specs = {}
+        if specs is not None:
+            _replace_schedules(pipeline, specs, now)
+        return _revise(pipeline, by)
+
+
+def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
+    kept: set[Key] = set()
+    for schedule in pipeline.schedules.filter(ends_at__isnull=True):
+        key = ScheduleSpec.of(schedule).key
+        if key in wanted and key not in kept:
+            kept.add(key)
+        else:
+            _end(pipeline.schedules.filter(pk=schedule.pk), now)
+    for key, spec in wanted.items():
+        if key not in kept:
+            _start(pipeline, spec, now)
+
+
+def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime) -> None:
+    schedule = Schedule(
+        pipeline=pipeline,
+        kind=spec.kind,
+        cron=spec.cron,
+        zone=spec.zone,
+        every_s=spec.every_s,
+        starts_at=now,
+        ticked_through=now,
+    )
+    rule = schedules.Rule.of(schedule)
+    schedule.next_due = schedules.next_time(rule, now)
+    if spec.kind == Schedule.Kind.CRON:
+        fields = schedules.crontab_fields(spec.cron)
+        schedule.crontab = CrontabSchedule.objects.create(timezone=ZoneInfo(spec.zone), **fields)
+    schedule.save()
+
+
+def _end(current: QuerySet[Schedule], now: datetime) -> None:
+    """End schedules; ticks up to now that nobody has looked at yet stay due."""
+    ending = current.filter(ends_at__isnull=True)
+    crontabs = [pk for pk in ending.values_list("crontab", flat=True) if pk is not None]
+    ending.update(ends_at=now, crontab=None, next_due=Case(When(next_due__lte=now, then=F("next_due")), default=None))
+    CrontabSchedule.objects.filter(pk__in=crontabs).delete()
+
+
+def _revise(pipeline: Pipeline, by: Any) -> Revision:
+    """The current revision, or a new one if the definition is no longer what it says; the caller holds the row lock."""
+    definition = definition_of(pipeline)
+    latest = Revision.objects.filter(pipeline=pipeline).first()
+    if latest is not None and latest.definition == definition:
+        revision = latest
+    else:
+        revision = Revision.objects.create(
+            pipeline=pipeline,
+            number=latest.number + 1 if latest else 1,
+            definition=definition,
+            fingerprint=fingerprint_of(definition),
+            created_by=by if by is not None and by.is_authenticated else None,
+        )
+    if pipeline.revision_id != revision.pk:
+        pipeline.revision = revision
+        pipeline.save(update_fields=["revision"])
+    return revision
+
+
+def definition_of(pipeline: Pipeline) -> dict[str, Any]:
+    """What a run needs to know of a pipeline, as stored in a revision."""
+    current = [ScheduleSpec.of(schedule) for schedule in queries.current_schedules().filter(pipeline=pipeline)]
+    return {
+        "name": pipeline.name,
+        "source": {
+            "connection": str(pipeline.source_id),
+            "table": pipeline.source_table,
+            "query": pipeline.source_query,
+        },
+        "destination": {
+            "connection": str(pipeline.destination_id),
+            "schema": pipeline.target_schema,
+            "table": pipeline.target_table,
+            "adopt": pipeline.adopt_target,
+        },
+        "write_disposition": str(pipeline.write_disposition),
+        "schedules": [
+            {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
+            for spec in sorted(current, key=lambda spec: spec.key)
+        ],
+        "overlap": str(pipeline.overlap),
+        "missed": str(pipeline.missed),
+        "retries": pipeline.retries,
+        "time_limit_s": pipeline.time_limit_s,
+    }
+
+
+def fingerprint_of(definition: dict[str, Any]) -> str:
+    """SHA-256 of what decides which rows belong in the target: the source and the target, not how it is written."""
+    destination = {name: definition["destination"][name] for name in ("connection", "schema", "table")}
+    told = json.dumps({"source": definition["source"], "destination": destination}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def pause(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
+    """Let no schedule start runs; says how many were active. What runs or waits goes on."""
+    return _change_state(pipelines, [PipelineState.ACTIVE], by, "Paused.", state=PipelineState.PAUSED)
+
+
+def resume(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
+    """Let schedules start runs again, from now on; says how many were paused."""
+    now = queries.database_now()
+    return _change_state(
+        pipelines, [PipelineState.PAUSED], by, "Resumed.", state=PipelineState.ACTIVE, active_from=now
+    )
+
+
+def archive(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
+    """Retire pipelines: history and name stay, schedules end, the target is free for another pipeline."""
+    with transaction.atomic():
+        chosen = [pipeline.pk for pipeline in pipelines]
+        # The schedules of a pipeline change only under the lock of its row.
+        list(Pipeline.objects.select_for_update().filter(pk__in=chosen).order_by("pk").values_list("pk"))
+        _end(Schedule.objects.filter(pipeline__in=chosen), queries.database_now())
+        living = [PipelineState.ACTIVE, PipelineState.PAUSED]
+        chosen_ones = Pipeline.objects.filter(pk__in=chosen)
+        return _change_state(chosen_ones, living, by, "Archived.", state=PipelineState.ARCHIVED)
+
+
+def _change_state(
+    pipelines: QuerySet[Pipeline] | Iterable[Pipeline],
+    allowed_from: list[PipelineState],
+    by: Any,
+    note: str,
+    **changes: Any,
+) -> int:
+    """Change the state exactly once, however many try; a log entry says who did it."""
+    with transaction.atomic():
+        changed = [
+            pk
+            for pk in sorted(pipeline.pk for pipeline in pipelines)
+            if Pipeline.objects.filter(pk=pk, state__in=allowed_from).update(**changes)
+        ]
+        if by is not None and by.is_authenticated and changed:
+            LogEntry.objects.log_actions(by.pk, Pipeline.objects.filter(pk__in=changed), CHANGE, note)
+    return len(changed)
+
+
+def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_table: str | None = None) -> Pipeline:
+    """A paused copy with its schedules, writing to a table of its own."""
+    copy = Pipeline(
+        name=name or _free_name(pipeline.name),
+        description=pipeline.description,
+        state=PipelineState.PAUSED,
+        source_id=pipeline.source_id,
+        source_table=pipeline.source_table,
+        source_query=pipeline.source_query,
+        destination_id=pipeline.destination_id,
+        target_schema=pipeline.target_schema,
+        target_table=target_table or _free_table(pipeline),
+        write_disposition=pipeline.write_disposition,
+        overlap=pipeline.overlap,
+        missed=pipeline.missed,
+        retries=pipeline.retries,
+        time_limit_s=pipeline.time_limit_s,
+    )
+    current = queries.current_schedules().filter(pipeline=pipeline)
+    save_pipeline(copy, schedules=[ScheduleSpec.of(schedule) for schedule in current], by=by)
+    return copy
+
+
+def _free_name(name: str) -> str:
+    for ending in _endings(" (copy)", " (copy {})"):
+        candidate = name[: MAX_NAME - len(ending)] + ending
+        if not Pipeline.objects.filter(name=candidate).exists():
+            return candidate
+    raise AssertionError("endings never run out")
+
+
+def _free_table(pipeline: Pipeline) -> str:
+    for ending in _endings("_copy", "_copy{}"):
+        room = MAX_TABLE_BYTES - len(ending)
+        candidate = pipeline.target_table.encode()[:room].decode(errors="ignore") + ending
+        if queries.pipeline_writing_to(pipeline.destination, pipeline.target_schema, candidate) is None:
+            return candidate
+    raise AssertionError("endings never run out")
+
+
+def _endings(first: str, more: str) -> Iterator[str]:
+    yield first
+    for number in count(2):
+        yield more.format(number)
+
+
+@contextmanager
+def _constraints_in_words() -> Iterator[None]:
+    """Turn a broken constraint (somebody was faster than the form's own check) into PipelineRefused."""
+    try:
+        with transaction.atomic():
+            yield
+    except IntegrityError as error:
+        broken = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
+        for name, words in _BROKEN_CONSTRAINTS.items():
+            if broken == name:
+                raise PipelineRefused(*words) from error
+        raise
+
+
+# Connections ----------------------------------------------------------------------------------
+
+
+def save_connection(connection: Connection, *, by: Any) -> Connection:
+    """Save a connection; raises ConnectorError if its options do not make one.
+
+    With secrets whose key is lost, what is stored stays until new secrets replace it.
+    """
+    if not connection.has_lost_secrets:
+        build(registry.options_type(connection.kind), {**connection.options, **(connection.secrets or {})})
+    connection.save()
+    log.info("Connection %s saved by %s", connection.name, by or "a command")
+    return connection

@@ -8,6 +8,7 @@ import re
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -144,6 +145,8 @@ class Session:
     def __init__(self, options: PostgresOptions, *, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
         self.options = options
         self._timeout_s = timeout_s
+        self.made_at = time.monotonic()
+        self.was_cancelled = False
         self.connection = connect(options, timeout_s=timeout_s)
 
     @property
@@ -193,8 +196,10 @@ class Session:
     def cancel(self) -> None:
         """Break the statement that runs now, from any thread and without waiting.
 
-        libpq asks over a second connection and has no time limit for it, hence the thread.
+        libpq asks over a second connection and has no time limit for it, hence the thread. As the
+        request may arrive late, such a session is not for anyone else.
         """
+        self.was_cancelled = True
 
         def ask() -> None:
             with suppress(psycopg2.Error):  # nobody there: then nothing runs either

@@ -21,7 +21,7 @@ from connectors.base import (
     WriteDisposition,
 )
 from connectors.errors import ConnectorError, Unreachable
-from connectors.postgres import compare, control, errors
+from connectors.postgres import compare, control, errors, keep
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, check_options, is_local
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.load import Load
@@ -163,14 +163,15 @@ class PostgresDestination(Destination):
             return compare.digest(session, target, columns)
 
     def close(self) -> None:
+        """Give the session to the next run of this process, or end it."""
         if self._session is not None:
-            self._session.close()
+            keep.sessions.give_back(self._session)
             self._session = None
 
     def _open(self) -> Session:
         """The session, made anew if it was lost; refuses roles that could do more than write rows."""
         if self._session is None or self._session.connection.closed:
-            self._session = Session(self._options, timeout_s=self._timeout_s)
+            self._session = keep.sessions.take(self._options, self._connect)
             try:
                 if self._session.connection.info.parameter_status("is_superuser") == "on":
                     self._refuse_power(f"{self._options.user} is a superuser.")
@@ -178,6 +179,9 @@ class PostgresDestination(Destination):
                 self.close()
                 raise
         return self._session
+
+    def _connect(self) -> Session:
+        return Session(self._options, timeout_s=self._timeout_s)
 
     def _refuse_power(self, message: str) -> None:
         if not self._allow_superuser:
@@ -223,7 +227,8 @@ class PostgresDestination(Destination):
             ) from error
 
     def _log_in(self) -> tuple[bool, str]:
-        self._open()
+        self.close()
+        self._session = self._connect()  # a kept session would prove nothing
         return True, f"{self._options.user} in {self._options.dbname}"
 
     def _check_version(self) -> tuple[bool | None, str]:

@@ -62,29 +62,45 @@ class Look:
     relations: Mapping[str, Existing] = field(default_factory=dict)
 
 
+# Whether anything at all leans on a table: cheap to ask on every run.
+_LEANED_ON = """
+c.relrowsecurity OR c.relforcerowsecurity OR c.reloftype <> 0 OR c.relreplident NOT IN ('d', 'n') OR c.relispartition
+OR EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = c.oid AND deptype IN ('n', 'a'))
+OR EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_type'::regclass AND refobjid IN (c.reltype, t.typarray)
+           AND deptype IN ('n', 'a'))
+OR EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid
+           AND refclassid IN ('pg_class'::regclass, 'pg_extension'::regclass))
+OR EXISTS (SELECT FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid)
+OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+             AND (a.attnotnull OR a.attidentity <> '' OR a.attoptions IS NOT NULL OR coalesce(a.attstattarget, -1) <> -1
+                  OR a.attcompression <> '' OR a.attstorage <> ty.typstorage))
+"""
+
 # Everything that would not follow a new table to the old one's name. pg_depend knows every object
 # that leans on a table, its columns or its row type: views, foreign keys, indexes, constraints,
 # triggers, rules, policies, publications, statistics, defaults, functions, children. What is part of
 # the table itself (NOT NULL, identity, row security, settings of columns) is added by hand.
 _DEPENDENTS = """
+WITH c AS (SELECT * FROM pg_class WHERE oid = %s), t AS (SELECT pg_type.* FROM pg_type, c WHERE pg_type.oid = c.reltype)
 SELECT CASE WHEN rule.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, rule.ev_class, 0)
             ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
-FROM pg_depend d
+FROM c, t, pg_depend d
 LEFT JOIN pg_rewrite rule ON d.classid = 'pg_rewrite'::regclass AND rule.oid = d.objid
 LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
 WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
        OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, t.typarray))
   AND d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
   AND NOT (d.classid = 'pg_class'::regclass AND d.objid = c.oid)
-UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_depend d
+UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM c, pg_depend d
       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
-UNION SELECT 'parent table ' || inhparent::regclass::text FROM pg_inherits WHERE inhrelid = c.oid
-UNION SELECT 'row-level security' WHERE c.relrowsecurity OR c.relforcerowsecurity
-UNION SELECT 'type ' || c.reloftype::regtype::text WHERE c.reloftype <> 0
-UNION SELECT 'replica identity' WHERE c.relkind = 'r' AND c.relreplident NOT IN ('d', 'n')
-UNION SELECT 'security label' FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid
+UNION SELECT 'parent table ' || inhparent::regclass::text FROM c, pg_inherits WHERE inhrelid = c.oid
+UNION SELECT 'row-level security' FROM c WHERE c.relrowsecurity OR c.relforcerowsecurity
+UNION SELECT 'type ' || c.reloftype::regtype::text FROM c WHERE c.reloftype <> 0
+UNION SELECT 'replica identity' FROM c WHERE c.relkind = 'r' AND c.relreplident NOT IN ('d', 'n')
+UNION SELECT 'security label' FROM c, pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid
 UNION SELECT what || a.attname
-      FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
+      FROM c, pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
       CROSS JOIN LATERAL (VALUES
         ('NOT NULL on column ', a.attnotnull AND a.attidentity = ''),
         ('identity of column ', a.attidentity <> ''),
@@ -92,6 +108,7 @@ UNION SELECT what || a.attname
                                 OR a.attcompression <> '' OR a.attstorage <> ty.typstorage)
       ) AS has(what, is_so)
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND has.is_so
+ORDER BY 1
 """
 
 _GRANTS = """
@@ -115,7 +132,7 @@ SELECT has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE
        (SELECT json_object_agg(a.attname, s.description) FROM pg_description s
         JOIN pg_attribute a ON a.attrelid = s.objoid AND a.attnum = s.objsubid
         WHERE s.objoid = c.oid AND s.classoid = 'pg_class'::regclass AND s.objsubid > 0),
-       ARRAY({_DEPENDENTS} ORDER BY 1)
+       {_LEANED_ON}
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(names)s)
 LEFT JOIN pg_type t ON t.oid = c.reltype
@@ -137,12 +154,13 @@ def look(session: Session, target: Target, *others: str, before: str = "") -> Lo
             code="schema_missing",
             field="schema",
         )
-    return Look(Schema(*rows[0][:2]), {row[2]: _existing(row[3:]) for row in rows if row[2] is not None})
+    return Look(Schema(*rows[0][:2]), {row[2]: _existing(session, row[3:]) for row in rows if row[2] is not None})
 
 
-def _existing(row: tuple[Any, ...]) -> Existing:
+def _existing(session: Session, row: tuple[Any, ...]) -> Existing:
     oid, kind, owner, is_ours, owner_may_create, may_insert, tablespace, settings, grants, *remarks = row
-    columns, comment, comments, dependents = remarks
+    columns, comment, comments, leaned_on = remarks
+    dependents = session.execute(_DEPENDENTS, (oid,)).fetchall() if leaned_on else ()
     return Existing(
         oid=oid,
         kind=kind,
@@ -156,7 +174,7 @@ def _existing(row: tuple[Any, ...]) -> Existing:
         column_grants={name: _grants(found) for name, found in (columns or {}).items()},
         comment=comment,
         column_comments=comments or {},
-        dependents=tuple(dependents),
+        dependents=tuple(name for (name,) in dependents),
     )
 
 

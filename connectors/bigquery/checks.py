@@ -19,7 +19,7 @@ _DATASETS_TO_LOOK_IN = 5
 def steps(get_clients: Callable[[], Clients], limit_s: float) -> Iterator[StepResult]:
     """Yield one result per step, within `limit_s` in all, stopping at the first that fails."""
     limit = TimeLimit(limit_s)
-    name = "Read the key"
+    name = "Read the project and the key"
     try:
         clients = get_clients()
         who = credentials.email(clients.credentials)
@@ -42,8 +42,7 @@ def steps(get_clients: Callable[[], Clients], limit_s: float) -> Iterator[StepRe
 def _reach(clients: Clients, limit: TimeLimit) -> None:
     # Asks for no permission: whoever has a valid key gets an answer, if only an empty one.
     with explained(_project(clients)):
-        path, timeout_s = "/projects", limit.left()
-        clients.rest._connection.api_request("GET", path, query_params={"maxResults": 1}, timeout=timeout_s)
+        clients.get("projects", {"maxResults": 1}, limit.left())
 
 
 def _datasets(clients: Clients, limit: TimeLimit) -> list[bigquery.DatasetReference]:

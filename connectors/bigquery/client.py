@@ -7,11 +7,14 @@ import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import grpc
 import requests
+from google.api_core import exceptions as google_errors
 from google.api_core.client_options import ClientOptions
 from google.api_core.retry import Retry
 from google.auth.transport.requests import AuthorizedSession
@@ -101,6 +104,18 @@ class Clients:
                 self._channel = self._open_channel()
                 self._storage = BigQueryReadGrpcTransport(channel=self._channel)
             return self._storage
+
+    def get(self, path: str, parameters: Mapping[str, Any], timeout_s: float) -> Any:
+        """The JSON at a path of the REST API; raises as Google's client does."""
+
+        def call() -> Any:
+            url = f"{self.rest_url}/bigquery/v2/{path}"
+            response = self.session.get(url, params=parameters, timeout=timeout_s)
+            if not response.ok:
+                raise google_errors.from_http_response(response)
+            return response.json()
+
+        return REUSE_ONCE(call)()
 
     def close(self) -> None:
         self.session.close()

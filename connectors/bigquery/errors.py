@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import requests
@@ -24,6 +25,15 @@ _ROLES = {
 }
 _DATA_VIEWER = "BigQuery Data Viewer"
 _NETWORK = (requests.exceptions.ConnectionError, requests.exceptions.Timeout)
+_RENAMED = "Check its name; it may have been renamed or deleted."
+_KINDS = {
+    "project": "Check the project's ID in the connection: it is not always the project's name.",
+    "dataset": "Check its name, and that the connection's location is where the dataset lives.",
+    "table": _RENAMED,
+    "routine": _RENAMED,
+    "model": _RENAMED,
+    "job": "BigQuery forgets jobs after some time; run it again.",
+}
 # Some refusals name the thing and not the permission.
 _REFUSED = re.compile(r"Access Denied: (\w+)")
 _PERMISSIONS = {
@@ -34,6 +44,7 @@ _PERMISSIONS = {
 _PERMISSION = re.compile(r"bigquery\.[a-z]+\.[a-zA-Z]+")
 _NOT_FOUND = re.compile(r"Not found: (?P<kind>\w+):?\s*(?P<name>[^\s;]+)", re.IGNORECASE)
 _REQUEST = re.compile(r"^\d{3} |^(GET|POST|PUT|PATCH|DELETE) \S+?: ")
+_PEER = re.compile(r"ipv[46]:(\S+?:\d+)")
 # Neither a signed token nor a key may reach a log, wherever Google's text got it from.
 _SECRET = re.compile(r"eyJ[\w-]+\.[\w-]+(\.[\w-]+)?|ya29\.[\w-]+|-----BEGIN.*?(-----END[^-]*-----|$)", re.DOTALL)
 
@@ -163,7 +174,7 @@ def explain(error: BaseException, doing: Doing) -> ConnectorError:
     if isinstance(error, requests.exceptions.ReadTimeout | TimeoutError):
         return TransientError(f"{doing.thing}: BigQuery did not answer in time.", code="timeout")
     if isinstance(error, (*_NETWORK, auth_errors.TransportError)):
-        return _unreachable()
+        return _unreachable(_host(error))
     if isinstance(error, auth_errors.GoogleAuthError):
         return _make(_REJECTED, doing, "", "credentials_json")
     return TransientError(f"{doing.thing}: BigQuery's answer was not understood.", code="bad_answer")
@@ -194,7 +205,8 @@ def _explain_answer(error: google_errors.GoogleAPICallError, doing: Doing) -> Co
     if isinstance(error, google_errors.Forbidden):
         return _denied(text, doing)
     if isinstance(error, google_errors.ServiceUnavailable) and "failed to connect" in text.lower():
-        return _unreachable()
+        peer = _PEER.search(text)
+        return _unreachable(peer[1] if peer else "bigquerystorage.googleapis.com")
     if isinstance(error, google_errors.ServiceUnavailable) and ("socket" in text.lower() or "RST_STREAM" in text):
         return TransientError("The connection to BigQuery broke.", code="connection_lost")
     meaning = next((m for kind, m in _STATUS if isinstance(error, kind)), _INVALID)
@@ -218,18 +230,13 @@ def _make(
 
 def _not_found(text: str, doing: Doing) -> ConnectorError:
     found = _NOT_FOUND.search(text)
-    kind = found["kind"].lower() if found else (doing.thing.split()[0].lower() if doing.field else "")
-    if kind not in ("table", "dataset", "project", "job", "routine", "model"):
-        return ConnectorError(f"{doing.thing} was not found: {_plain(text)}", code="not_found", field=doing.field)
+    kind = found["kind"].lower() if found else doing.field
+    if kind not in _KINDS:
+        return ConnectorError(f"{doing.thing} was not found.", code="not_found", field=doing.field)
     name = found["name"].rstrip(".,").replace(":", ".") if found else ""
-    subject = f"{kind.capitalize()} {name}" if name else doing.thing
-    hints = {
-        "project": "Check the project's ID in the connection: it is not always the project's name.",
-        "dataset": "Check its name, and that the connection's location is where the dataset lives.",
-    }
     return ConnectorError(
-        f"{subject} was not found.",
-        hint=hints.get(kind, "Check its name; it may have been renamed or deleted."),
+        f"{kind.capitalize()} {name} was not found." if name else f"{doing.thing} was not found.",
+        hint=_KINDS[kind],
         code=f"{kind}_not_found",
         field="project" if kind == "project" else doing.field,
     )
@@ -254,10 +261,15 @@ def _denied(text: str, doing: Doing) -> ConnectorError:
     )
 
 
-def _unreachable() -> Unreachable:
+def _unreachable(address: str) -> Unreachable:
     return Unreachable(
-        "BigQuery cannot be reached.", hint="Check that this machine may connect to bigquery.googleapis.com, port 443."
+        f"BigQuery cannot be reached at {address}.", hint="Check that this machine may connect to that address."
     )
+
+
+def _host(error: BaseException) -> str:
+    request = getattr(error, "request", None)
+    return urlsplit(request.url or "").netloc if request is not None else "Google's address"
 
 
 def _retry_delay(error: google_errors.GoogleAPICallError) -> float | None:

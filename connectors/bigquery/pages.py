@@ -6,19 +6,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
-from google.api_core import exceptions as google_errors
 from google.cloud import bigquery
 
 from connectors.base import Column, StopSignal
 from connectors.bigquery.cells import to_batch
-from connectors.bigquery.client import REUSE_ONCE, Clients
+from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, columns_of
-from connectors.errors import TransientError
+from connectors.errors import Stopped, TransientError
 
 T = TypeVar("T")
 
@@ -119,34 +119,27 @@ def read_pages(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows from row `start` on; raises TransientError if the table changes meanwhile."""
 
-    def wait_for(work: Callable[[], T]) -> T:
-        return _interruptible(work, stop)
-
     def look() -> Mapping[str, Any]:
         return _get(clients, source.table_path, {"prettyPrint": "false"}, timeout_s, doing)
 
-    def first(size: int) -> Page:
-        return fetch(clients, source, size=size, start=start, timeout_s=timeout_s, doing=doing)
+    def get(size: int, token: str = "") -> Page:
+        return fetch(clients, source, size=size, start=start, token=token, timeout_s=timeout_s, doing=doing)
 
-    before: Mapping[str, Any] = {}
-    if source.job:
-        columns = wait_for(lambda: first(0)).columns
-    else:
-        before = wait_for(look)
-        columns = _columns(before)
+    before: Mapping[str, Any] = {} if source.job else _Ahead(look).wait(stop)
+    columns = _Ahead(partial(get, 0)).wait(stop).columns if source.job else _columns(before)
     size = max(1, min(_PAGE_ROWS_MOST, _PAGE_CELLS // max(1, len(columns))))
-    page = wait_for(lambda: first(size))
     position = start
-    while True:
+    ahead: _Ahead[Page] | None = _Ahead(partial(get, size))
+    while ahead is not None:
+        page = ahead.wait(stop)
+        # The next page is fetched while this one is on its way to the destination.
+        ahead = _Ahead(partial(get, size, page.next_token)) if page.next_token else None
+        position += len(page.rows)
         if page.rows:
             yield to_batch(page.rows, columns)
-            position += len(page.rows)
-        token = page.next_token
-        if not token:
-            break
-        page = wait_for(lambda: fetch(clients, source, size=size, token=token, timeout_s=timeout_s, doing=doing))  # noqa: B023
-    changed = not source.job and _version(wait_for(look)) != _version(before)
-    if changed or position < page.total:
+        if ahead is None and position < page.total:
+            raise TransientError(f"{doing.thing}: BigQuery sent fewer rows than it said.", code="source_changed")
+    if not source.job and _version(_Ahead(look).wait(stop)) != _version(before):
         raise TransientError(f"{doing.thing} changed while it was read.", code="source_changed")
 
 
@@ -159,40 +152,43 @@ def _columns(answer: Mapping[str, Any]) -> tuple[Column, ...]:
     return columns_of(bigquery.SchemaField.from_api_repr(field) for field in fields)
 
 
-def _get(clients: Clients, path: str, params: dict[str, Any], timeout_s: float, doing: Doing) -> dict[str, Any]:
-    def call() -> Any:
-        url = f"{clients.rest_url}/bigquery/v2/{path}"
-        response = clients.session.get(url, params=params, timeout=timeout_s)
-        if not response.ok:
-            raise google_errors.from_http_response(response)
-        return response.json()
-
+def _get(clients: Clients, path: str, parameters: dict[str, Any], timeout_s: float, doing: Doing) -> dict[str, Any]:
     with explained(doing):
-        answer: dict[str, Any] = REUSE_ONCE(call)()
+        answer: dict[str, Any] = clients.get(path, parameters, timeout_s)
         return answer
 
 
-def _interruptible(work: Callable[[], T], stop: StopSignal) -> T:
-    """Do `work` in a thread and wait for it or for `stop`: a socket cannot be woken from outside.
+class _Ahead(Generic[T]):
+    """Work begun in a thread, waited for until it is done or `stop` says so: a socket cannot be woken from outside.
 
-    A stopped thread ends by itself at its time limit, and what it got is dropped.
+    A thread that nobody waits for any more ends by itself at its time limit.
     """
-    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
-    def run() -> None:
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._done: queue.SimpleQueue[Callable[[], T] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="bigquery-page", daemon=True).start()
+
+    def wait(self, stop: StopSignal) -> T:
+        forget = stop.on_stop(lambda: self._done.put(None))
         try:
-            done.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 (raised again by the one who waits)
-            done.put((None, error))
+            stop.check()
+            outcome = self._done.get()
+            stop.check()
+        finally:
+            forget()
+        if outcome is None:
+            raise Stopped("Reading was stopped.")
+        return outcome()
 
-    forget = stop.on_stop(lambda: done.put((None, None)))
-    try:
-        stop.check()
-        threading.Thread(target=run, name="bigquery-page", daemon=True).start()
-        result, error = done.get()
-        stop.check()
-        if error is not None:
-            raise error
-        return result  # type: ignore[return-value]
-    finally:
-        forget()
+    def _run(self) -> None:
+        try:
+            result = self._work()
+        except Exception as error:  # noqa: BLE001 (raised again by the one who waits)
+            self._done.put(partial(_raise, error))
+        else:
+            self._done.put(lambda: result)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

@@ -36,6 +36,8 @@ PREVIEW_BYTES_BILLED = 10 * 2**30
 # Everything else a query reads, and its result is then read the same way.
 _DIRECT_KINDS = ("TABLE", "SNAPSHOT")
 
+_RESULT = Doing("The query's result", permission="bigquery.readsessions.create")
+
 
 class BigQuerySource(Source):
     """Reads tables through the Storage Read API, all else through query jobs.
@@ -222,7 +224,7 @@ class BigQuerySource(Source):
         destination = job.destination
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
         # The result never changes, so its session needs no snapshot.
-        opened = self._open(path, max_parts, doing, None) if result.total else None
+        opened = self._open(path, max_parts, _RESULT, None) if result.total else None
         return self._planned(
             result.columns,
             opened,
@@ -311,7 +313,7 @@ def _rest_may_do(error: ConnectorError) -> bool:
     """Whether only the Storage Read API refuses, so that rows can still be had through REST."""
     if error.code == "permission_denied":
         return "bigquery.readsessions." in error.message
-    return error.code in ("not_supported", "api_disabled", "table_not_found")
+    return error.code in ("not_supported", "api_disabled", "not_found", "table_not_found")
 
 
 def _read_by_query(ref: TableRef) -> str:

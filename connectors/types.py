@@ -66,7 +66,17 @@ FORMS = {
     ),
     "JSON": Form("jsonb"),
     "GEOGRAPHY": Form("text"),
-    "INTERVAL": Form("interval"),
+    # months/days/microseconds; MOD, for some count whole seconds among an interval's microseconds.
+    "INTERVAL": Form(
+        "interval",
+        "CONCAT(CAST(EXTRACT(YEAR FROM {x}) * 12 + EXTRACT(MONTH FROM {x}) AS STRING), '/',"
+        " CAST(EXTRACT(DAY FROM {x}) AS STRING), '/',"
+        " CAST(((EXTRACT(HOUR FROM {x}) * 60 + EXTRACT(MINUTE FROM {x})) * 60 + EXTRACT(SECOND FROM {x})) * 1000000"
+        " + MOD(EXTRACT(MICROSECOND FROM {x}), 1000000) AS STRING))",
+        "(extract(year FROM {x}) * 12 + extract(month FROM {x}))::bigint || '/' || extract(day FROM {x})::bigint || '/'"
+        " || ((extract(hour FROM {x}) * 60 + extract(minute FROM {x})) * 60000000"
+        " + extract(microseconds FROM {x}))::bigint",
+    ),
     "STRUCT": Form("jsonb"),
 }
 
@@ -80,26 +90,51 @@ def postgres_type(column: Column) -> str:
 
 def bigquery_text(column: Column, expression: str) -> str | None:
     """GoogleSQL for the canonical text of a non-null value; None if the type is counted only."""
-    return None if column.repeated else _form(column).bigquery_text.format(x=expression) or None
+    if column.repeated:
+        text = bigquery_text(replace(column, repeated=False), "e")
+        if text and column.type == "STRING":
+            text = "CONCAT(CAST(CHAR_LENGTH(e) AS STRING), ':', e)"
+        return text and (
+            f"ARRAY_TO_STRING(ARRAY(SELECT IFNULL({text}, 'null')"
+            f" FROM UNNEST({expression}) AS e WITH OFFSET AS o ORDER BY o), ',')"
+        )
+    if column.type == "RANGE":
+        bound = Column(column.name, column.element)
+        start, end = (
+            bigquery_text(bound, f"RANGE_START({expression})"),
+            bigquery_text(bound, f"RANGE_END({expression})"),
+        )
+        return f"CONCAT(IFNULL({start}, ''), '/', IFNULL({end}, ''))"
+    return _form(column).bigquery_text.format(x=expression) or None
 
 
 def postgres_text(column: Column, expression: str) -> str | None:
     """PostgreSQL's SQL for the same text, byte for byte; None if the type is counted only."""
-    return None if column.repeated else _form(column).postgres_text.format(x=expression) or None
+    if column.repeated:
+        text = postgres_text(replace(column, repeated=False), "e")
+        if text and column.type == "STRING":
+            # The length in front, or ["a,b"] and ["a", "b"] would look the same.
+            text = "char_length(e) || ':' || e"
+        return text and (
+            f"array_to_string(ARRAY(SELECT coalesce({text}, 'null')"
+            f" FROM unnest({expression}) WITH ORDINALITY AS u (e, o) ORDER BY o), ',')"
+        )
+    if column.type == "RANGE":
+        bound = Column(column.name, column.element)
+        start, end = postgres_text(bound, f"lower({expression})"), postgres_text(bound, f"upper({expression})")
+        return f"coalesce({start}, '') || '/' || coalesce({end}, '')"
+    return _form(column).postgres_text.format(x=expression) or None
 
 
 def _form(column: Column) -> Form:
-    if column.type == "RANGE":
-        return Form(_RANGES[column.element])
-    try:
-        form = FORMS[column.type]
-    except KeyError:
+    form = Form(_RANGES.get(column.element, "")) if column.type == "RANGE" else FORMS.get(column.type)
+    if form is None or not form.postgres:
         raise ConnectorError(
             f"Column {column.name} has the type {column.type}, which cannot be loaded.",
             hint="Leave the column out with a query, or cast it there to a type such as STRING.",
             code="unknown_type",
             field=column.name,
-        ) from None
+        )
     if column.type in ("NUMERIC", "BIGNUMERIC") and column.precision is not None:
         return replace(form, postgres=f"numeric({column.precision},{column.scale or 0})")
     return form

@@ -3,82 +3,182 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pgpq
 import pyarrow as pa
 from pgpq import encoders
+from pgpq.schema import Jsonb
 
 from connectors.base import Column
+from connectors.columns import binary
+from connectors.columns.arrow import fits
+from connectors.columns.json_text import json_text
+from connectors.columns.refused import refuse_nul, refuse_nul_in_json
 from connectors.errors import ConnectorError
 
-# Large enough that a call costs nothing, small enough to stay in the processor's cache.
+# Large enough that a call costs little, small enough that a slice stays in the processor's cache.
 SLICE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class _Encoding:
-    """How a column travels: the Arrow type it must arrive in, what becomes of it, and how pgpq writes that."""
+class Encoding:
+    """How a column travels: what is made of its array, the Arrow type that gives, and how pgpq writes that."""
 
     arrow: pa.DataType
     builder: Callable[[pa.Field], Any]
     prepare: Callable[[pa.Array], pa.Array] | None = None
 
 
-_PLAIN = {
-    "BOOL": (pa.bool_(), encoders.BooleanEncoderBuilder),
-    "INT64": (pa.int64(), encoders.Int64EncoderBuilder),
-    "FLOAT64": (pa.float64(), encoders.Float64EncoderBuilder),
-    "NUMERIC": (pa.decimal128(38, 9), encoders.Decimal128EncoderBuilder),
-    "STRING": (pa.string(), encoders.StringEncoderBuilder),
-    "BYTES": (pa.binary(), encoders.BinaryEncoderBuilder),
-    "DATE": (pa.date32(), encoders.Date32EncoderBuilder),
-    "TIME": (pa.time64("us"), encoders.Time64MicrosecondEncoderBuilder),
-    "DATETIME": (pa.timestamp("us"), encoders.TimestampMicrosecondEncoderBuilder),
-    "TIMESTAMP": (pa.timestamp("us", "UTC"), encoders.TimestampMicrosecondEncoderBuilder),
-}
-
-
 class BatchEncoder:
     """Encodes batches whose columns come in any order into rows in the order of `columns`.
 
-    `header()`, then `encode()` for each batch, then `finish()`: the buffers in this order are one
-    COPY. Raises ConnectorError with code column_type_changed if a batch is not what `columns` says.
+    `header()`, then `encode()` for each batch, then `finish()`: the buffers in this order are one COPY.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = tuple(columns)
         self._encodings = tuple(_encoding(column) for column in self._columns)
-        fields = [pa.field(str(i), e.arrow) for i, e in enumerate(self._encodings)]
+        # Numbered, for pgpq finds its encoders by name.
+        fields = [pa.field(str(i), encoding.arrow) for i, encoding in enumerate(self._encodings)]
         self._schema = pa.schema(fields)
-        self._encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(
-            self._schema, {f.name: e.builder(f) for f, e in zip(fields, self._encodings, strict=True)}
-        )
+        builders = {f.name: encoding.builder(f) for f, encoding in zip(fields, self._encodings, strict=True)}
+        self._encoder = pgpq.ArrowToPostgresBinaryEncoder.new_with_encoders(self._schema, builders)
+        self._checked: pa.Schema | None = None
+        self._positions: list[int] = []
 
     def header(self) -> bytes:
-        return self._encoder.write_header()
+        return bytes(self._encoder.write_header())
 
     def encode(self, batch: pa.RecordBatch) -> Iterator[bytes]:
-        """Yield buffers of about a megabyte; rows may wait inside until the next call or `finish`."""
-        arrays = []
-        for column, encoding in zip(self._columns, self._encodings, strict=True):
-            position = batch.schema.get_field_index(column.name)
-            if position < 0 or batch.schema.field(position).type != encoding.arrow:
-                raise ConnectorError(
-                    f"Column {column.name} changed its type.", code="column_type_changed", field=column.name
-                )
-            arrays.append(batch.column(position))
-        ready = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-        step = max(1, ready.num_rows * SLICE_BYTES // max(1, ready.nbytes))
-        for start in range(0, ready.num_rows, step):
-            data = self._encoder.write_batch(ready.slice(start, step))
+        """Yield buffers of one to a few megabytes; the last rows may wait for the next call or `finish`.
+
+        Raises ConnectorError: column_type_changed if the batch is not what `columns` says,
+        nul_character or value_out_of_range if PostgreSQL cannot hold a value.
+        """
+        self._check(batch.schema)
+        arrays = [batch.column(position) for position in self._positions]
+        taken = pa.RecordBatch.from_arrays(arrays, names=self._schema.names)
+        step = max(1, taken.num_rows * SLICE_BYTES // max(1, taken.nbytes))
+        for start in range(0, taken.num_rows, step):
+            data = self._encoder.write_batch(self._prepare(taken.slice(start, step)))
             if data:
                 yield data
 
     def finish(self) -> bytes:
-        return self._encoder.finish()
+        return bytes(self._encoder.finish())
+
+    def _check(self, schema: pa.Schema) -> None:
+        if self._checked is not None and schema.equals(self._checked):
+            return
+        self._positions = [_position(column, schema) for column in self._columns]
+        self._checked = schema
+
+    def _prepare(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = []
+        for column, encoding, array in zip(self._columns, self._encodings, rows.columns, strict=True):
+            try:
+                prepared = encoding.prepare(array) if encoding.prepare else array
+                arrays.append(prepared if prepared.type == encoding.arrow else prepared.cast(encoding.arrow))
+            except pa.ArrowInvalid as error:
+                raise ConnectorError(
+                    f"Column {column.name} holds a value that {column.type} cannot have: {error}",
+                    hint="Cast the column in a query to a type that holds its values.",
+                    code="value_out_of_range",
+                    field=column.name,
+                ) from error
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
 
-def _encoding(column: Column) -> _Encoding:
-    return _Encoding(*_PLAIN[column.type])
+def _position(column: Column, schema: pa.Schema) -> int:
+    """Where `column` is in the batches; raises ConnectorError if it is not there as announced."""
+    found = schema.get_all_field_indices(column.name)
+    if len(found) == 1 and fits(column, schema.field(found[0]).type):
+        return int(found[0])
+    announced = f"ARRAY<{column.type}>" if column.repeated else column.type
+    arrived = f"arrives as {schema.field(found[0]).type}" if found else "does not arrive"
+    raise ConnectorError(
+        f"Column {column.name} was announced as {announced}, but {arrived}.",
+        hint="The source changed while it was read, or is not what it was when the pipeline was saved: run it again.",
+        code="column_type_changed",
+        field=column.name,
+    )
+
+
+def _encoding(column: Column) -> Encoding:
+    if column.type == "STRUCT":
+        return replace(_JSONB, prepare=lambda array: json_text(array, column))
+    scalar = _scalar(replace(column, repeated=False))
+    if not column.repeated:
+        return scalar
+    oid = binary.array_oid(column)
+    if oid:
+        send = scalar.prepare or binary.timestamp
+        return _sent(lambda array: binary.array_of(array, send(array.flatten()), oid))
+    return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(scalar.prepare))
+
+
+def _scalar(column: Column) -> Encoding:
+    match column.type:
+        case "STRING":
+            return Encoding(pa.string(), encoders.StringEncoderBuilder, _checked(refuse_nul, column))
+        case "JSON":
+            return replace(_JSONB, prepare=_checked(refuse_nul_in_json, column))
+        case "GEOGRAPHY":
+            return Encoding(pa.string(), encoders.StringEncoderBuilder, _well_known)
+        case "BIGNUMERIC":
+            return _sent(binary.numeric)
+        case "INTERVAL":
+            return _sent(binary.interval)
+        case "RANGE":
+            return _sent(binary.range_)
+    return _PLAIN[column.type]
+
+
+_PLAIN = {
+    "BOOL": Encoding(pa.bool_(), encoders.BooleanEncoderBuilder),
+    "INT64": Encoding(pa.int64(), encoders.Int64EncoderBuilder),
+    "FLOAT64": Encoding(pa.float64(), encoders.Float64EncoderBuilder),
+    "NUMERIC": Encoding(pa.decimal128(38, 9), encoders.Decimal128EncoderBuilder),
+    "BYTES": Encoding(pa.binary(), encoders.BinaryEncoderBuilder),
+    "DATE": Encoding(pa.date32(), encoders.Date32EncoderBuilder),
+    "TIME": Encoding(pa.time64("us"), encoders.Time64MicrosecondEncoderBuilder),
+    "DATETIME": Encoding(pa.timestamp("us"), encoders.TimestampMicrosecondEncoderBuilder),
+    "TIMESTAMP": Encoding(pa.timestamp("us", "UTC"), encoders.TimestampMicrosecondEncoderBuilder),
+}
+_JSONB = Encoding(pa.string(), lambda field: encoders.StringEncoderBuilder.new_with_output(field, Jsonb()))
+
+
+def _sent(prepare: Callable[[pa.Array], pa.Array]) -> Encoding:
+    """A column that is turned into PostgreSQL's send format here; pgpq writes it as it is."""
+    return Encoding(pa.binary(), encoders.BinaryEncoderBuilder, prepare)
+
+
+def _checked(refuse: Callable[[pa.Array, str], None], column: Column) -> Callable[[pa.Array], pa.Array]:
+    def prepare(array: pa.Array) -> pa.Array:
+        refuse(array, column.name)
+        return array
+
+    return prepare
+
+
+def _well_known(array: pa.Array) -> pa.Array:
+    """WKT as it is; WKB as hex, which PostGIS reads as well."""
+    return binary.hex_text(array) if pa.types.is_binary(array.type) else array
+
+
+def _list_of(inner: Callable[[pa.Field], Any]) -> Callable[[pa.Field], Any]:
+    return lambda field: encoders.ListEncoderBuilder.new_with_inner(field, inner(field.type.value_field))
+
+
+def _each(prepare: Callable[[pa.Array], pa.Array] | None) -> Callable[[pa.Array], pa.Array] | None:
+    """`prepare` on the values of lists."""
+    if prepare is None:
+        return None
+
+    def prepare_values(array: pa.Array) -> pa.Array:
+        values = prepare(array.flatten())
+        return binary.relist(array, values)
+
+    return prepare_values

@@ -93,7 +93,7 @@ def compare_catalog(cursor: Cursor, schema: str, table: str, columns: Sequence[C
         if must_have:
             errors.append(
                 ConnectorError(
-                    f"Column {name} of {schema}.{table} must not be NULL and has no default, but the source has no {name}.",
+                    f"Column {name} of {schema}.{table} must not be NULL and has no default, and the source lacks it.",
                     hint="Give it a default, or drop NOT NULL.",
                     code="target_extra_column",
                     field=name,

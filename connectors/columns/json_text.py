@@ -1,0 +1,187 @@
+"""STRUCT → JSON text, column by column in compiled code.
+
+The forms are those of BigQuery's TO_JSON_STRING where JSON has a choice: bytes as base64, dates and
+times as ISO 8601 text, NaN and infinities as text. Whole numbers beyond 2^53 stay numbers, for jsonb
+keeps all their digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from connectors.base import Column
+from connectors.columns.binary import hex_text, interval_parts
+from connectors.columns.buffers import Numbers, cut, is_valid, offsets, value_bytes
+from connectors.columns.refused import refuse_nul, refuse_nul_in_json
+
+_NULL = pa.scalar("null")
+_ESCAPES = {"\\": "\\\\", '"': '\\"', **{chr(c): json.dumps(chr(c))[1:-1] for c in range(1, 0x20)}}
+_ESCAPED_BYTES = bytes(map(ord, _ESCAPES))
+
+
+def json_text(array: pa.Array, column: Column) -> pa.Array:
+    """JSON texts of a STRUCT or ARRAY of STRUCT column; NULL stays NULL."""
+    return pc.if_else(array.is_valid(), _value(array, column, column.name), pa.scalar(None, pa.string()))
+
+
+def _value(array: pa.Array, column: Column, path: str) -> pa.Array:
+    """The JSON text of every value, `null` for NULL."""
+    if column.repeated:
+        return _list(array, column, path)
+    if column.type == "STRUCT":
+        return _struct(array, column, path)
+    return _SCALARS[column.type](array, path).fill_null("null")
+
+
+def _list(array: pa.Array, column: Column, path: str) -> pa.Array:
+    element = Column(column.name, column.type, element=column.element, columns=column.columns)
+    texts = _value(array.flatten(), element, path)
+    counts = pc.list_value_length(array).fill_null(0).to_numpy()
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(counts)), texts), ",")
+    return pc.if_else(array.is_valid(), pc.binary_join_element_wise("[", joined, "]", ""), _NULL)
+
+
+def _struct(array: pa.Array, column: Column, path: str) -> pa.Array:
+    pieces: list[pa.Array | str] = []
+    # flatten() carries the struct's own NULLs and offset down to its fields; field() would not.
+    fields = dict(zip((f.name for f in array.type), array.flatten(), strict=True))
+    for i, child in enumerate(column.columns):
+        key = json.dumps(child.name, ensure_ascii=False)
+        pieces.append(f"{',' if i else '{'}{key}:")
+        pieces.append(_value(fields[child.name], child, f"{path}.{child.name}"))
+    text = pc.binary_join_element_wise(*pieces, "}", "")
+    return pc.if_else(array.is_valid(), text, _NULL)
+
+
+def _string(array: pa.Array, path: str) -> pa.Array:
+    refuse_nul(array, path)
+    present = set(value_bytes(array)).intersection(_ESCAPED_BYTES)
+    # The backslash comes first in _ESCAPES, or it would escape the escapes.
+    for plain, escaped in _ESCAPES.items():
+        if ord(plain) in present:
+            array = pc.replace_substring(array, plain, escaped)
+    return _quoted(array)
+
+
+def _json(array: pa.Array, path: str) -> pa.Array:
+    refuse_nul_in_json(array, path)
+    return array
+
+
+def _plain(array: pa.Array, path: str) -> pa.Array:
+    return array.cast(pa.string())
+
+
+def _float(array: pa.Array, path: str) -> pa.Array:
+    text = array.cast(pa.string())
+    if not pc.all(pc.is_finite(array)).as_py():
+        for arrow, ours in (("nan", '"NaN"'), ("inf", '"Infinity"'), ("-inf", '"-Infinity"')):
+            text = pc.if_else(pc.equal(text, arrow), ours, text)
+    return text
+
+
+def _decimal(array: pa.Array, path: str) -> pa.Array:
+    """Without trailing zeros, as BigQuery writes them; Arrow prints very small ones with an exponent."""
+    text = array.cast(pa.string())
+    text = pc.replace_substring_regex(text, r"^-?0(\.0*)?(E.*)?$", "0")
+    text = pc.replace_substring_regex(text, r"(\.\d*?)0+(E.*)?$", r"\1\2")
+    return pc.replace_substring_regex(text, r"\.(E.*)?$", r"\1")
+
+
+def _iso(array: pa.Array, path: str) -> pa.Array:
+    return _quoted(array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array))
+
+
+def _time(array: pa.Array, path: str) -> pa.Array:
+    return _quoted(_trimmed(array.cast(pa.string())))
+
+
+def _trimmed(text: pa.Array) -> pa.Array:
+    """Without the zeros that end the fraction; Arrow always prints six digits of it."""
+    return pc.replace_substring_regex(text, r"\.?0+$", "")
+
+
+def _bytes(array: pa.Array, path: str) -> pa.Array:
+    """Base64 of every value, by one call over all of them: each is first filled up to a multiple of three bytes."""
+    lengths = pc.binary_length(array).fill_null(0).to_numpy()
+    missing = -lengths % 3
+    filling = pc.take(pa.array([b"", b"\0", b"\0\0"], pa.binary()), pa.array(missing))
+    filled = pc.binary_join_element_wise(array.fill_null(b""), filling, b"")
+    text = np.frombuffer(base64.b64encode(value_bytes(filled)), np.uint8).copy()
+    bounds = offsets((lengths + missing) // 3 * 4)
+    text[bounds[1:][missing >= 1] - 1] = text[bounds[1:][missing == 2] - 2] = ord("=")
+    return _quoted(cut(text, bounds, is_valid(array), pa.string()))
+
+
+def _geography(array: pa.Array, path: str) -> pa.Array:
+    return _string(hex_text(array) if pa.types.is_binary(array.type) else array, path)
+
+
+def _interval(array: pa.Array, path: str) -> pa.Array:
+    """BigQuery's `years-months days hours:minutes:seconds.fraction`, each of the three with its own sign."""
+    months, days, nanos = interval_parts(array)
+    micros = np.abs(nanos // 1000)
+    seconds, fraction = micros // 1_000_000, micros % 1_000_000
+    digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), 6, "0")
+    text = pc.binary_join_element_wise(
+        *(_sign(months), _text(np.abs(months) // 12), "-", _text(np.abs(months) % 12), " ", _text(days), " "),
+        *(_sign(nanos), _text(seconds // 3600), ":", _text(seconds // 60 % 60), ":", _text(seconds % 60)),
+        _trimmed(pc.binary_join_element_wise(".", digits, "")),
+        "",
+    )
+    return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))
+
+
+def _range(array: pa.Array, path: str) -> pa.Array:
+    start, end = (_bound(values) for values in array.flatten())
+    text = pc.binary_join_element_wise("[", start, ", ", end, ")", "")
+    return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))
+
+
+def _bound(array: pa.Array) -> pa.Array:
+    text = array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
+    return text.fill_null("UNBOUNDED")
+
+
+def _zoned(array: pa.Array) -> pa.Array:
+    """A timestamp as ISO 8601 text, with Z if it has a zone."""
+    # Without its zone first: Arrow would ask for a zone database to print one.
+    text = _trimmed(array.cast(pa.int64()).cast(pa.timestamp("us")).cast(pa.string()))
+    text = pc.replace_substring(text, " ", "T", max_replacements=1)
+    return pc.binary_join_element_wise(text, "Z", "") if array.type.tz else text
+
+
+def _sign(numbers: Numbers) -> pa.Array:
+    return pc.if_else(pa.array(numbers < 0), "-", "")
+
+
+def _text(numbers: Numbers) -> pa.Array:
+    return pa.array(numbers).cast(pa.string())
+
+
+def _quoted(text: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise('"', text, '"', "")
+
+
+_SCALARS = {
+    "BOOL": _plain,
+    "INT64": _plain,
+    "FLOAT64": _float,
+    "NUMERIC": _decimal,
+    "BIGNUMERIC": _decimal,
+    "STRING": _string,
+    "BYTES": _bytes,
+    "DATE": _iso,
+    "TIME": _time,
+    "DATETIME": _iso,
+    "TIMESTAMP": _iso,
+    "JSON": _json,
+    "GEOGRAPHY": _geography,
+    "INTERVAL": _interval,
+    "RANGE": _range,
+}

@@ -16,7 +16,7 @@ from uuid import UUID
 from cryptography.fernet import InvalidToken
 
 from connectors import registry
-from connectors.base import Column, Description, ReadRequest, Target, WriteDisposition
+from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition
 from connectors.errors import ConnectorError, Unreachable
 from connectors.options import build
 from pipelines.fields import fernet
@@ -86,7 +86,7 @@ def _test_connection(system: System) -> list[dict[str, Any]]:
         with opened(system) as end:
             steps.extend(asdict(step) for step in end.check())
     except ConnectorError as error:
-        steps.append({"name": "Connect", "passed": False, "detail": error.message, "hint": error.hint})
+        steps.append(asdict(StepResult("Connect", False, error.message, error.hint, error.field, error.transient)))
     return steps
 
 

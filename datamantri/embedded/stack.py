@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from datamantri.embedded import secrets
+from datamantri.embedded import guard, secrets
 from datamantri.embedded.emulator import Emulator
 from datamantri.embedded.errors import EmbeddedError
 from datamantri.embedded.ports import Ports
@@ -137,7 +137,7 @@ class EmbeddedStack:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 100, 0).decode().strip()
-                alive = holder.isdecimal() and Path(f"/proc/{holder}").exists()
+                alive = holder.isdecimal() and guard.is_running(int(holder))
                 if alive or time.monotonic() > deadline:
                     os.close(descriptor)
                     raise EmbeddedError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import extensions, extras, sql
 
 from connectors.base import Target
 from connectors.errors import ConnectorError, OutcomeUnknown, TransientError
@@ -75,6 +75,7 @@ def connect(options: PostgresOptions, *, timeout_s: float = CONNECT_TIMEOUT_S) -
         except psycopg2.Error as error:
             raise errors.connect_error(error, options) from error
     connection.autocommit = True
+    extras.register_uuid(conn_or_curs=connection)
     return connection
 
 

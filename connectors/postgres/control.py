@@ -144,12 +144,12 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         owner.pipeline,
         adopt=adopt,
         exists=oid is not None,
-        head=None if token is None else Head(UUID(installation), UUID(pipeline), _uuid(last_run)),
+        head=None if token is None else Head(installation, pipeline, last_run),
         installation=owner.installation,
     )
     _end_backends(session, target, [int(pid) for pid, name in (backends or {}).items() if _token(name) < token])
     applied = None if receipt is None else Applied(owner.run, rows, published_at, receipt)
-    return Fence(target, owner, token, _uuid(last_run), fingerprint, applied)
+    return Fence(target, owner, token, last_run, fingerprint, applied)
 
 
 @dataclass(frozen=True)
@@ -334,10 +334,6 @@ def _stale(fence: Fence) -> StaleToken:
     )
 
 
-def _uuid(value: str | None) -> UUID | None:
-    return None if value is None else UUID(value)
-
-
 def read_head(session: Session, target: Target) -> Head | None:
     """Whose `target` is, without touching anything; None if nobody's, or if nothing was ever written here."""
     there = session.one(f"SELECT to_regclass('{SCHEMA}.head') IS NOT NULL")
@@ -346,4 +342,4 @@ def read_head(session: Session, target: Target) -> Head | None:
     row = session.one(
         f"SELECT installation, pipeline, last_run FROM {SCHEMA}.head WHERE target = %s", (target_key(target),)
     )
-    return None if row is None else Head(UUID(row[0]), UUID(row[1]), _uuid(row[2]))
+    return None if row is None else Head(*row)

@@ -1,0 +1,147 @@
+"""A source in memory, and what the engine talks to: enough to test a destination on its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from connectors.base import (
+    Column,
+    Description,
+    Part,
+    Preview,
+    ReadPlan,
+    ReadRequest,
+    Source,
+    StepResult,
+    StopSignal,
+    TableDigest,
+    TableInfo,
+)
+from connectors.errors import Stopped
+
+ID_NAME = (Column("id", "INT64"), Column("name", "STRING"))
+
+
+def batch(ids: Sequence[int]) -> pa.RecordBatch:
+    """Rows of ID_NAME."""
+    return pa.record_batch({"id": pa.array(ids, pa.int64()), "name": pa.array([f"row {i}" for i in ids], pa.string())})
+
+
+class MemorySource(Source):
+    """Yields the batches it was given, one part; `between` is called before each batch but the first."""
+
+    def __init__(
+        self,
+        batches: Sequence[pa.RecordBatch],
+        columns: Sequence[Column] = ID_NAME,
+        *,
+        between: Callable[[], None] = lambda: None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        self.batches = batches
+        self.columns = tuple(columns)
+        self.between = between
+        self.warnings = tuple(warnings)
+        self.reads = 0
+
+    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+        rows = sum(b.num_rows for b in self.batches)
+        moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        return ReadPlan(self.columns, (Part("only"),), moment, rows, facts={"from": "memory"}, warnings=self.warnings)
+
+    def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
+        self.reads += 1
+        for i, found in enumerate(self.batches):
+            if i:
+                self.between()
+            yield found
+
+    def check(self) -> Iterator[StepResult]:
+        raise NotImplementedError
+
+    def datasets(self) -> list[str]:
+        raise NotImplementedError
+
+    def tables(self, dataset: str) -> list[TableInfo]:
+        raise NotImplementedError
+
+    def describe(self, request: ReadRequest) -> Description:
+        raise NotImplementedError
+
+    def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
+        raise NotImplementedError
+
+    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        return None
+
+
+class Recorder:
+    """A Reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.totals: list[tuple[int, int]] = []
+        self.events: list[str] = []
+
+    def log(self, level: str, message: str) -> None:
+        self.lines.append((level, message))
+
+    def progress(self, *, rows: int, bytes: int) -> None:
+        self.totals.append((rows, bytes))
+
+    def planned(self, plan: ReadPlan) -> None:
+        self.events.append("planned")
+
+    def publishing(self) -> None:
+        self.events.append("publishing")
+
+    def text(self) -> str:
+        return "\n".join(message for _, message in self.lines)
+
+
+class Button:
+    """A StopSignal that tests press."""
+
+    def __init__(self) -> None:
+        self._code = ""
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def press(self, code: str = "cancelled") -> None:
+        with self._lock:
+            self._code = code
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            callback()
+
+    def check(self) -> None:
+        if self._code:
+            raise Stopped("Asked to stop.", code=self._code)
+
+    def on_stop(self, callback: Callable[[], None]) -> Callable[[], None]:
+        with self._lock:
+            self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Start `work`; the list gets its result, or the exception it ended with."""
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 the test looks at it
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, results

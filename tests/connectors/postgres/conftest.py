@@ -1,0 +1,163 @@
+"""A PostgreSQL server of these tests' own: they restart it, and make roles that others must not meet."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from connectors import transfer
+from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteDisposition
+from connectors.postgres import keep
+from connectors.postgres.destination import PostgresDestination
+from connectors.postgres.options import PostgresOptions
+from datamantri.embedded.stack import EmbeddedStack
+from tests.connectors.memory import MemorySource, Recorder, batch
+
+ROLE = "loader"
+PASSWORD = "open-sesame-7f3a"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running server, as `datamantri.embedded.postgres.Postgres`."""
+    folder: Path = tmp_path_factory.mktemp("postgres")
+    with EmbeddedStack(folder, valkey=False, durable=False) as stack:
+        with closing(stack.postgres.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
+            cursor.execute("CREATE ROLE reader; CREATE ROLE auditor; CREATE ROLE landlord")
+        yield stack.postgres
+
+
+@pytest.fixture
+def options(server: Any) -> Iterator[PostgresOptions]:
+    """An empty database that the role may create schemas in."""
+    name = f"warehouse_{uuid.uuid4().hex[:10]}"
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name}")
+        cursor.execute(f"GRANT CREATE ON DATABASE {name} TO {ROLE}")
+    with closing(server.connect(name)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {ROLE}")
+    yield PostgresOptions("127.0.0.1", name, ROLE, port=server.port, password=PASSWORD, sslmode="disable")
+    keep.sessions.clear()
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def admin(server: Any, options: PostgresOptions) -> Iterator[Any]:
+    """A superuser's cursor in the database, in autocommit."""
+    with closing(server.connect(options.dbname)) as connection, connection.cursor() as cursor:
+        yield cursor
+
+
+@pytest.fixture
+def connect(options: PostgresOptions) -> Iterator[Callable[..., Any]]:
+    """Makes sessions of the role; they end with the test."""
+    opened = []
+
+    def make(application: str = "a reader") -> Any:
+        connection = psycopg2.connect(
+            host=options.host,
+            port=options.port,
+            dbname=options.dbname,
+            user=options.user,
+            password=options.password,
+            application_name=application,
+        )
+        opened.append(connection)
+        return connection
+
+    yield make
+    for connection in opened:
+        connection.close()
+
+
+@dataclass
+class World:
+    """One pipeline with its target: what a worker would do, by hand."""
+
+    options: PostgresOptions
+    target: Target = field(default_factory=lambda: Target("public", "flights"))
+    installation: uuid.UUID = field(default_factory=uuid.uuid4)
+    pipeline: uuid.UUID = field(default_factory=uuid.uuid4)
+    recorder: Recorder = field(default_factory=Recorder)
+    opened: list[PostgresDestination] = field(default_factory=list)
+
+    def destination(self, **changes: Any) -> PostgresDestination:
+        made = PostgresDestination(replace(self.options, **changes))
+        self.opened.append(made)
+        return made
+
+    def owner(self, run: uuid.UUID | None = None, token: int = 1) -> Owner:
+        return Owner(self.installation, self.pipeline, run or uuid.uuid4(), token)
+
+    def fence(
+        self, destination: PostgresDestination | None = None, run: uuid.UUID | None = None, *, adopt: bool = False
+    ) -> Fence:
+        return (destination or self.destination()).raise_fence(self.target, self.owner(run), adopt=adopt)
+
+    def move(
+        self,
+        ids: Any = (1, 2, 3),
+        disposition: str = "replace",
+        *,
+        destination: PostgresDestination | None = None,
+        fence: Fence | None = None,
+        source: MemorySource | None = None,
+        run: uuid.UUID | None = None,
+        adopt: bool = False,
+        stop: Any = None,
+        crash: Callable[[str], None] = lambda point: None,
+        **request: Any,
+    ) -> transfer.Receipt:
+        """Raise the fence unless given one, and transfer."""
+        destination = destination or self.destination()
+        fence = fence or self.fence(destination, run, adopt=adopt)
+        return transfer.direct(
+            source or MemorySource([batch(ids)] if len(ids) else []),
+            destination,
+            fence,
+            transfer.TransferRequest(
+                fence.owner,
+                ReadRequest(table="a.b.c"),
+                self.target,
+                WriteDisposition(disposition),
+                fingerprint="f",
+                adopt=adopt,
+                **request,
+            ),
+            reporter=self.recorder,
+            stop=stop or NeverStop(),
+            crash=crash,
+        )
+
+
+@pytest.fixture
+def world(options: PostgresOptions) -> Iterator[World]:
+    made = World(options)
+    yield made
+    for destination in made.opened:
+        destination.close()
+
+
+@pytest.fixture
+def ids(admin: Any, world: World) -> Callable[[], list[int] | None]:
+    """The target's ids as readers see them; None if there is no target."""
+
+    def read() -> list[int] | None:
+        try:
+            table = sql.Identifier(world.target.schema, world.target.table)
+            admin.execute(sql.SQL("SELECT id FROM {} ORDER BY id").format(table))
+        except psycopg2.errors.UndefinedTable:
+            return None
+        return [row[0] for row in admin.fetchall()]
+
+    return read

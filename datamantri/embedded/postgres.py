@@ -24,6 +24,8 @@ START_LIMIT_S = 120  # recovery after a crash replays up to max_wal_size
 ATTEMPTS = 5
 # SIGINT is the fast shutdown: sessions are ended, data is written. SIGQUIT leaves the rest to recovery.
 STOP = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
+# What the server says when backends of one that was killed have not noticed yet.
+STILL_ENDING = ("pre-existing shared memory block", 'lock file "postmaster.pid"')
 
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -78,7 +80,9 @@ class Postgres:
                 return
             if not ports.is_free(self.port):
                 self.port = 0
-            time.sleep(0.2 * attempt)  # backends of a killed server need a moment to notice
+            elif not any(words in self._supervisor.last_words(self.name) for words in STILL_ENDING):
+                break
+            time.sleep(0.5 * attempt)
         raise EmbeddedError("postgres_start", "PostgreSQL did not start.", self._supervisor.last_words(self.name))
 
     def stop(self) -> None:

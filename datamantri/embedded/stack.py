@@ -22,6 +22,7 @@ CONTROL = "datamantri"
 WAREHOUSE = "warehouse"
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / ".datamantri"
 LEFTOVERS_LIMIT_S = 60
+ENDING_LIMIT_S = 1  # a process that was just killed may be there for another moment
 
 
 class EmbeddedStack:
@@ -131,14 +132,14 @@ class EmbeddedStack:
         """Claim the data directory; after a crash, wait until the guard has stopped what was left running."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + LEFTOVERS_LIMIT_S
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(descriptor, 100, 0).decode().strip()
                 alive = holder.isdecimal() and guard.is_running(int(holder))
-                if alive or time.monotonic() > deadline:
+                if time.monotonic() - began > (ENDING_LIMIT_S if alive else LEFTOVERS_LIMIT_S):
                     os.close(descriptor)
                     raise EmbeddedError(
                         "already_running",

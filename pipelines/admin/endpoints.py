@@ -1,0 +1,117 @@
+"""What the pipeline form asks while it is being filled in: JSON, for people who may define pipelines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, JsonResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from pipelines import lookups, schedules
+from pipelines.forms.pipelines import destinations, sources
+from pipelines.models import Connection
+
+NAMES = ("datasets", "tables", "schemas", "preview", "describe", "schedule")
+
+
+class PipelineEndpoints:
+    """Mixed into the pipelines' admin; each answer is `{...}` or `{"error": {code, message, hint}}`."""
+
+    def endpoint_urls(self) -> list[URLPattern]:
+        views = {
+            "datasets": require_GET(self.datasets_view),
+            "tables": require_GET(self.tables_view),
+            "schemas": require_GET(self.schemas_view),
+            "schedule": require_GET(self.schedule_view),
+            # Reading rows and dry runs go out to a system that counts them: never by following a link.
+            "preview": require_POST(self.preview_view),
+            "describe": require_POST(self.describe_view),
+        }
+        return [
+            path(f"desk/{name}/", self.admin_site.admin_view(self._for_definers(view)), name=f"pipelines_desk_{name}")
+            for name, view in views.items()
+        ]
+
+    def datasets_view(self, request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"datasets": lookups.datasets(_source(request.GET))})
+
+    def tables_view(self, request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"tables": lookups.tables(_source(request.GET), request.GET.get("dataset", ""))})
+
+    def schemas_view(self, request: HttpRequest) -> JsonResponse:
+        return JsonResponse({"schemas": lookups.schemas(_find(destinations(), request.GET))})
+
+    def preview_view(self, request: HttpRequest) -> JsonResponse:
+        return JsonResponse(lookups.preview(_source(request.POST), **_what(request)))
+
+    def describe_view(self, request: HttpRequest) -> JsonResponse:
+        return JsonResponse(lookups.describe(_source(request.POST), **_what(request)))
+
+    def schedule_view(self, request: HttpRequest) -> JsonResponse:
+        """A rule in words with its next five times, while it is being typed."""
+        given = request.GET
+        every = given.get("every_s", "")
+        interval = given.get("kind") == "interval"
+        rule = schedules.Rule(
+            kind="interval" if interval else "cron",
+            cron="" if interval else given.get("cron", ""),
+            zone=given.get("zone", ""),
+            every_s=int(every) if interval and every.isascii() and every.isdigit() else None,
+        )
+        try:
+            schedules.check(rule)
+        except schedules.RuleError as error:
+            message = {"code": "bad_rule", "message": error.message, "hint": error.hint, "field": error.field}
+            return JsonResponse({"error": message}, status=422)
+        return JsonResponse({"words": schedules.in_words(rule), "next": next_times_said(rule)})
+
+    def _for_definers(self, view: Callable[[HttpRequest], JsonResponse]) -> Callable[[HttpRequest], JsonResponse]:
+        def answer(request: HttpRequest) -> JsonResponse:
+            if not (self.has_add_permission(request) or self.has_change_permission(request)):
+                raise PermissionDenied
+            try:
+                return view(request)
+            except lookups.LookupFailed as failure:
+                error = {"code": failure.code, "message": failure.message, "hint": failure.hint, "field": failure.field}
+                return JsonResponse({"error": error}, status=422)
+
+        return answer
+
+
+def endpoint_addresses() -> dict[str, str]:
+    """Where a page's script finds the endpoints."""
+    return {name: reverse(f"admin:pipelines_desk_{name}") for name in NAMES}
+
+
+def next_times_said(rule: schedules.Rule, count: int = 5) -> list[str]:
+    """The next times of a rule, each on the clocks of its zone."""
+    zone = ZoneInfo(rule.zone)
+    return [
+        f"{tick.astimezone(zone):%a %d %b %Y, %H:%M:%S %Z}"
+        for tick in schedules.next_times(rule, timezone.now(), count)
+    ]
+
+
+def _source(given: Any) -> Connection:
+    return _find(sources(), given)
+
+
+def _find(connections: Any, given: Any) -> Connection:
+    try:
+        return connections.get(pk=UUID(given.get("connection", "")))
+    except (ValueError, ValidationError, Connection.DoesNotExist):
+        raise lookups.LookupFailed("no_connection", "Choose a connection first.", "", "source") from None
+
+
+def _what(request: HttpRequest) -> dict[str, str]:
+    """The table or the query to look at; the form says which one is meant."""
+    table, query = request.POST.get("table", "").strip(), request.POST.get("query", "").strip()
+    if bool(table) == bool(query):
+        raise lookups.LookupFailed("nothing_to_read", "Name a table, or write a query.", "", "source_table")
+    return {"table": table, "query": query}

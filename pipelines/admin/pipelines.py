@@ -1,0 +1,285 @@
+"""Pipelines: what to move, how and when."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.forms import Script
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, StackedInline, TabularInline
+from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.decorators import action, display
+
+from pipelines import queries, schedules, services
+from pipelines.admin.actions import PipelineActions
+from pipelines.admin.add_tables import AddTables
+from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses, next_times_said
+from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url, page_context
+from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
+from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
+from pipelines.models import Pipeline, PipelineState, Revision, Schedule
+
+STATE_COLOURS = {
+    PipelineState.ACTIVE.value: "success",
+    PipelineState.PAUSED.value: "warning",
+    PipelineState.ARCHIVED.value: "info",
+}
+
+
+class StateFilter(DropdownFilter):
+    """By state; archived pipelines show only when they are asked for."""
+
+    title = "state"
+    parameter_name = "state"
+    all_option = ("", "Active and paused")
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [*PipelineState.choices, ("all", "All")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Pipeline]) -> QuerySet[Pipeline]:
+        if self.value() == "all":
+            return queryset
+        if self.value() in PipelineState.values:
+            return queryset.filter(state=self.value())
+        return queryset.exclude(state=PipelineState.ARCHIVED)
+
+
+class ScheduleInline(StackedInline):
+    """The rules in force; those that ended stay in the history of their ticks."""
+
+    model = Schedule
+    form = ScheduleForm
+    formset = ScheduleFormSet
+    fields = ("kind", "cron", "every_s", "zone", "meaning")
+    readonly_fields = ("meaning",)
+    extra = 0
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Schedule]:
+        return super().get_queryset(request).filter(pk__in=queries.current_schedules())
+
+    def get_extra(self, request: HttpRequest, obj: Pipeline | None = None, **kwargs: Any) -> int:
+        """An empty one to start with, so that the first schedule needs no script."""
+        return 0 if obj and queries.current_schedules().filter(pipeline=obj).exists() else 1
+
+    @display(description="Meaning")
+    def meaning(self, schedule: Schedule) -> SafeString | str:
+        if schedule._state.adding:
+            return format_html('<span class="desk-meaning" data-desk-meaning></span>')
+        rule = schedules.Rule.of(schedule)
+        times = " · ".join(next_times_said(rule))
+        text = '<span class="desk-meaning" data-desk-meaning>{}<br>{}</span>'
+        return format_html(text, schedules.in_words(rule), times)
+
+    # A schedule is a part of its pipeline: who may change the one may change the other.
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("pipelines.view_pipeline") or self.has_change_permission(request, obj)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("pipelines.change_pipeline" if obj else "pipelines.add_pipeline")
+
+    has_add_permission = has_delete_permission = has_change_permission
+
+
+class RevisionInline(TabularInline):
+    """Every definition this pipeline had, newest first."""
+
+    model = Revision
+    fields = readonly_fields = ("definition_link", "created_at", "created_by")
+    ordering = ("-number",)
+    per_page = 10
+    hide_title = True
+    tab = True
+
+    @display(description="Revision")
+    def definition_link(self, revision: Revision) -> SafeString:
+        url = reverse("admin:pipelines_pipeline_revision", args=[revision.pipeline_id, revision.number])
+        return format_html('<a class="text-link" href="{}">Revision {}</a>', url, revision.number)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("pipelines.view_pipeline") or request.user.has_perm("pipelines.change_pipeline")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    has_change_permission = has_delete_permission = has_add_permission
+
+
+@admin.register(Pipeline)
+class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
+    form = PipelineForm
+    inlines = (ScheduleInline, RevisionInline)
+    list_display = ("name", "state_badge", "route", "write_disposition", "when", "next_tick")
+    list_filter = (StateFilter, ("source", RelatedDropdownFilter), ("destination", RelatedDropdownFilter))
+    list_filter_submit = True
+    search_fields = ("name", "description", "source_table", "source_query", "target_schema", "target_table")
+    actions = ("pause", "resume", "set_schedule", "archive")
+    actions_list = ("add_tables",)
+    actions_detail = ("duplicate", "archive_one")
+    delete_confirmation_template = "admin/desk/pipeline_delete.html"
+    delete_selected_confirmation_template = "admin/desk/pipeline_delete.html"
+    change_form_before_template = "admin/desk/pipeline_form.html"
+    warn_unsaved_form = True
+    fieldsets = (
+        (None, {"fields": ("name", "description", "state")}),
+        ("Source", {"fields": ("source", "source_table", "source_query")}),
+        (
+            "Destination",
+            {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},
+        ),
+        ("Limits", {"fields": ("retries", "time_limit_s")}),
+        ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
+    )
+
+    class Media:
+        css = {"all": ("admin_desk/desk.css",)}
+        js = (Script("admin_desk/pipeline.js", type="module"),)
+
+    # The list ---------------------------------------------------------------------------------
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Pipeline]:
+        # Nothing here needs a secret, and reading one costs a decryption.
+        return queries.pipelines_with_parts().order_by("name").defer("source__secrets", "destination__secrets")
+
+    @display(description="state", ordering="state", label=STATE_COLOURS)
+    def state_badge(self, pipeline: Pipeline) -> tuple[str, str]:
+        return pipeline.state, pipeline.get_state_display()
+
+    @display(description="source → destination", ordering="source__name")
+    def route(self, pipeline: Pipeline) -> SafeString:
+        what = pipeline.source_table or "query"
+        target = f"{pipeline.target_schema}.{pipeline.target_table}"
+        text = '<span class="desk-route"><span>{}: {}</span> <span>→ {}: {}</span></span>'
+        return format_html(text, pipeline.source, what, pipeline.destination, target)
+
+    @display(description="schedule")
+    def when(self, pipeline: Pipeline) -> str:
+        words = [schedules.in_words(schedules.Rule.of(schedule)) for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
+        return "; ".join(words) or "By hand"
+
+    @display(description="next")
+    def next_tick(self, pipeline: Pipeline) -> str:
+        """The next tick, on the clocks of the schedule it comes from."""
+        due = [(s.next_due, s.zone) for s in pipeline.current_schedules if s.next_due]  # type: ignore[attr-defined]
+        if pipeline.state != PipelineState.ACTIVE or not due:
+            return "-"
+        tick, zone = min(due)
+        return f"{tick.astimezone(ZoneInfo(zone)):%a %d %b, %H:%M %Z}"
+
+    # The form ---------------------------------------------------------------------------------
+
+    def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
+        return self.inlines if obj else (ScheduleInline,)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        choices = {"source": sources, "destination": destinations}.get(db_field.name)
+        if choices is not None:
+            kwargs["queryset"] = choices()
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        more = {"desk_urls": endpoint_addresses(), "zones": sorted(available_timezones())}
+        try:
+            return super().changeform_view(request, object_id, form_url, {**more, **(extra_context or {})})
+        except services.PipelineRefused as refused:
+            # Somebody took the name or the target between our check and the save.
+            messages.error(request, sentence(refused))
+            return HttpResponseRedirect(request.get_full_path())
+
+    def save_model(self, request: HttpRequest, obj: Pipeline, form: PipelineForm, change: bool) -> None:
+        """Nothing yet: pipeline and schedules are saved together, see `save_related`."""
+
+    def save_related(self, request: HttpRequest, form: PipelineForm, formsets: list[Any], change: bool) -> None:
+        specs = next((formset.specs() for formset in formsets if isinstance(formset, ScheduleFormSet)), None)
+        keep_state = "state" not in form.changed_data
+        services.save_pipeline(form.instance, schedules=specs, by=request.user, keep_state=keep_state)
+        for warning in form.warnings:
+            messages.warning(request, warning)
+
+    def delete_model(self, request: HttpRequest, obj: Pipeline) -> None:
+        """Archived first: that takes down its schedules and what stands for them."""
+        services.archive([obj], by=request.user)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Pipeline]) -> None:
+        services.archive(queryset, by=request.user)
+        super().delete_queryset(request, queryset)
+
+    def construct_change_message(
+        self, request: HttpRequest, form: PipelineForm, formsets: list[Any], add: bool = False
+    ) -> Any:
+        """The pipeline's own fields: what its schedules were is in its revisions."""
+        return super().construct_change_message(request, form, [], add)
+
+    # Object actions ---------------------------------------------------------------------------
+
+    @action(description="Duplicate", icon="content_copy", permissions=["add"], attrs=POST_LINK)
+    def duplicate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        pipeline = self.pipeline_or_404(request, object_id)
+        asked = ask_first(
+            self,
+            request,
+            title=f"Duplicate {pipeline.name}?",
+            text="The copy is paused and writes to a table of its own.",
+            back=change_url(pipeline),
+        )
+        if asked is not None:
+            return asked
+        copy = services.duplicate(pipeline, by=request.user)
+        self.log_addition(request, copy, f"Duplicated from {pipeline.name}.")
+        messages.success(request, f"{copy.name} is a paused copy of {pipeline.name}.")
+        return HttpResponseRedirect(change_url(copy))
+
+    @action(description="Archive", icon="inventory_2", url_path="archive", permissions=["change"], attrs=POST_LINK)
+    def archive_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        pipeline = self.pipeline_or_404(request, object_id)
+        asked = ask_first(
+            self,
+            request,
+            title=f"Archive {pipeline.name}?",
+            text="It runs no more and leaves the lists; its runs, logs and revisions stay.",
+            back=change_url(pipeline),
+        )
+        if asked is not None:
+            return asked
+        services.archive([pipeline], by=request.user)
+        messages.success(request, f"{pipeline.name} is archived.")
+        return HttpResponseRedirect(list_url(Pipeline))
+
+    # Pages ------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        revision = self.admin_site.admin_view(self.revision_view)
+        own = [path("<uuid:pk>/revisions/<int:number>/", revision, name="pipelines_pipeline_revision")]
+        return [*own, *self.endpoint_urls(), *super().get_urls()]
+
+    def revision_view(self, request: HttpRequest, pk: UUID, number: int) -> HttpResponse:
+        """One definition, for people or, with `?format=json`, for programs."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        revision = get_object_or_404(
+            Revision.objects.select_related("pipeline", "created_by"), pipeline=pk, number=number
+        )
+        if request.GET.get("format") == "json":
+            return JsonResponse(revision.definition, json_dumps_params={"indent": 2})
+        title = f"{revision.pipeline.name}: revision {number}"
+        definition = json.dumps(revision.definition, indent=2, ensure_ascii=False)
+        more = {"revision": revision, "definition": definition, "back": change_url(revision.pipeline)}
+        context = page_context(self, request, title, **more)
+        return TemplateResponse(request, "admin/desk/revision.html", context)

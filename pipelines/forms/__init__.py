@@ -1,0 +1,1 @@
+"""Forms of the operator's desk, drawn where they can be from what connectors declare."""

@@ -1,0 +1,105 @@
+"""The form of a pipeline: what is typed is checked against the live systems before it is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
+
+from connectors import registry
+from pipelines import lookups, queries
+from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.services import PipelineRefused
+
+# What decides which rows go where: an error found in these refuses a save that changes one of them.
+MOVING = frozenset(
+    {
+        "source", "source_table", "source_query", "destination", "target_schema", "target_table",
+        "adopt_target", "write_disposition",
+    }
+)  # fmt: skip
+
+
+def sources() -> QuerySet[Connection]:
+    return Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.source])
+
+
+def destinations() -> QuerySet[Connection]:
+    return Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.destination])
+
+
+def live_findings(pipeline: Pipeline) -> tuple[list[lookups.Finding], list[str]]:
+    """What the live systems say against a pipeline: definite findings, and warnings for what nobody could say."""
+    try:
+        findings = lookups.validate_pipeline(pipeline)
+    except lookups.LookupFailed as failure:
+        return [], [f"Not checked: {sentence(failure)}"]
+    definite = [finding for finding in findings if finding.definite]
+    return definite, [f"Not checked: {sentence(finding)}" for finding in findings if not finding.definite]
+
+
+def sentence(finding: lookups.Finding | lookups.LookupFailed | PipelineRefused) -> str:
+    return f"{finding.message} {finding.hint}".strip()
+
+
+class PipelineForm(forms.ModelForm):
+    """`warnings` holds what the person should know although the pipeline may be saved."""
+
+    class Meta:
+        model = Pipeline
+        fields = (
+            "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
+            "target_table", "adopt_target", "write_disposition", "overlap", "missed", "retries", "time_limit_s",
+        )  # fmt: skip
+        widgets = {
+            "description": UnfoldAdminTextareaWidget({"rows": 2}),
+            "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
+            "target_schema": UnfoldAdminTextInputWidget({"list": "desk-schemas", "autocomplete": "off"}),
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.warnings: list[str] = []
+        if "state" in self.fields and self.instance.state != PipelineState.ARCHIVED:
+            choices = [choice for choice in PipelineState.choices if choice[0] != PipelineState.ARCHIVED]
+            self.fields["state"].choices = choices
+
+    def clean_source_table(self) -> str:
+        return self.cleaned_data["source_table"].strip().strip("`")
+
+    def clean_source_query(self) -> str:
+        return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        table, query = cleaned.get("source_table"), cleaned.get("source_query")
+        if not self.errors.keys() & {"source_table", "source_query"}:
+            if table and query:
+                self.add_error("source_query", "Give either a source table or a query, not both.")
+            elif not table and not query:
+                self.add_error("source_table", "Choose a source table, or write a query.")
+        self._check_target_is_free(cleaned)
+        return cleaned
+
+    def _check_target_is_free(self, cleaned: dict[str, Any]) -> None:
+        target = [cleaned.get(name) for name in ("destination", "target_schema", "target_table")]
+        if not all(target) or cleaned.get("state") == PipelineState.ARCHIVED:
+            return
+        other = queries.pipeline_writing_to(*target, besides=self.instance)
+        if other is not None:
+            self.add_error("target_table", f"The pipeline {other.name} writes to this table already.")
+
+    def _post_clean(self) -> None:
+        """Ask the live systems last, once the instance holds what was typed and all else is right."""
+        super()._post_clean()
+        if self.errors:
+            return
+        definite, self.warnings = live_findings(self.instance)
+        refuses = self.instance._state.adding or bool(MOVING & set(self.changed_data))
+        for finding in definite:
+            if refuses:
+                self.add_error(finding.field if finding.field in self.fields else None, sentence(finding))
+            else:
+                self.warnings.append(sentence(finding))

@@ -1,0 +1,133 @@
+"""History in the admin, to look at; and what the pipelines' admin may do once runs can be started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
+from unfold.decorators import action, display
+from unfold.enums import ActionVariant
+
+from pipelines.admin.links import POST_LINK, ask_first, change_url
+from pipelines.admin.pipelines import PipelineAdmin
+from pipelines.models import Pipeline
+from runs import services
+from runs.models import Attempt, Run, Trigger
+from runs.states import RunStatus
+
+STATUS_COLOURS = {
+    RunStatus.QUEUED.value: "info",
+    RunStatus.RUNNING.value: "primary",
+    RunStatus.RETRYING.value: "warning",
+    RunStatus.HELD.value: "warning",
+    RunStatus.RESOLVING.value: "warning",
+    RunStatus.SUCCEEDED.value: "success",
+    RunStatus.FAILED.value: "danger",
+    RunStatus.CANCELLED.value: "info",
+}
+
+
+class ReadOnly:
+    """History is looked at: nobody adds to it, changes it or takes from it."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    has_change_permission = has_delete_permission = has_add_permission
+
+
+class AttemptInline(ReadOnly, TabularInline):
+    model = Attempt
+    fields = ("number", "worker", "started_at", "ended_at", "outcome", "error_code", "error_message")
+    hide_title = True
+    tab = True
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnly, ModelAdmin):
+    list_display = ("created_at", "pipeline", "status_badge", "trigger", "rows", "started_at", "finished_at")
+    list_filter = (("status", ChoicesDropdownFilter), ("pipeline", RelatedDropdownFilter))
+    list_filter_submit = True
+    list_select_related = ("pipeline",)
+    search_fields = ("=id", "pipeline__name", "error_code", "error_message")
+    show_full_result_count = False
+    inlines = (AttemptInline,)
+    fieldsets = (
+        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "phase", "trigger", "requested_by")}),
+        ("Times", {"fields": ("created_at", "scheduled_for", "due", "started_at", "finished_at")}),
+        ("Moved", {"fields": ("rows", "bytes", "receipt")}),
+        ("Error", {"fields": ("error_code", "error_message", "error_hint")}),
+        ("Owner", {"fields": ("worker", "attempt", "token", "lease_until", "cancel_requested", "cancelled_by")}),
+    )
+    readonly_fields = ("page", "status_badge")
+
+    @display(description="status", ordering="status", label=STATUS_COLOURS)
+    def status_badge(self, run: Run) -> tuple[str, str]:
+        return run.status, run.get_status_display()
+
+    @display(description="live page")
+    def page(self, run: Run) -> SafeString:
+        return format_html('<a class="text-link" href="{}">Progress and log</a>', run.get_absolute_url())
+
+
+admin.site.unregister(Pipeline)
+
+
+@admin.register(Pipeline)
+class RunnablePipelineAdmin(PipelineAdmin):
+    """The pipelines' admin with runs: start them, and keep what has a history."""
+
+    actions = ("run_now", *PipelineAdmin.actions)
+    actions_detail = ("run_one_now", *PipelineAdmin.actions_detail)
+
+    @admin.action(description="Run now", permissions=["run"])
+    def run_now(self, request: HttpRequest, queryset: QuerySet[Pipeline]) -> None:
+        started = 0
+        for pipeline in queryset:
+            try:
+                services.request_run(pipeline, trigger=Trigger.MANUAL, by=request.user)
+            except services.RunRefused as refused:
+                messages.error(request, f"{refused.message} {refused.hint}".strip())
+            else:
+                started += 1
+        if started:
+            messages.success(request, f"{started} run{'' if started == 1 else 's'} requested.")
+
+    @action(
+        description="Run now",
+        icon="play_arrow",
+        url_path="run-now",
+        permissions=["run"],
+        variant=ActionVariant.PRIMARY,
+        attrs=POST_LINK,
+    )
+    def run_one_now(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        pipeline = self.pipeline_or_404(request, object_id)
+        text = "It runs as it was last saved."
+        asked = ask_first(self, request, title=f"Run {pipeline.name} now?", text=text, back=change_url(pipeline))
+        if asked is not None:
+            return asked
+        try:
+            run, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=request.user)
+        except services.RunRefused as refused:
+            messages.error(request, f"{refused.message} {refused.hint}".strip())
+            return HttpResponseRedirect(change_url(pipeline))
+        return HttpResponseRedirect(run.get_absolute_url())
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
+        """A pipeline with runs is archived, not deleted; its runs are counted here, not listed one by one."""
+        with_runs = Pipeline.objects.filter(pk__in=[pipeline.pk for pipeline in objs], runs__isnull=False)
+        counted = with_runs.annotate(count=Count("runs")).order_by("name")
+        protected = [
+            format_html('<a class="text-link" href="{}">{}</a>: {} runs', change_url(p), p.name, p.count)
+            for p in counted
+        ]
+        if protected:
+            return [], {}, set(), protected
+        return super().get_deleted_objects(objs, request)

@@ -1,0 +1,129 @@
+// The pipeline form: browse to a table and look at its first rows, check a query, pick schedules.
+import { ask, busy, el, note, size, urls } from "./desk.js";
+import { pickSchedule } from "./schedule.js";
+import { suggestSchemas } from "./schemas.js";
+
+const source = document.getElementById("id_source");
+const table = document.getElementById("id_source_table");
+const query = document.getElementById("id_source_query");
+const destination = document.getElementById("id_destination");
+
+if (source && table && query) browse();
+if (destination) suggestSchemas(destination);
+for (const place of schedulesIn(document)) pickSchedule(place);
+document.addEventListener("formset:added", (event) => schedulesIn(event.target.parentElement).forEach(pickSchedule));
+
+function schedulesIn(root) {
+  return [...root.querySelectorAll("#schedules-group .form-group:not(.empty-form)")];
+}
+
+/** A table or a query: one of the two is shown, and only that one is sent. */
+function browse() {
+  const place = { table: el("div", { class: "desk-finder", "aria-live": "polite" }), query: el("div", { class: "desk-finder", "aria-live": "polite" }) };
+  const under = (input, ...parts) => input.closest(".grow.relative").append(...parts);
+  under(table, el("div", { class: "desk-row" }, button("Browse tables", datasets), button("Preview", () => preview({ table: table.value }, place.table))), place.table);
+  under(query, el("div", { class: "desk-row" }, button("Check query", check), button("Preview", () => preview({ query: query.value }, place.query))), place.query);
+
+  const rows = { table: table.closest(".field-row"), query: query.closest(".field-row") };
+  const tabs = {
+    table: el("button", { type: "button", class: "desk-button", onclick: () => choose("table") }, "A table"),
+    query: el("button", { type: "button", class: "desk-button", onclick: () => choose("query") }, "A SELECT query"),
+  };
+  rows.table.before(el("div", { class: "desk-picker", role: "group", "aria-label": "What to read" }, tabs.table, tabs.query));
+  // Both stay on the page while one of them has an error or both are filled in: nothing is hidden that needs a look.
+  const both = table.value.trim() && query.value.trim();
+  if (!both) choose(query.value.trim() ? "query" : "table");
+  table.form.addEventListener("submit", () => {
+    if (rows.query.hidden) query.value = "";
+    if (rows.table.hidden) table.value = "";
+  });
+
+  function choose(which) {
+    for (const name of ["table", "query"]) {
+      rows[name].hidden = name !== which;
+      tabs[name].setAttribute("aria-pressed", String(name === which));
+    }
+  }
+
+  async function datasets() {
+    const answer = await ask(`${urls().datasets}?${new URLSearchParams({ connection: source.value })}`);
+    if (answer.error) return place.table.replaceChildren(note(answer.error));
+    if (!answer.datasets.length) return place.table.replaceChildren(el("p", { class: "desk-quiet" }, "This connection sees no datasets."));
+    const select = el("select", { class: "desk-input", "aria-label": "Dataset" },
+      el("option", { value: "" }, "Choose a dataset"), ...answer.datasets.map((name) => el("option", { value: name }, name)));
+    const list = el("div", { class: "desk-finder" });
+    select.addEventListener("change", () => tables(select.value, list));
+    place.table.replaceChildren(select, list);
+    if (answer.datasets.length === 1) {
+      select.value = answer.datasets[0];
+      await tables(select.value, list);
+    }
+    select.focus();
+  }
+
+  async function tables(dataset, list) {
+    if (!dataset) return list.replaceChildren();
+    list.replaceChildren(el("p", { class: "desk-quiet" }, "Looking…"));
+    const answer = await ask(`${urls().tables}?${new URLSearchParams({ connection: source.value, dataset })}`);
+    if (answer.error) return list.replaceChildren(note(answer.error));
+    if (!answer.tables.length) return list.replaceChildren(el("p", { class: "desk-quiet" }, "This dataset has no tables."));
+    const search = el("input", { type: "search", class: "desk-input", placeholder: "Search tables", "aria-label": "Search tables" });
+    const buttons = answer.tables.map((found) => el("button", { type: "button", onclick: () => pick(dataset, found.name) },
+      el("span", {}, found.name), el("small", {}, facts(found))));
+    search.addEventListener("input", () => {
+      const text = search.value.trim().toLowerCase();
+      for (const one of buttons) one.hidden = !one.firstChild.textContent.toLowerCase().includes(text);
+    });
+    search.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") event.preventDefault();
+    });
+    list.replaceChildren(search, el("div", { class: "desk-choices" }, ...buttons));
+  }
+
+  async function pick(dataset, name) {
+    table.value = `${dataset}.${name}`;
+    table.dispatchEvent(new Event("input", { bubbles: true }));
+    const target = document.getElementById("id_target_table");
+    if (target && !target.value) target.value = name;
+    const title = document.getElementById("id_name");
+    if (title && !title.value) title.value = name;
+    await preview({ table: table.value }, place.table);
+  }
+
+  async function preview(what, spot) {
+    spot.replaceChildren(el("p", { class: "desk-quiet" }, "Reading the first rows…"));
+    const answer = await ask(urls().preview, { data: { connection: source.value, ...what } });
+    if (answer.error) return spot.replaceChildren(note(answer.error));
+    const cell = (value) => (value === null ? el("td", { class: "desk-null" }, "NULL") : el("td", { title: value }, value));
+    spot.replaceChildren(
+      el("p", { class: "desk-quiet" }, answer.rows.length ? `The first ${answer.rows.length} rows` : "There are no rows."),
+      el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-preview" },
+        el("thead", {}, el("tr", {}, ...answer.columns.map(({ name, type }) => el("th", { scope: "col" }, name, el("small", {}, type))))),
+        el("tbody", {}, ...answer.rows.map((row) => el("tr", {}, ...row.map(cell)))))));
+  }
+
+  async function check() {
+    place.query.replaceChildren(el("p", { class: "desk-quiet" }, "Checking…"));
+    const answer = await ask(urls().describe, { data: { connection: source.value, query: query.value } });
+    if (answer.error) return place.query.replaceChildren(note(answer.error));
+    const cost = answer.bytes === null ? "" : ` It reads ${size(answer.bytes)}.`;
+    place.query.replaceChildren(
+      el("p", {}, `The query is good: ${answer.columns.length} columns.${cost}`),
+      ...answer.warnings.map((warning) => el("div", { class: "desk-note desk-note-warn" }, warning)),
+      el("div", { class: "desk-scroll" }, el("table", { class: "desk-table" },
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), el("th", { scope: "col" }, "Type"))),
+        el("tbody", {}, ...answer.columns.map(({ name, type }) => el("tr", {}, el("td", {}, name), el("td", {}, type)))))));
+  }
+}
+
+function facts({ kind, rows, bytes }) {
+  const parts = kind && kind !== "TABLE" ? [kind.toLowerCase()] : [];
+  if (rows !== null) parts.push(`${rows.toLocaleString("en")} rows`);
+  if (bytes !== null) parts.push(size(bytes));
+  return parts.join(" · ");
+}
+
+function button(text, work) {
+  const made = el("button", { type: "button", class: "desk-button", onclick: () => busy(made, work) }, text);
+  return made;
+}

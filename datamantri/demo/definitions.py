@@ -1,0 +1,75 @@
+"""The demo's connections and pipelines; a second start finds them and leaves them as people made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines import services
+from pipelines.models import Connection, Pipeline
+from pipelines.services import ScheduleSpec
+
+SCHEMA = "public"
+SOURCE, DESTINATION = "BigQuery (emulator)", "Warehouse (PostgreSQL)"
+
+ROUTES = """
+SELECT origin, dest, COUNT(*) AS flights, COUNTIF(dep_time IS NULL) AS cancelled
+FROM `demo.nyc.flights`
+GROUP BY origin, dest
+""".strip()
+
+HOURLY = ScheduleSpec("cron", cron="0 * * * *", zone="America/New_York")
+NIGHTLY = ScheduleSpec("cron", cron="30 4 * * *", zone="America/New_York")
+QUARTERLY = ScheduleSpec("interval", every_s=900)
+
+# name, source table, query, target table, schedule
+PIPELINES: tuple[tuple[str, str, str, str, ScheduleSpec], ...] = (
+    ("Airlines", "nyc.airlines", "", "airlines", NIGHTLY),
+    ("Airports", "nyc.airports", "", "airports", NIGHTLY),
+    ("Planes", "nyc.planes", "", "planes", NIGHTLY),
+    ("Weather", "nyc.weather", "", "weather", HOURLY),
+    ("Flights", "nyc.flights", "", "flights", HOURLY),
+    ("Routes", "", ROUTES, "routes", HOURLY),
+    ("Every type", "nyc.all_types", "", "all_types", QUARTERLY),
+)
+
+
+def ensure(*, project: str, warehouse: dict[str, Any], by: Any) -> list[Pipeline]:
+    """The demo's pipelines, made where they are missing; the connections follow the servers' addresses."""
+    source = _connection(SOURCE, "bigquery", {"project": project, "location": "US"}, {}, by)
+    password = {"password": warehouse.pop("password")}
+    destination = _connection(DESTINATION, "postgres", warehouse, password, by)
+    return [_pipeline(source, destination, *fields, by=by) for fields in PIPELINES]
+
+
+def _connection(name: str, kind: str, options: dict[str, Any], secrets: dict[str, str], by: Any) -> Connection:
+    found = Connection.objects.filter(name=name).first() or Connection(name=name, kind=kind)
+    if found._state.adding or found.options != options or found.secrets != secrets:
+        found.options, found.secrets = options, secrets
+        services.save_connection(found, by=by)
+    return found
+
+
+def _pipeline(
+    source: Connection,
+    destination: Connection,
+    name: str,
+    table: str,
+    query: str,
+    target: str,
+    schedule: ScheduleSpec,
+    *,
+    by: Any,
+) -> Pipeline:
+    if found := Pipeline.objects.filter(name=name).first():
+        return found
+    pipeline = Pipeline(
+        name=name,
+        source=source,
+        source_table=table,
+        source_query=query,
+        destination=destination,
+        target_schema=SCHEMA,
+        target_table=target,
+    )
+    services.save_pipeline(pipeline, schedules=[schedule], by=by)
+    return pipeline

@@ -16,7 +16,7 @@ from pathlib import Path
 from datamantri.embedded.errors import EmbeddedError
 from datamantri.embedded.product import Interrupted, Product, running_environment
 from datamantri.embedded.secrets import random_fernet_key
-from datamantri.embedded.stack import DEFAULT_DATA_DIR, WAREHOUSE
+from datamantri.embedded.stack import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR, WAREHOUSE
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOOD, FAILURE, BAD_CONFIGURATION = 0, 1, 2
@@ -37,7 +37,7 @@ def takes(argv: list[str]) -> Callable[[list[str]], int] | None:
 
 
 def join_running_product() -> None:
-    """Let any other command reach the servers that `up` runs, unless the environment names some already."""
+    """Let any other command (doctor, shell, ...) reach what `up` runs, unless the environment names servers itself."""
     if not os.environ.get("DATABASE_URL") and not os.environ.get("BROKER_URL"):
         for name, value in running_environment().items():
             os.environ.setdefault(name, value)
@@ -45,7 +45,8 @@ def join_running_product() -> None:
 
 def add_up_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port of the web pages; the next free one when busy (PORT, or 8000)")
-    parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help="where data, logs and secrets lie")
+    text = f"where data, logs and secrets lie ({DATA_DIR_VARIABLE})"
+    parser.add_argument("--data-dir", type=Path, default=DEFAULT_DATA_DIR, help=text)
 
 
 def add_serving_arguments(parser: argparse.ArgumentParser) -> None:

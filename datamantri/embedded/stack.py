@@ -20,7 +20,8 @@ from datamantri.embedded.valkey import Valkey
 
 CONTROL = "datamantri"
 WAREHOUSE = "warehouse"
-DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / ".datamantri"
+DATA_DIR_VARIABLE = "DATAMANTRI_DATA_DIR"
+DEFAULT_DATA_DIR = Path(os.environ.get(DATA_DIR_VARIABLE) or Path(__file__).resolve().parents[2] / ".datamantri")
 LEFTOVERS_LIMIT_S = 60
 ENDING_LIMIT_S = 1  # a process that was just killed may be there for another moment
 

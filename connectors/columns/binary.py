@@ -102,7 +102,7 @@ def range_(array: pa.Array) -> pa.Array:
     size = bound.dtype.itemsize
     sent["n1"] = sent["n2"] = size
     sent["start"], sent["end"] = bound, _since_2000(end)
-    cells = sent.view(np.uint8).reshape(len(array), -1)
+    cells = sent.view(np.uint8).reshape(len(array), sent.itemsize)
     keep = np.ones(cells.shape, bool)
     keep[:, 1 : 5 + size] = has_start[:, None]
     keep[:, 5 + size :] = has_end[:, None]

@@ -1,0 +1,175 @@
+"""STRUCT → jsonb: every type inside, every character, every depth."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import json
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from connectors.base import Column
+from connectors.columns.json_text import json_text
+from connectors.errors import ConnectorError
+from tests.connectors.columns.values import KINDS
+
+DOUBTFUL = '"\\/\b\f\n\r\t\x01\x1f\x7f é😀\u2028</script>'
+
+
+def documents(array: pa.Array, column: Column) -> list[Any]:
+    """What PostgreSQL would read: numbers keep their digits."""
+    texts = json_text(array, column).to_pylist()
+    return [None if text is None else json.loads(text, parse_float=decimal.Decimal) for text in texts]
+
+
+def struct(*children: Column, repeated: bool = False) -> Column:
+    return Column("s", "STRUCT", repeated, columns=children)
+
+
+def as_json(name: str, value: Any) -> Any:
+    """What a value of a type must look like inside a document."""
+    if value is None:
+        return None
+    match name.split("<")[0].split("(")[0]:
+        case "FLOAT64":
+            if math.isnan(value) or math.isinf(value):
+                return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+            return decimal.Decimal(repr(value))
+        case "BYTES":
+            return base64.b64encode(value).decode()
+        case "GEOGRAPHY":
+            return value.hex() if isinstance(value, bytes) else value
+        case "DATE":
+            return value.isoformat()
+        case "TIME" | "DATETIME" | "TIMESTAMP":
+            return moment_text(value)
+        case "INTERVAL":
+            return interval_text(value)
+        case "RANGE":
+            start, end = (
+                "UNBOUNDED"
+                if bound is None
+                else moment_text(bound)
+                if isinstance(bound, dt.datetime)
+                else bound.isoformat()
+                for bound in (value["start"], value["end"])
+            )
+            return f"[{start}, {end})"
+    return value
+
+
+def moment_text(value: Any) -> str:
+    text = value.isoformat().replace("+00:00", "")
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text + ("Z" if isinstance(value, dt.datetime) and value.tzinfo else "")
+
+
+def interval_text(value: pa.MonthDayNano) -> str:
+    months, days, micros = value.months, value.days, value.nanoseconds // 1000
+    seconds, fraction = divmod(abs(micros), 1_000_000)
+    clock = f"{seconds // 3600}:{seconds // 60 % 60}:{seconds % 60}" + f".{fraction:06}".rstrip("0").rstrip(".")
+    signs = ["-" if number < 0 else "" for number in (months, micros)]
+    return f"{signs[0]}{abs(months) // 12}-{abs(months) % 12} {days} {signs[1]}{clock}"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_type_inside_a_struct(name: str) -> None:
+    kind = KINDS[name]
+    column = struct(kind.column("v", name), kind.column("many", name, repeated=True))
+    arrow = pa.struct([("many", pa.list_(kind.arrow)), ("v", kind.arrow)])
+
+    @settings(deadline=None, max_examples=60)
+    @given(
+        st.lists(
+            st.none() | st.tuples(st.none() | kind.values, st.none() | st.lists(st.none() | kind.values, max_size=3))
+        )
+    )
+    def check(rows: list[Any]) -> None:
+        def into(value: Any) -> Any:
+            return None if value is None else kind.into(value)
+
+        sent = [row and {"v": into(row[0]), "many": row[1] and [into(v) for v in row[1]]} for row in rows]
+        padded = pa.array([None, *sent, None], arrow).slice(1, len(sent))
+        for found, row in zip(documents(padded, column), rows, strict=True):
+            if row is None:
+                assert found is None
+                continue
+            assert equal(found["v"], as_json(name, row[0]))
+            assert equal(found["many"], row[1] and [as_json(name, v) for v in row[1]])
+
+    check()
+
+
+def equal(found: Any, expected: Any) -> bool:
+    """Decimals by value, as jsonb sees them; JSON documents by Python's own reading of them."""
+    if isinstance(expected, list) and isinstance(found, list):
+        return len(found) == len(expected) and all(map(equal, found, expected))
+    if isinstance(found, decimal.Decimal) and isinstance(expected, float):
+        return float(found) == expected
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return found.keys() == expected.keys() and all(equal(found[key], expected[key]) for key in found)
+    return bool(found == expected and type(found is True) is type(expected is True))
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))))
+@example([DOUBTFUL, "", '\\"', "\\\\", "\\u0041", '"' * 3])
+def test_every_character_is_escaped(texts: list[str]) -> None:
+    array = pa.array([{"v": text} for text in texts], pa.struct([("v", pa.string())]))
+    assert documents(array, struct(Column("v", "STRING"))) == [{"v": text} for text in texts]
+
+
+def test_structs_in_arrays_in_structs_keep_their_keys() -> None:
+    inner = Column('odd "key"', "STRUCT", True, columns=(Column("d", "DATE"), Column("n", "NUMERIC", True)))
+    column = struct(Column("id", "INT64"), inner, repeated=True)
+    rows: list[Any] = [
+        [{"id": 1, 'odd "key"': [{"d": dt.date(2020, 1, 2), "n": [decimal.Decimal("1.50"), None]}, None]}, None],
+        [],
+        None,
+        [{"id": None, 'odd "key"': None}],
+    ]
+    arrow = pa.struct([("d", pa.date32()), ("n", pa.list_(pa.decimal128(38, 9)))])
+    array = pa.array(rows, pa.list_(pa.struct([("id", pa.int64()), ('odd "key"', pa.list_(arrow))])))
+    assert json_text(array, column).to_pylist() == [
+        '[{"id":1,"odd \\"key\\"":[{"d":"2020-01-02","n":[1.5,null]},null]},null]',
+        "[]",
+        None,
+        '[{"id":null,"odd \\"key\\"":null}]',
+    ]
+
+
+def test_values_under_a_null_struct_do_not_show() -> None:
+    values = pa.array([1, 2, 3], pa.int64())
+    array = pa.StructArray.from_arrays([values], ["a"], mask=pa.array([False, True, False]))
+    assert json_text(array, struct(Column("a", "INT64"))).to_pylist() == ['{"a":1}', None, '{"a":3}']
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("0", "0"),
+        ("-0.000000001", "-1E-9"),
+        ("0.000000150", "1.5E-7"),
+        ("100", "100"),
+        ("1.500000000", "1.5"),
+        ("99999999999999999999999999999.999999999", "99999999999999999999999999999.999999999"),
+        ("10.010000000", "10.01"),
+    ],
+)
+def test_a_numeric_keeps_its_digits_and_no_others(text: str, shown: str) -> None:
+    array = pa.array([{"n": decimal.Decimal(text)}], pa.struct([("n", pa.decimal128(38, 9))]))
+    assert json_text(array, struct(Column("n", "NUMERIC"))).to_pylist() == [f'{{"n":{shown}}}']
+
+
+def test_a_nul_inside_a_struct_names_the_path_to_it() -> None:
+    array = pa.array([{"a": {"b": "x"}}, {"a": {"b": "x\0"}}], pa.struct([("a", pa.struct([("b", pa.string())]))]))
+    column = struct(Column("a", "STRUCT", columns=(Column("b", "STRING"),)))
+    with pytest.raises(ConnectorError) as caught:
+        json_text(array, column)
+    assert (caught.value.code, caught.value.field) == ("nul_character", "s.a.b")

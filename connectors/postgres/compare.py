@@ -59,6 +59,6 @@ def _checksum(column: Column, name: str) -> sql.Composable:
     if text is None:
         return sql.SQL("NULL")
     # bit(32) to bigint keeps all 32 bits above zero; to integer it would not.
-    return sql.SQL("coalesce(sum(('x' || substr(md5({}), 1, 8))::bit(32)::bigint), 0)").format(
-        sql.SQL(text).format(x=sql.Identifier(name))
-    )
+    # Some texts are not NULL for a NULL, as a range's: only values count.
+    summed = "coalesce(sum(('x' || substr(md5({}), 1, 8))::bit(32)::bigint) FILTER (WHERE {} IS NOT NULL), 0)"
+    return sql.SQL(summed).format(sql.SQL(text).format(x=sql.Identifier(name)), sql.Identifier(name))

@@ -86,7 +86,7 @@ def _test_connection(system: System) -> list[dict[str, Any]]:
         with opened(system) as end:
             steps.extend(asdict(step) for step in end.check())
     except ConnectorError as error:
-        steps.append(asdict(StepResult("Connect", False, error.message, error.hint, error.field, error.transient)))
+        steps.append(asdict(StepResult.failed("Connect", error)))
     return steps
 
 

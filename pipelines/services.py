@@ -25,6 +25,14 @@ from pipelines.models import Connection, Pipeline, PipelineState, Revision, Sche
 
 log = logging.getLogger(__name__)
 
+# What decides which rows go where: a change of these is checked against the live systems.
+MOVING = frozenset(
+    {
+        "source", "source_table", "source_query", "destination", "target_schema", "target_table",
+        "adopt_target", "write_disposition",
+    }
+)  # fmt: skip
+
 Key = tuple[str, str, str, int]
 
 MAX_NAME = 200
@@ -114,6 +122,20 @@ def save_pipeline(
         if specs is not None:
             _replace_schedules(pipeline, specs, now)
         return _revise(pipeline, by)
+
+
+def objections(pipeline: Pipeline) -> list[PipelineRefused]:
+    """What save_pipeline would refuse, told field by field before anything is tried."""
+    found = []
+    if bool(pipeline.source_table) == bool(pipeline.source_query):
+        found.append(PipelineRefused(*_BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
+    owner = queries.pipeline_writing_to(
+        pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
+    )
+    if owner is not None and pipeline.state != PipelineState.ARCHIVED:
+        code, _, hint, field = _BROKEN_CONSTRAINTS["pipeline_target_once"]
+        found.append(PipelineRefused(code, f"The pipeline {owner.name} writes to this table already.", hint, field))
+    return found
 
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:

@@ -1,0 +1,28 @@
+"""Addresses of the API, below /api/v1/."""
+
+from __future__ import annotations
+
+from django.contrib.auth.decorators import login_required
+from django.urls import include, path, re_path
+from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.routers import SimpleRouter
+
+from datamantri.api_errors import NothingHere
+from pipelines.api import ConnectionViewSet, PipelineViewSet
+from runs.api import PipelineRunsViewSet, RunViewSet
+
+router = SimpleRouter(use_regex_path=False)
+router.register("connections", ConnectionViewSet, basename="connection")
+router.register("pipelines", PipelineViewSet, basename="pipeline")
+router.register("runs", RunViewSet, basename="run")
+
+urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),
+    path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
+    path("", include(router.urls)),
+    path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
+    path("docs/", login_required(SpectacularSwaggerView.as_view(url_name="api-schema")), name="api-docs"),
+    re_path(r"^.*$", NothingHere.as_view()),
+]

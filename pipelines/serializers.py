@@ -1,0 +1,137 @@
+"""Definitions as the API shows and takes them."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from connectors import registry
+from connectors.options import secret_names
+from pipelines import schedules, services
+from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
+from pipelines.models import Connection, Pipeline, PipelineState, Schedule
+from pipelines.services import ScheduleSpec
+
+
+class ConnectionSerializer(serializers.ModelSerializer[Connection]):
+    """A connection without its secrets."""
+
+    kind = serializers.CharField()
+    options = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Connection
+        fields = ("id", "name", "kind", "options", "created_at", "updated_at")
+        read_only_fields = fields
+
+    def get_options(self, connection: Connection) -> dict[str, Any]:
+        secret = secret_names(registry.options_type(connection.kind))
+        return {name: value for name, value in connection.options.items() if name not in secret}
+
+
+class ScheduleSerializer(serializers.Serializer[Schedule]):
+    """A cron rule with its zone, or an interval."""
+
+    kind = serializers.ChoiceField(choices=Schedule.Kind.choices, default=Schedule.Kind.CRON)
+    cron = serializers.CharField(
+        default="", allow_blank=True, max_length=schedules.MAX_CRON_LENGTH, help_text="Five fields, or @daily."
+    )
+    zone = serializers.CharField(default="UTC", max_length=64, help_text="A time zone, for example Europe/Berlin.")
+    every_s = serializers.IntegerField(
+        default=None, allow_null=True, min_value=1, max_value=schedules.MAX_EVERY_S, help_text="An interval's seconds."
+    )
+    words = serializers.SerializerMethodField()
+    next_due = serializers.DateTimeField(read_only=True)
+
+    def get_words(self, schedule: Schedule) -> str:
+        return schedules.in_words(schedules.Rule.of(schedule))
+
+
+class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
+    """A pipeline. Its state changes through pause and resume; schedules are given as a whole."""
+
+    source = serializers.PrimaryKeyRelatedField(
+        queryset=Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.source]),
+        pk_field=serializers.UUIDField(),
+    )
+    destination = serializers.PrimaryKeyRelatedField(
+        queryset=Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.destination]),
+        pk_field=serializers.UUIDField(),
+    )
+    state = serializers.ChoiceField(choices=PipelineState.choices, required=False)
+    schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
+    revision = serializers.IntegerField(source="revision.number", read_only=True, help_text="Number of the definition.")
+    next_due = serializers.SerializerMethodField(help_text="When a schedule fires next; null while paused.")
+
+    class Meta:
+        model = Pipeline
+        fields = (
+            "id", "name", "description", "state", "source", "source_table", "source_query", "destination",
+            "target_schema", "target_table", "adopt_target", "write_disposition", "overlap", "missed", "retries",
+            "time_limit_s", "schedules", "next_due", "revision", "created_at", "updated_at",
+        )  # fmt: skip
+        read_only_fields = ("id", "created_at", "updated_at")
+        # Pipeline.full_clean and services.objections say the same, with hints.
+        validators: tuple[Any, ...] = ()
+
+    def get_next_due(self, pipeline: Pipeline) -> datetime | None:
+        if pipeline.state != PipelineState.ACTIVE:
+            return None
+        due = [schedule.next_due for schedule in pipeline.current_schedules if schedule.next_due]  # type: ignore[attr-defined]
+        return min(due, default=None)
+
+    def validate_state(self, state: str) -> str:
+        if self.instance is not None and state != self.instance.state:
+            raise serializers.ValidationError("Use the pause and resume actions to change the state.", "read_only")
+        if state == PipelineState.ARCHIVED and self.instance is None:
+            raise serializers.ValidationError("A new pipeline is active or paused.", "invalid_choice")
+        return state
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Adds `candidate`, the pipeline as it would be, and `specs`, its schedules (None: as they are)."""
+        rules = attrs.pop("current_schedules", None)
+        candidate = copy.copy(self.instance) if self.instance is not None else Pipeline()
+        for name, value in attrs.items():
+            setattr(candidate, name, value)
+        found: dict[str, list[Problem]] = {}
+        try:
+            candidate.full_clean(validate_constraints=False)
+        except ValidationError as error:
+            for name, errors in error.error_dict.items():
+                found[name] = [problem(e.code or "invalid", " ".join(e.messages)) for e in errors]
+        for refused in services.objections(candidate):
+            found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
+        specs = None if rules is None else [ScheduleSpec(**rule) for rule in rules]
+        for number, spec in enumerate(specs or ()):
+            try:
+                spec.tidy()
+            except schedules.RuleError as error:
+                name = f"schedules.{number}.{error.field}"
+                found.setdefault(name, []).append(problem(error.code, error.message, error.hint))
+        if found:
+            raise FieldErrors(found)
+        return {"candidate": candidate, "specs": specs, "changed": frozenset(attrs)}
+
+
+class WarningSerializer(ProblemSerializer):
+    """Something that could not be checked when the pipeline was saved."""
+
+    field = serializers.CharField(allow_blank=True)
+
+
+class SavedPipelineSerializer(PipelineSerializer):
+    """A pipeline as it was saved, with what could not be checked."""
+
+    warnings = serializers.SerializerMethodField()
+
+    class Meta(PipelineSerializer.Meta):
+        fields = (*PipelineSerializer.Meta.fields, "warnings")
+
+    @extend_schema_field(WarningSerializer(many=True))
+    def get_warnings(self, pipeline: Pipeline) -> list[dict[str, str]]:
+        return self.context["warnings"]

@@ -1,0 +1,133 @@
+"""The API's doors to runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.shortcuts import get_object_or_404
+from django_filters import rest_framework as filters
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import status, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+
+from pipelines.api_base import ApiView, FieldErrors, problem
+from pipelines.models import Pipeline
+from runs import queries, services
+from runs.models import Run, Trigger
+from runs.serializers import LogQuerySerializer, LogSerializer, RunDetailSerializer, RunSerializer
+from runs.services import RunRefused
+from runs.states import RunStatus
+
+MAX_KEY_LENGTH = 200
+KEY_HEADER = "Idempotency-Key"
+
+
+class RunFilter(filters.FilterSet):
+    pipeline = filters.UUIDFilter(field_name="pipeline_id")
+    status = filters.MultipleChoiceFilter(choices=RunStatus.choices)
+    trigger = filters.MultipleChoiceFilter(choices=Trigger.choices)
+    created_after = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
+    created_before = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
+
+    class Meta:
+        model = Run
+        fields: ClassVar = ["pipeline", "status", "trigger", "created_after", "created_before"]
+
+
+@extend_schema_view(list=extend_schema(summary="List runs"), retrieve=extend_schema(summary="Read a run"))
+class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
+    """What ran, what runs and what waits, newest first."""
+
+    lookup_value_converter = "uuid"
+    filterset_class = RunFilter
+    action_permissions: ClassVar = {"cancel": "pipelines.run_pipeline"}
+
+    def get_queryset(self) -> QuerySet[Run]:
+        return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
+
+    def get_serializer_class(self) -> type[RunSerializer]:
+        return RunSerializer if self.action == "list" else RunDetailSerializer
+
+    @extend_schema(summary="Cancel a run", request=None)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: Any = None) -> Response:
+        """What waits ends at once; what runs is asked to stop, and may have published by then."""
+        run = services.cancel_run(self.get_object(), by=request.user)
+        if run.is_terminal and run.status != RunStatus.CANCELLED:
+            raise RunRefused("run_ended", f"This run has ended already: {run.status}.", "There is nothing to cancel.")
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(summary="Read a run's log", parameters=[LogQuerySerializer], responses=LogSerializer, filters=False)
+    @action(detail=True, pagination_class=None)
+    def log(self, request: Request, pk: Any = None) -> Response:
+        """Ask again with `after` set to the last seq you have: lines come once each, without gaps."""
+        wanted = LogQuerySerializer(data=request.query_params)
+        wanted.is_valid(raise_exception=True)
+        # Read before its lines: when it says finished, they are all there.
+        run = self.get_object()
+        lines = queries.log_lines(run.pk, **wanted.validated_data)
+        last_seq = max(run.last_seq, lines[-1].seq if lines else 0)
+        return Response(LogSerializer({"lines": lines, "last_seq": last_seq, "finished": run.is_terminal}).data)
+
+
+class PipelineRunsViewSet(ApiView, viewsets.GenericViewSet[Run]):
+    """Where runs of one pipeline are triggered."""
+
+    queryset = Run.objects.none()
+    serializer_class = RunSerializer
+    pagination_class = None
+    filter_backends: ClassVar = []
+    action_permissions: ClassVar = {"create": "pipelines.run_pipeline"}
+
+    @extend_schema(
+        summary="Trigger a run",
+        parameters=[
+            OpenApiParameter(
+                KEY_HEADER,
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                description="Makes a repeated request safe: the same key gives the same run.",
+            )
+        ],
+        request=None,
+        responses={201: RunSerializer, 200: RunSerializer},
+    )
+    def create(self, request: Request, pipeline_id: UUID) -> Response:
+        """201 with a new run; 200 with the earlier one if the key was used before; 409 if it came with other words."""
+        pipeline = get_object_or_404(Pipeline.objects.select_related("revision"), pk=pipeline_id)
+        key = _idempotency_key(request)
+        run, created = services.request_run(
+            pipeline,
+            trigger=Trigger.API,
+            by=request.user,
+            idempotency_key=key,
+            request_digest=_digest(request, pipeline_id) if key else "",
+        )
+        # Both are at hand: the answer needs no query of its own.
+        run.requested_by = request.user
+        if run.revision_id == pipeline.revision_id:
+            run.revision = pipeline.revision
+        headers = {"Location": reverse("run-detail", [run.pk], request=request)}
+        answer_status = status.HTTP_201_CREATED if created else status.HTTP_200_OK
+        return Response(self.get_serializer(run).data, status=answer_status, headers=headers)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get(KEY_HEADER, "").strip()
+    if len(key) > MAX_KEY_LENGTH:
+        message = f"The key is longer than {MAX_KEY_LENGTH} characters."
+        raise FieldErrors({KEY_HEADER: [problem("max_length", message, "A UUID is long enough.")]})
+    return key or None
+
+
+def _digest(request: Request, pipeline_id: UUID) -> str:
+    told = json.dumps({"pipeline": str(pipeline_id), "body": request.data}, sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()

@@ -1,0 +1,88 @@
+"""Runs as the API shows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from pipelines.api_base import ProblemSerializer
+from runs import queries
+from runs.models import LogLine, Run
+
+
+class RunSerializer(serializers.ModelSerializer[Run]):
+    """One execution of a pipeline's revision."""
+
+    pipeline = serializers.UUIDField(source="pipeline_id")
+    pipeline_name = serializers.CharField(source="pipeline.name")
+    revision = serializers.IntegerField(source="revision.number", help_text="Number of the definition it runs.")
+    requested_by = serializers.CharField(source="requested_by.username", default=None, allow_null=True)
+    error = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Run
+        fields: tuple[str, ...] = (
+            "id", "pipeline", "pipeline_name", "revision", "trigger", "requested_by", "scheduled_for",
+            "data_interval_start", "data_interval_end", "status", "attempt", "phase", "cancel_requested", "rows",
+            "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error", "created_at", "started_at",
+            "finished_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    @extend_schema_field(ProblemSerializer(allow_null=True))
+    def get_error(self, run: Run) -> dict[str, str] | None:
+        if not run.error_code:
+            return None
+        return {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
+
+
+class ProgressSerializer(serializers.Serializer[Any]):
+    rows = serializers.IntegerField()
+    bytes = serializers.IntegerField()
+    rows_per_s = serializers.FloatField(allow_null=True)
+    percent = serializers.FloatField(allow_null=True)
+    seconds_left = serializers.FloatField(allow_null=True)
+    elapsed_s = serializers.FloatField(allow_null=True)
+    estimated_rows = serializers.IntegerField(allow_null=True)
+    phase = serializers.CharField(allow_blank=True)
+
+
+class RunDetailSerializer(RunSerializer):
+    """A run with what it waits for, how far it is, and its receipt."""
+
+    waiting = serializers.SerializerMethodField(help_text="Why it waits; empty when it does not.")
+    progress = serializers.SerializerMethodField()
+    receipt = serializers.DictField(allow_null=True, help_text="What the run did, once it succeeded.")
+
+    class Meta(RunSerializer.Meta):
+        fields = (*RunSerializer.Meta.fields, "waiting", "progress", "receipt")
+        read_only_fields = fields
+
+    def get_waiting(self, run: Run) -> str:
+        return queries.why_waiting(run)
+
+    @extend_schema_field(ProgressSerializer)
+    def get_progress(self, run: Run) -> dict[str, Any]:
+        return queries.progress_of(run)
+
+
+class LogLineSerializer(serializers.ModelSerializer[LogLine]):
+    class Meta:
+        model = LogLine
+        fields = ("seq", "at", "level", "message", "attempt")
+        read_only_fields = fields
+
+
+class LogSerializer(serializers.Serializer[Any]):
+    """Lines of a log in their one order; there is more while the last line's seq is below `last_seq`."""
+
+    lines = LogLineSerializer(many=True)
+    last_seq = serializers.IntegerField()
+    finished = serializers.BooleanField(help_text="The run has ended: no line comes after last_seq.")
+
+
+class LogQuerySerializer(serializers.Serializer[Any]):
+    after = serializers.IntegerField(default=0, min_value=0, max_value=2**63 - 1, help_text="The last seq you have.")
+    limit = serializers.IntegerField(default=1000, min_value=1, max_value=1000)

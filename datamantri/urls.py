@@ -1,1 +1,38 @@
-urlpatterns=[]
+"""Where everything is: pages, buttons, accounts, admin, API."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.views import LogoutView
+from django.templatetags.static import static
+from django.urls import include, path
+from django.utils.functional import lazystr
+from django.views.generic import RedirectView
+
+from datamantri import accounts
+from runs import views
+
+urlpatterns = [
+    path("", views.dashboard, name="dashboard"),
+    path("pipelines/", views.pipelines, name="pipelines"),
+    path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
+    path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
+    path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),
+    path("pipelines/<uuid:pk>/resume/", views.resume_pipeline, name="resume_pipeline"),
+    path("monitor/", views.monitor, name="monitor"),
+    path("runs/", views.runs, name="runs"),
+    path("runs/<uuid:pk>/", views.run, name="run"),
+    path("runs/<uuid:pk>/log/", views.run_log, name="run_log"),
+    path("runs/<uuid:pk>/log.txt", views.run_log_text, name="run_log_text"),
+    path("runs/<uuid:pk>/cancel/", views.cancel_run, name="cancel_run"),
+    path("runs/<uuid:pk>/again/", views.run_again, name="run_again"),
+    path("accounts/login/", accounts.LoginView.as_view(), name="login"),
+    path("accounts/logout/", LogoutView.as_view(), name="logout"),
+    path("accounts/profile/", accounts.profile, name="profile"),
+    path("accounts/profile/tokens/", accounts.create_token, name="create_token"),
+    path("accounts/profile/tokens/<uuid:pk>/revoke/", accounts.revoke_token, name="revoke_token"),
+    path("admin/", admin.site.urls),
+    path("api/v1/", include("datamantri.api_urls")),
+    path("favicon.ico", RedirectView.as_view(url=lazystr(static("favicon.svg")), permanent=False)),
+    path("healthz", views.healthz, name="healthz"),
+]

@@ -1,0 +1,194 @@
+"""Reads of the dashboard and the monitor: a constant number of queries, cheap enough to repeat every second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.core.cache import cache
+from django.db.models import Case, Count, IntegerField, Sum, Value, When
+from django.utils import timezone
+
+from connectors import registry
+from pipelines.models import Connection, Pipeline, PipelineState
+from runs.models import Process, Run
+from runs.page_queries import Card, cards, find_pipelines, last_finished
+from runs.queries import PROCESS_SEEN_WITHIN
+from runs.states import ACTIVE, TERMINAL, RunStatus
+from runs.waiting import reasons_to_wait
+
+CARDS = 24
+RECENT = 12
+SHOWN = 100
+NAMED = 8  # how many of a kind "needs attention" names
+TODAY_MAX_AGE_S = 10
+UNFINISHED = (*sorted(ACTIVE), RunStatus.QUEUED, RunStatus.HELD)
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """The processes that said they live, and since when silence means that they do not."""
+
+    processes: Sequence[Process]
+    alive_after: datetime
+
+    def alive(self, kind: Process.Kind) -> list[Process]:
+        return [process for process in self.processes if process.kind == kind and process.seen_at >= self.alive_after]
+
+    @property
+    def workers(self) -> list[Process]:
+        return self.alive(Process.Kind.WORKER)
+
+    @property
+    def beats(self) -> list[Process]:
+        return self.alive(Process.Kind.BEAT)
+
+    @property
+    def silent(self) -> list[Process]:
+        return [process for process in self.processes if process.seen_at < self.alive_after]
+
+    @property
+    def slots(self) -> int:
+        return sum(worker.slots for worker in self.workers if not worker.draining)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a person should look at; lists may hold one more than `NAMED`."""
+
+    failed: Sequence[Run]
+    held: Sequence[Run]
+    lost_keys: Sequence[Connection]
+    no_worker: bool
+    no_beat: bool
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self.failed or self.held or self.lost_keys or self.no_worker or self.no_beat)
+
+
+@dataclass(frozen=True)
+class FirstSteps:
+    """How far a newcomer got."""
+
+    has_source: bool
+    has_destination: bool
+    has_pipeline: bool
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    cards: Sequence[Card]
+    pipelines: Mapping[str, int]
+    recent: Sequence[Run]
+    attention: Attention
+    workforce: Workforce
+    today: Mapping[str, int]
+    unfinished: Mapping[str, int]
+    steps: FirstSteps
+
+    @property
+    def hidden(self) -> int:
+        """Pipelines that have no card here."""
+        return self.pipelines["active"] + self.pipelines["paused"] - len(self.cards)
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What is going on now; runs that wait come with the reason, in the order in which workers take them."""
+
+    running: Sequence[tuple[Run, str]]
+    waiting: Sequence[tuple[Run, str]]
+    held: Sequence[Run]
+    unfinished: Mapping[str, int]
+    workforce: Workforce
+
+
+def dashboard() -> Dashboard:
+    """Cards come in the order of their names, after those whose last run failed: they keep their places."""
+    order = Case(
+        When(state=PipelineState.PAUSED, then=Value(2)),
+        When(last_status=RunStatus.FAILED, then=Value(0)),
+        default=Value(1),
+        output_field=IntegerField(),
+    )
+    shown = find_pipelines().annotate(last_status=last_finished("status")).order_by(order, "name")
+    states = Pipeline.objects.order_by().values_list("state").annotate(Count("pk"))
+    pipelines = {**dict.fromkeys(PipelineState.values, 0), **dict(states)}
+    connections = list(Connection.objects.all())
+    force = workforce()
+    return Dashboard(
+        cards=cards(list(shown[:CARDS])),
+        pipelines=pipelines,
+        recent=recent_runs(),
+        attention=attention(force, connections),
+        workforce=force,
+        today=runs_of_today(),
+        unfinished=unfinished_counts(),
+        steps=FirstSteps(
+            has_source=any(registry.get(connection.kind).source for connection in connections),
+            has_destination=any(registry.get(connection.kind).destination for connection in connections),
+            has_pipeline=any(pipelines.values()),
+        ),
+    )
+
+
+def monitor() -> Monitor:
+    runs = Run.objects.select_related("pipeline").defer("receipt")
+    running = list(runs.filter(status__in=sorted(ACTIVE)).order_by("started_at")[:SHOWN])
+    waiting = list(runs.filter(status=RunStatus.QUEUED).order_by("priority", "due", "pk")[:SHOWN])
+    reasons = reasons_to_wait([*running, *waiting])
+    return Monitor(
+        running=[(run, reasons.get(run.pk, "")) for run in running],
+        waiting=[(run, reasons.get(run.pk, "")) for run in waiting],
+        held=list(runs.filter(status=RunStatus.HELD)[:SHOWN]),
+        unfinished=unfinished_counts(),
+        workforce=workforce(),
+    )
+
+
+def workforce() -> Workforce:
+    return Workforce(list(Process.objects.all()), timezone.now() - PROCESS_SEEN_WITHIN)
+
+
+def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
+    active = Pipeline.objects.filter(state=PipelineState.ACTIVE)
+    last_runs = active.annotate(last=last_finished("pk")).values("last")
+    failed = Run.objects.filter(pk__in=last_runs, status=RunStatus.FAILED).select_related("pipeline")
+    held = Run.objects.filter(status=RunStatus.HELD).select_related("pipeline")
+    return Attention(
+        failed=list(failed.order_by("-finished_at")[: NAMED + 1]),
+        held=list(held[: NAMED + 1]),
+        lost_keys=[connection for connection in connections if connection.has_lost_secrets],
+        no_worker=not force.workers,
+        no_beat=not force.beats,
+    )
+
+
+def recent_runs() -> list[Run]:
+    return list(Run.objects.select_related("pipeline").defer("receipt")[:RECENT])
+
+
+def unfinished_counts() -> dict[str, int]:
+    counted = dict(Run.objects.filter(status__in=UNFINISHED).order_by().values_list("status").annotate(Count("pk")))
+    return {
+        "running": sum(counted.get(status, 0) for status in ACTIVE),
+        "queued": counted.get(RunStatus.QUEUED, 0),
+        "held": counted.get(RunStatus.HELD, 0),
+    }
+
+
+def runs_of_today() -> dict[str, int]:
+    """Runs that ended, of those asked for in the last 24 hours, and the rows they moved; some seconds old."""
+    return cache.get_or_set("runs.today", _count_runs_of_today, TODAY_MAX_AGE_S)
+
+
+def _count_runs_of_today() -> dict[str, int]:
+    since = timezone.now() - timedelta(hours=24)
+    ended = Run.objects.filter(status__in=sorted(TERMINAL), created_at__gte=since).order_by()
+    counted = {
+        status: (runs, rows) for status, runs, rows in ended.values_list("status").annotate(Count("pk"), Sum("rows"))
+    }
+    runs = {status.value: counted.get(status, (0, 0))[0] for status in TERMINAL}
+    return {**runs, "rows": counted.get(RunStatus.SUCCEEDED, (0, 0))[1]}

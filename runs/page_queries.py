@@ -1,0 +1,240 @@
+"""Reads of the pages about pipelines, runs and logs: the number of queries does not grow with what they find."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from django.core.paginator import Page, Paginator
+from django.db.models import OuterRef, Prefetch, Q, QuerySet, Subquery
+from django.utils import timezone
+
+from pipelines import schedules
+from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
+from runs.models import LogLine, Run, Skip
+from runs.states import TERMINAL, RunStatus
+
+BARS = 14
+CHART = 60
+PER_PAGE = 50
+
+
+@dataclass(frozen=True)
+class Card:
+    """A pipeline as lists show it: `runs` are its newest runs, oldest first."""
+
+    pipeline: Pipeline
+    runs: Sequence[Run]
+    schedules: Sequence[str]
+    next_due: datetime | None
+
+    @property
+    def shown_run(self) -> Run | None:
+        """The run that says how the pipeline is: what runs now, else the newest."""
+        return next((run for run in self.runs if run.is_active), self.runs[-1] if self.runs else None)
+
+    @property
+    def last_success(self) -> Run | None:
+        return next((run for run in reversed(self.runs) if run.status == RunStatus.SUCCEEDED), None)
+
+
+@dataclass(frozen=True)
+class ScheduleView:
+    """A schedule in words, and its next times in its own zone."""
+
+    words: str
+    zone: str
+    next_times: Sequence[datetime]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A revision and the names of what differs from the one before."""
+
+    revision: Revision
+    changed: Sequence[str]
+
+
+@dataclass(frozen=True)
+class RunsPage:
+    """One page of runs, newest first; `older` and `newer` are positions for links, empty at the ends."""
+
+    runs: Sequence[Run]
+    older: str
+    newer: str
+
+
+# Pipelines ------------------------------------------------------------------------------------
+
+
+def current_schedules() -> Prefetch:
+    return Prefetch("schedules", Schedule.objects.filter(ends_at__isnull=True), to_attr="current_schedules")
+
+
+def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
+    """The last `count` runs of each pipeline, oldest first: an index look-up per pipeline, in one statement."""
+    found: dict[UUID, list[Run]] = defaultdict(list)
+    rows = Run.objects.raw(
+        """
+        SELECT run.id, run.pipeline_id, run.status, run.trigger, run.rows, run.bytes, run.estimated_rows, run.phase,
+               run.created_at, run.started_at, run.finished_at, run.error_code, run.error_message, run.cancel_requested
+        FROM unnest(%s::uuid[]) AS wanted (id)
+        CROSS JOIN LATERAL (
+            SELECT * FROM runs_run WHERE pipeline_id = wanted.id ORDER BY created_at DESC LIMIT %s
+        ) AS run
+        ORDER BY run.created_at
+        """,
+        [list(pipelines), count],
+    )
+    for run in rows:
+        found[run.pipeline_id].append(run)
+    return found
+
+
+def cards(pipelines: Sequence[Pipeline]) -> list[Card]:
+    """Cards of pipelines that were read with `current_schedules`."""
+    runs = newest_runs([pipeline.pk for pipeline in pipelines], BARS)
+    return [Card(p, runs.get(p.pk, []), schedule_words(p), next_due(p)) for p in pipelines]
+
+
+def schedule_words(pipeline: Pipeline) -> list[str]:
+    return [schedules.in_words(schedules.Rule.of(schedule)) for schedule in pipeline.current_schedules]
+
+
+def next_due(pipeline: Pipeline) -> datetime | None:
+    """When the pipeline runs next by itself."""
+    if pipeline.state != PipelineState.ACTIVE:
+        return None
+    return min((schedule.next_due for schedule in pipeline.current_schedules if schedule.next_due), default=None)
+
+
+def last_finished(value: str) -> Subquery:
+    """For annotating pipelines: a value of each one's newest run that ended."""
+    finished = Run.objects.filter(pipeline=OuterRef("pk"), status__in=sorted(TERMINAL))
+    return Subquery(finished.order_by("-created_at").values(value)[:1])
+
+
+def find_pipelines(
+    *, text: str = "", state: str = "", connection: Connection | None = None, last: str = ""
+) -> QuerySet[Pipeline]:
+    """Pipelines by words in their names and tables, state, either connection, and how their last run ended."""
+    found = Pipeline.objects.select_related("source", "destination").prefetch_related(current_schedules())
+    found = found.filter(state=state) if state else found.exclude(state=PipelineState.ARCHIVED)
+    for word in text.split():
+        places = ("name", "source_table", "target_schema", "target_table")
+        found = found.filter(Q(*((f"{place}__icontains", word) for place in places), _connector=Q.OR))
+    if connection:
+        found = found.filter(Q(source=connection) | Q(destination=connection))
+    if last:
+        found = found.annotate(last_status=last_finished("status")).filter(last_status=last)
+    return found.order_by("name")
+
+
+def pipelines_page(number: str, **filters: Any) -> tuple[Page[Pipeline], list[Card]]:
+    page = Paginator(find_pipelines(**filters), PER_PAGE).get_page(number)
+    return page, cards(list(page.object_list))
+
+
+def schedule_views(pipeline: Pipeline, *, count: int = 5) -> list[ScheduleView]:
+    now = timezone.now()
+    views = []
+    for schedule in pipeline.schedules.filter(ends_at__isnull=True):
+        rule = schedules.Rule.of(schedule)
+        times = [time.astimezone(ZoneInfo(schedule.zone)) for time in schedules.next_times(rule, now, count)]
+        views.append(ScheduleView(schedules.in_words(rule), schedule.zone, times))
+    return views
+
+
+def revisions_of(pipeline: Pipeline, *, count: int = 10) -> list[Change]:
+    """The newest revisions, each with the names of what it changed."""
+    revisions = list(pipeline.revisions.select_related("created_by")[: count + 1])
+    older = [revision.definition for revision in revisions[1:]]
+    if len(revisions) <= count:
+        older.append({})  # the first revision of all changed nothing
+    return [
+        Change(revision, [key for key in before if revision.definition.get(key) != before[key]])
+        for revision, before in zip(revisions, older, strict=False)
+    ]
+
+
+def skips_of(pipeline: Pipeline, *, count: int = 10) -> list[Skip]:
+    return list(pipeline.skips.select_related("run")[:count])
+
+
+# Runs -----------------------------------------------------------------------------------------
+
+
+def runs_page(
+    *,
+    text: str = "",
+    status: str = "",
+    trigger: str = "",
+    pipeline: Pipeline | None = None,
+    before: str = "",
+    after: str = "",
+) -> RunsPage:
+    """One page of runs, found by position instead of number: page 1,000 costs what page 1 costs."""
+    runs = Run.objects.select_related("pipeline", "requested_by").defer("receipt")
+    wanted = {"status": status, "pipeline": pipeline, "trigger": trigger}
+    runs = runs.filter(**{name: value for name, value in wanted.items() if value})
+    if text:
+        runs = runs.filter(
+            pipeline__in=list(Pipeline.objects.filter(name__icontains=text).values_list("pk", flat=True))
+        )
+    start, end = _place(before), _place(after)
+    if start:
+        # The first condition follows from the second; it is the one that an index can serve.
+        at, pk = start
+        runs = runs.filter(created_at__lte=at).filter(Q(created_at__lt=at) | Q(created_at=at, pk__lt=pk))
+    elif end:
+        at, pk = end
+        runs = runs.filter(created_at__gte=at).filter(Q(created_at__gt=at) | Q(created_at=at, pk__gt=pk))
+        found = list(runs.order_by("created_at", "pk")[: PER_PAGE + 1])
+        more = len(found) > PER_PAGE
+        shown = found[:PER_PAGE][::-1]
+        return RunsPage(shown, _position(shown[-1]) if shown else "", _position(shown[0]) if more else "")
+    found = list(runs.order_by("-created_at", "-pk")[: PER_PAGE + 1])
+    shown = found[:PER_PAGE]
+    older = _position(shown[-1]) if len(found) > PER_PAGE else ""
+    return RunsPage(shown, older, _position(shown[0]) if start and shown else "")
+
+
+def _position(run: Run) -> str:
+    return f"{run.created_at.isoformat()}_{run.pk}"
+
+
+def _place(position: str) -> tuple[datetime, UUID] | None:
+    """What a position says; None when it is not one (it comes from an address that anyone can type)."""
+    at, _, pk = position.partition("_")
+    try:
+        place = datetime.fromisoformat(at), UUID(pk)
+    except ValueError:
+        return None
+    return place if place[0].tzinfo else None
+
+
+# Logs -----------------------------------------------------------------------------------------
+
+
+def log_lines_before(run: UUID, before: int | None = None, *, count: int) -> list[LogLine]:
+    """The `count` lines that end just before a line, or at the end of the log; in order."""
+    lines = LogLine.objects.filter(run_id=run)
+    if before is not None:
+        lines = lines.filter(seq__lt=before)
+    return list(lines.order_by("-seq")[:count])[::-1]
+
+
+def line_data(line: LogLine) -> dict[str, Any]:
+    """A log line as sockets and scripts know it."""
+    return {
+        "seq": line.seq,
+        "at": line.at.isoformat(),
+        "level": line.level,
+        "message": line.message,
+        "attempt": line.attempt,
+    }

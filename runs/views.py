@@ -1,0 +1,193 @@
+"""Pages that show runs, and buttons that start and stop them: check, call one service or query, present."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+from channels.db import database_sync_to_async
+from django.contrib import messages
+from django.db import Error, connection
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+
+from pipelines import services as pipeline_services
+from pipelines.models import Pipeline
+from runs import board_queries, page_queries, queries, services
+from runs.models import Run, Trigger
+from runs.page_access import action, back, data, page, render_live
+from runs.page_forms import PipelinesFilter, RunsFilter
+
+LOG_SHOWN = 500
+LOG_FETCHED = 1000
+RUNS_LISTED = 20
+
+
+# Pages ----------------------------------------------------------------------------------------
+
+
+@page("runs.view_run")
+def dashboard(request: HttpRequest) -> HttpResponse:
+    return render_live(request, "dashboard", {"board": board_queries.dashboard()})
+
+
+@page("runs.view_run")
+def monitor(request: HttpRequest) -> HttpResponse:
+    return render_live(request, "monitor", {"monitor": board_queries.monitor()})
+
+
+@page("pipelines.view_pipeline")
+def pipelines(request: HttpRequest) -> HttpResponse:
+    form = PipelinesFilter(request.GET)
+    found, cards = page_queries.pipelines_page(request.GET.get("page", ""), **form.wanted())
+    return render(request, "pipelines.html", {"form": form, "page": found, "cards": cards})
+
+
+@page("pipelines.view_pipeline")
+def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
+    pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
+    runs = page_queries.newest_runs([pk], page_queries.CHART).get(pk, [])
+    context = {
+        "pipeline": pipeline,
+        "runs": runs,
+        "newest": runs[: -RUNS_LISTED - 1 : -1],
+        "schedules": page_queries.schedule_views(pipeline),
+        "skips": page_queries.skips_of(pipeline),
+        "changes": page_queries.revisions_of(pipeline),
+    }
+    return render_live(request, "pipeline", context)
+
+
+@page("runs.view_run")
+def runs(request: HttpRequest) -> HttpResponse:
+    form = RunsFilter(request.GET)
+    position = {"before": request.GET.get("before", ""), "after": request.GET.get("after", "")}
+    found = page_queries.runs_page(**form.wanted(), **position)
+    return render(request, "runs.html", {"form": form, "found": found})
+
+
+@page("runs.view_run")
+def run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    related = ("pipeline__source", "pipeline__destination", "revision", "requested_by", "cancelled_by", "schedule")
+    run = get_object_or_404(Run.objects.select_related(*related), pk=pk)
+    context: dict[str, Any] = {"run": run, "state": queries.run_state(run), "attempts": list(run.attempts.all())}
+    if not request.headers.get("X-Fragment"):
+        # Read after the state: at least the lines that it counts.
+        lines = context["lines"] = page_queries.log_lines_before(pk, count=LOG_SHOWN)
+        context["page"] = {
+            "pipeline": run.pipeline.name,
+            "state": context["state"],
+            "last": lines[-1].seq if lines else context["state"]["last_seq"],
+            "attempt": lines[-1].attempt if lines else 0,
+            "batch": LOG_FETCHED,
+            "log_url": reverse("run_log", args=[pk]),
+            "socket_path": f"/ws/runs/{pk}/",
+        }
+    return render_live(request, "run", context)
+
+
+# What the run page's script fetches -----------------------------------------------------------
+
+
+@data("runs.view_run")
+def run_log(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Lines after or before a `seq`, with the run's state: what a page does that lost lines or its socket."""
+    run = get_object_or_404(Run.objects.select_related("revision"), pk=pk)
+    after, before = request.GET.get("after", ""), request.GET.get("before", "")
+    if before.isdecimal():
+        lines = page_queries.log_lines_before(pk, min(int(before), run.last_seq + 1), count=LOG_FETCHED)
+    elif after.isdecimal():
+        lines = queries.log_lines(pk, after=min(int(after), run.last_seq), limit=LOG_FETCHED)
+    else:
+        lines = page_queries.log_lines_before(pk, count=LOG_FETCHED)
+    return JsonResponse({"lines": [page_queries.line_data(line) for line in lines], "state": queries.run_state(run)})
+
+
+@data("runs.view_run")
+def run_log_text(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """The whole log as a text file, read page by page."""
+    get_object_or_404(Run.objects.only("pk"), pk=pk)
+    response = StreamingHttpResponse(_log_text(pk), content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="run-{pk}.log"'
+    return response
+
+
+async def _log_text(pk: UUID) -> AsyncIterator[str]:
+    after = 0
+    while lines := await database_sync_to_async(queries.log_lines)(pk, after=after, limit=LOG_FETCHED):
+        yield "".join(f"{line.at:%Y-%m-%d %H:%M:%S.%f} {line.level.upper()} {line.message}\n" for line in lines)
+        after = lines[-1].seq
+
+
+# Buttons --------------------------------------------------------------------------------------
+
+
+@action
+def run_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
+    pipeline = get_object_or_404(Pipeline, pk=pk)
+    try:
+        run, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=request.user)
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, pipeline)
+    messages.success(request, "The run is on its way.")
+    return redirect(run)
+
+
+@action
+def pause_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
+    pipeline = get_object_or_404(Pipeline, pk=pk)
+    pipeline_services.pause([pipeline], by=request.user)
+    messages.success(request, f"{pipeline.name} is paused: no schedule starts it until you resume it.")
+    return back(request, pipeline)
+
+
+@action
+def resume_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
+    pipeline = get_object_or_404(Pipeline, pk=pk)
+    pipeline_services.resume([pipeline], by=request.user)
+    messages.success(request, f"{pipeline.name} is active: it runs again at its next scheduled time.")
+    return back(request, pipeline)
+
+
+@action
+def cancel_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        services.cancel_run(run, by=request.user)
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, run)
+    messages.success(request, "The run is being cancelled.")
+    return back(request, run)
+
+
+@action
+def run_again(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(Run.objects.select_related("pipeline"), pk=pk)
+    try:
+        again = services.run_again(run, by=request.user)
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, run)
+    messages.success(request, "A new run is on its way.")
+    return redirect(again)
+
+
+def _say_refused(request: HttpRequest, refused: services.RunRefused, place: Pipeline | Run) -> HttpResponse:
+    messages.error(request, f"{refused.message} {refused.hint}".strip())
+    return back(request, place)
+
+
+# Health ---------------------------------------------------------------------------------------
+
+
+@never_cache
+def healthz(request: HttpRequest) -> HttpResponse:
+    """200 while the control database answers; says nothing else, for anyone may ask."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except Error:
+        return HttpResponse("database unreachable\n", status=503, content_type="text/plain")
+    return HttpResponse("ok\n", content_type="text/plain")

@@ -93,6 +93,16 @@ def check_options(options: PostgresOptions) -> None:
     for name in ("dbname", "user", "password"):
         if "\0" in getattr(options, name):
             raise ConnectorError(f"The {name} contains a NUL character.", code="invalid_option", field=name)
+    if options.sslrootcert.strip():
+        try:
+            ssl.create_default_context(cadata=options.sslrootcert)
+        except (ssl.SSLError, ValueError) as error:
+            raise ConnectorError(
+                "The root certificate cannot be read.",
+                hint="Paste PEM text: it begins with -----BEGIN CERTIFICATE-----.",
+                code="invalid_certificate",
+                field="sslrootcert",
+            ) from error
     if options.sslmode not in ("", "verify-full", "verify-ca", "require", "prefer", "disable"):
         raise ConnectorError(f"{options.sslmode!r} is not a TLS mode.", code="invalid_option", field="sslmode")
 

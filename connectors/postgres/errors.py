@@ -110,7 +110,6 @@ _CONNECT: tuple[tuple[str, _Saying], ...] = (
 )
 
 _NO_HOST = re.compile(r"could not translate host name|Name or service not known|nodename nor servname")
-_SERVER_SAYS = re.compile(r"(?:FATAL|PANIC|ERROR): +(.*)")
 
 
 def connect_error(error: psycopg2.Error, options: PostgresOptions) -> ConnectorError:
@@ -119,12 +118,11 @@ def connect_error(error: psycopg2.Error, options: PostgresOptions) -> ConnectorE
     names = {"user": options.user, "dbname": options.dbname, "host": options.host}
     for pattern, saying in _CONNECT:
         if re.search(pattern, text, re.IGNORECASE):
-            return saying.error(_last_line(text), **names)
+            return saying.error(_first_line(text), **names)
     if _NO_HOST.search(text):
         return Unreachable(f"There is no host called {options.host}.", hint="Check its name.", field="host")
-    said = _SERVER_SAYS.search(text)
     return Unreachable(
-        f"PostgreSQL does not answer on {options.host}, port {options.port}: {said[1] if said else _last_line(text)}",
+        f"PostgreSQL does not answer on {options.host}, port {options.port}: {_first_line(text)}.",
         hint="Check host and port, and that a firewall lets this machine through.",
         field="host",
     )
@@ -192,7 +190,7 @@ def statement_error(
 ) -> ConnectorError:
     """What a statement's failure means, naming the column or the missing grant where PostgreSQL tells."""
     state = error.pgcode or ""
-    message = (error.diag.message_primary or _last_line(str(error))).rstrip(".")
+    message = (error.diag.message_primary or _first_line(str(error))).rstrip(".")
     if is_lost(error, connection):
         return _LOST.error(message)
     saying = _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or _OTHER
@@ -261,6 +259,10 @@ def _grant(message: str, options: PostgresOptions, target: Target | None) -> str
     return f"Let an administrator run: {statement}"
 
 
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[-1] if lines else "no reason given").rstrip(".")
+_PREFIX = re.compile(r"(connection to server .* failed: )?((FATAL|ERROR|PANIC): +)?")
+
+
+def _first_line(text: str) -> str:
+    """What libpq says first, without where it says so: the lines below guess at reasons."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+    return _PREFIX.sub("", line, count=1).rstrip(".")

@@ -224,6 +224,9 @@ def refuse_replace(target: Target, look: Look, role: str) -> ConnectorError | No
             f"GRANT {errors.quoted(table.owner)} TO {errors.quoted(role)};",
             field="table",
         )
+    refusal = refuse_create(target, look.schema, role)
+    if refusal is not None:
+        return refusal
     if not table.owner_may_create:
         return errors.missing_grant(
             f"{table.owner}, the owner of {target}, may not create tables in the schema {target.schema}.",
@@ -238,7 +241,7 @@ def refuse_replace(target: Target, look: Look, role: str) -> ConnectorError | No
             code="replace_would_break",
             field="table",
         )
-    return refuse_create(target, look.schema, role)
+    return None
 
 
 def _not_a_table(target: Target, found: Existing) -> ConnectorError:

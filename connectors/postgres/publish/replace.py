@@ -46,7 +46,7 @@ def lock_old(session: Session, target: Target, new: Target, *, reporter: Reporte
     try:
         return with_lock(session, target, MODE, ask, reporter=reporter, stop=stop)
     except psycopg2.Error as error:
-        if error.pgcode == errorcodes.UNDEFINED_TABLE:
+        if error.pgcode in (errorcodes.UNDEFINED_TABLE, errorcodes.INSUFFICIENT_PRIVILEGE):
             raise _changed(target) from error
         raise
 

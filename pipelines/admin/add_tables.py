@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from unfold.decorators import action
 
-from pipelines import lookups, services
+from pipelines import lookups, queries, services
 from pipelines.admin.endpoints import endpoint_addresses
 from pipelines.admin.links import list_url, page_context
 from pipelines.forms.add_tables import TemplateForm, WhereForm
@@ -105,6 +105,9 @@ class Page:
             self.made.append(pipeline)
 
     def _errors_of(self, pipeline: Pipeline, deadline: float) -> list[str]:
+        other = queries.pipeline_writing_to(pipeline.destination, pipeline.target_schema, pipeline.target_table)
+        if other is not None:
+            return [f"The pipeline {other.name} writes to this table already."]
         try:
             pipeline.full_clean()
         except ValidationError as error:

@@ -7,7 +7,7 @@ look-ups answered. The crontab rows that stand for our schedules are shown, and 
 from __future__ import annotations
 
 # Imported for their effect: what they register is taken back here, in whatever order apps are loaded.
-import django_celery_beat.admin
+import django_celery_beat.admin  # noqa: F401
 import django_celery_results.admin  # noqa: F401
 from django.contrib import admin
 from django.db.models import Model

@@ -42,7 +42,7 @@ class ConnectionAdmin(ModelAdmin):
     change_form_outer_before_template = "admin/desk/lost_keys.html"
     change_form_after_template = "admin/desk/connection_test.html"
     delete_confirmation_template = "admin/desk/connection_delete.html"
-    delete_selected_confirmation_template = "admin/desk/connection_delete_selected.html"
+    delete_selected_confirmation_template = "admin/desk/connection_delete.html"
 
     class Media:
         css = {"all": ("admin_desk/desk.css",)}

@@ -68,7 +68,7 @@ class PipelineEndpoints:
             schedules.check(rule)
         except schedules.RuleError as error:
             message = {"code": "bad_rule", "message": error.message, "hint": error.hint, "field": error.field}
-            return JsonResponse({"error": message}, status=422)
+            return JsonResponse({"error": message})
         return JsonResponse({"words": schedules.in_words(rule), "next": next_times_said(rule)})
 
     def _for_definers(self, view: Callable[[HttpRequest], JsonResponse]) -> Callable[[HttpRequest], JsonResponse]:

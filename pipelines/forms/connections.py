@@ -51,7 +51,7 @@ class ConnectionForm(forms.ModelForm):
 
     save_anyway = forms.BooleanField(
         required=False,
-        label="Save without a test that passed",
+        label="Save anyway, without a test that passed",
         help_text="For a system that is down just now. Enter a new secret again: it is never sent back to this page.",
         widget=UnfoldBooleanWidget,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import uuid
 from typing import Any
 
 from django import forms
@@ -96,7 +98,10 @@ class PipelineForm(forms.ModelForm):
         super()._post_clean()
         if self.errors:
             return
-        definite, self.warnings = live_findings(self.instance)
+        candidate = copy.copy(self.instance)
+        # The admin takes a new object's key away until it is saved; the destination wants to know whom it is asked for.
+        candidate.pk = candidate.pk or uuid.uuid4()
+        definite, self.warnings = live_findings(candidate)
         refuses = self.instance._state.adding or bool(MOVING & set(self.changed_data))
         for finding in definite:
             if refuses:

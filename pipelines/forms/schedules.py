@@ -12,6 +12,8 @@ from pipelines import schedules
 from pipelines.models import Schedule
 from pipelines.services import ScheduleSpec
 
+QUIET = {"autocomplete": "off", "spellcheck": "false"}
+
 
 class ScheduleForm(forms.ModelForm):
     """Reads a rule; saving is the service's business, because a rule never changes once it has ticked."""
@@ -21,10 +23,8 @@ class ScheduleForm(forms.ModelForm):
         fields = ("kind", "cron", "zone", "every_s")
         widgets = {
             "kind": UnfoldAdminSelectWidget,
-            "cron": UnfoldAdminTextInputWidget(
-                {"autocomplete": "off", "spellcheck": "false", "placeholder": "30 6 * * 1-5"}
-            ),
-            "zone": UnfoldAdminTextInputWidget({"autocomplete": "off", "spellcheck": "false", "list": "desk-zones"}),
+            "cron": UnfoldAdminTextInputWidget({**QUIET, "placeholder": "30 6 * * 1-5"}),
+            "zone": UnfoldAdminTextInputWidget({**QUIET, "list": "desk-zones"}),
             "every_s": UnfoldAdminIntegerFieldWidget({"min": 1}),
         }
         labels = {"cron": "Cron text"}

@@ -18,7 +18,7 @@ if (panel) {
       ...answer.errors.map((message) => note({ message })),
       ...(answer.message ? [note({ message: answer.message })] : []),
       el("ul", { class: "desk-steps" }, ...answer.steps.map(step)),
-      ...(answer.ok ? [el("p", {}, "The connection works. It is not saved yet.")] : []),
+      ...(answer.ok ? [el("p", {}, "The connection works. Save to keep what you changed.")] : []),
     );
     if (answer.undecided) panel.querySelector("[data-desk-anyway]").hidden = false;
   }

@@ -10,11 +10,12 @@ const destination = document.getElementById("id_destination");
 
 if (source && table && query) browse();
 if (destination) suggestSchemas(destination);
-for (const place of schedulesIn(document)) pickSchedule(place);
-document.addEventListener("formset:added", (event) => schedulesIn(event.target.parentElement).forEach(pickSchedule));
+pickSchedules();
+document.addEventListener("formset:added", pickSchedules);
+document.addEventListener("formset:removed", pickSchedules);
 
-function schedulesIn(root) {
-  return [...root.querySelectorAll("#schedules-group .form-group:not(.empty-form)")];
+function pickSchedules() {
+  document.querySelectorAll("#schedules-group .form-group:not(.empty-form)").forEach(pickSchedule);
 }
 
 /** A table or a query: one of the two is shown, and only that one is sent. */

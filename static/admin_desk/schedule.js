@@ -72,13 +72,18 @@ export function write({ mode, every, unit, minute, time, days, day }) {
   return null;
 }
 
-/** Draw the picker over the plain fields inside `place`. */
+const drawn = new WeakSet();
+
+/** Draw the picker over the plain fields inside `place`, once. */
 export function pickSchedule(place) {
   const field = (name) => place.querySelector(`[name$="-${name}"]`);
   const plain = { kind: field("kind"), cron: field("cron"), zone: field("zone"), every_s: field("every_s") };
-  if (!plain.kind || !plain.cron || place.querySelector(".desk-picker")) return;
+  if (!plain.kind || !plain.cron || drawn.has(plain.cron)) return;
+  drawn.add(plain.cron);
+  // The admin copies rows as text when one above is removed: what it copied of a picker is dead.
+  place.querySelector(".desk-picker")?.remove();
   const inputs = makeInputs();
-  const labels = Object.fromEntries(Object.entries(inputs.labels));
+  const { labels } = inputs;
   const picker = el("div", { class: "desk-picker" }, ...Object.values(labels));
   rowOf(plain.kind).before(picker);
   rowOf(plain.kind).hidden = rowOf(plain.every_s).hidden = true;
@@ -110,7 +115,15 @@ export function pickSchedule(place) {
   }
 
   const rule = () => Object.fromEntries(Object.entries(plain).map(([name, input]) => [name, input.value]));
-  const explain = explainer(place, rule);
+  const say = explainer(place, rule);
+
+  function explain() {
+    // Such a copy also takes attributes, not values: keep them the same.
+    for (const option of plain.kind.options) option.toggleAttribute("selected", option.selected);
+    for (const name of ["cron", "zone", "every_s"]) plain[name].setAttribute("value", plain[name].value);
+    say();
+  }
+
   picker.addEventListener("input", picked);
   plain.cron.addEventListener("input", typed);
   plain.zone.addEventListener("input", explain);

@@ -150,6 +150,8 @@ def explained(doing: Doing) -> Iterator[None]:
         requests.exceptions.RequestException,
         grpc.RpcError,
         TimeoutError,
+        KeyError,  # what Google's clients raise for an answer that is not BigQuery's
+        ValueError,
     ) as error:
         raise explain(error, doing) from error
 
@@ -198,7 +200,7 @@ def _explain_answer(error: google_errors.GoogleAPICallError, doing: Doing) -> Co
         return _make(_DISABLED, doing, text)
     if reason in _REASONS:
         return _make(_REASONS[reason], doing, text)
-    if "expired" in text.lower() and isinstance(error, google_errors.BadRequest | google_errors.NotFound):
+    if re.search(r"session.*expired", text, re.IGNORECASE) and isinstance(error, google_errors.ClientError):
         return TransientError(f"{doing.thing}: the read session expired.", code="session_expired")
     if isinstance(error, google_errors.NotFound):
         return _not_found(text, doing)

@@ -8,6 +8,8 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
+
 from connectors.base import Column, Preview
 from connectors.bigquery.cells import to_batch
 
@@ -27,9 +29,21 @@ def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Decimal):
-        return format(value.normalize(), "f")
+        text = format(value, "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    if isinstance(value, pa.MonthDayNano):
+        return _interval(value)
     if isinstance(value, datetime):
         return value.isoformat(sep=" ")
     if isinstance(value, date | time):
         return value.isoformat()
     return str(value)
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """Years-months days hours:minutes:seconds, as BigQuery writes it."""
+    years, months = divmod(abs(value.months), 12)
+    minutes, seconds = divmod(abs(value.nanoseconds) / 1e9, 60)
+    signs = "-" if value.months < 0 else "", "-" if value.nanoseconds < 0 else ""
+    clock = f"{int(minutes // 60)}:{int(minutes % 60)}:{seconds:.9f}".rstrip("0").rstrip(".")
+    return f"{signs[0]}{years}-{months} {value.days} {signs[1]}{clock}"

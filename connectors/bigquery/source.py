@@ -65,6 +65,7 @@ class BigQuerySource(Source):
         self._schema: pa.Schema | None = None
         self._geography: frozenset[str] = frozenset()
         self._honours_offsets = False
+        self._subject = "The read stream"
 
     def check(self) -> Iterator[StepResult]:
         return checks.steps(self._clients, self._timeout_s)
@@ -138,7 +139,7 @@ class BigQuerySource(Source):
             schema=self._schema,
             reopen=self._honours_offsets,
             silence_s=self._silence_s,
-            doing=Doing("The read stream", permission="bigquery.readsessions.getData"),
+            doing=Doing(self._subject, permission="bigquery.readsessions.getData"),
         )
         for batch in batches:
             yield wkb.with_text(batch, self._geography) if self._geography else batch
@@ -181,6 +182,7 @@ class BigQuerySource(Source):
         # A table made a moment ago has no earlier snapshot, should this machine's clock be late.
         snapshot = max(datetime.now(UTC), table.created or datetime.min.replace(tzinfo=UTC))
         doing = Doing(f"Table {ref}", field="table", permission="bigquery.readsessions.create")
+        self._subject = doing.thing
         opened = self._open(ref.path, max_parts, doing, snapshot)
         return self._planned(
             columns,
@@ -223,6 +225,7 @@ class BigQuerySource(Source):
         }
         destination = job.destination
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
+        self._subject = _RESULT.thing
         # The result never changes, so its session needs no snapshot.
         opened = self._open(path, max_parts, _RESULT, None) if result.total else None
         return self._planned(

@@ -115,6 +115,10 @@ def read_stream(
                 raise TransientError(
                     f"{doing.thing}: BigQuery sent nothing for {silence_s:g} s.", code="source_silent"
                 ) from error
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise TransientError(
+                    f"{doing.thing}: BigQuery no longer knows the read session.", code="session_lost"
+                ) from error
             cuts += 1
             if not reopen or cuts > _REOPEN_MOST or error.code() not in _REOPEN_CODES:
                 raise explain(error, doing) from error

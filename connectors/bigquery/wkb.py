@@ -22,6 +22,6 @@ def _hexadecimal(array: pa.BinaryArray) -> pa.StringArray:
     offsets = pa.Array.from_buffers(pa.int32(), len(array) + 1, [None, offsets_buffer], offset=array.offset)
     first, last = offsets[0].as_py(), offsets[-1].as_py()
     digits = data.slice(first, last - first).to_pybytes().hex().encode() if data is not None else b""
-    doubled = pc.multiply(pc.subtract(offsets, first), 2)
+    doubled = pc.multiply(pc.subtract(offsets, offsets[0]), pa.scalar(2, pa.int32()))
     validity = array.is_valid().buffers()[1] if array.null_count else None
     return pa.StringArray.from_buffers(len(array), doubled.buffers()[1], pa.py_buffer(digits), validity)

@@ -1,0 +1,188 @@
+"""The main job on real processes: web, worker, beat, PostgreSQL, Valkey, the emulator."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from datamantri import processes
+from pipelines.services import ScheduleSpec
+from runs import doorbell, services
+from runs.models import LogLine, Run, Skip
+from runs.states import RunStatus
+from tests.acceptance.conftest import ended, numbers
+from tests.acceptance.product import wait_for
+
+ROWS = 1000
+
+
+def test_run_now_moves_every_row(make_pipeline, source_table, run_now, warehouse_cursor):
+    pipeline = make_pipeline(source_table(numbers(ROWS)))
+    run = ended(run_now(pipeline))
+    assert run.status == RunStatus.SUCCEEDED, run.error_message
+    warehouse_cursor.execute(f"SELECT count(*), sum(id), count(DISTINCT name) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (ROWS, ROWS * (ROWS - 1) // 2, ROWS)
+    assert run.rows == ROWS
+    assert run.receipt["rows"] == ROWS
+
+
+def test_the_log_counts_from_one_without_gaps(make_pipeline, source_table, run_now):
+    run = ended(run_now(make_pipeline(source_table(numbers(ROWS)))))
+    seqs = list(LogLine.objects.filter(run=run).order_by("seq").values_list("seq", flat=True))
+    assert seqs == list(range(1, run.last_seq + 1))
+    assert len(seqs) >= 3
+
+
+def test_a_second_replace_leaves_one_copy(make_pipeline, source_table, run_now, warehouse_cursor):
+    pipeline = make_pipeline(source_table(numbers(ROWS)))
+    assert ended(run_now(pipeline)).status == ended(run_now(pipeline)).status == RunStatus.SUCCEEDED
+    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (ROWS,)
+
+
+def test_append_adds_the_rows_of_every_run(make_pipeline, source_table, run_now, warehouse_cursor):
+    pipeline = make_pipeline(source_table(numbers(ROWS)), write_disposition="append")
+    assert ended(run_now(pipeline)).status == ended(run_now(pipeline)).status == RunStatus.SUCCEEDED
+    warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (2 * ROWS, ROWS)
+
+
+def test_a_query_is_read_like_a_table(make_pipeline, source_table, run_now, warehouse_cursor):
+    table = source_table(numbers(ROWS))
+    pipeline = make_pipeline(source_query=f"SELECT id, id * 2 AS twice FROM `acceptance.{table}` WHERE id < 10")
+    run = ended(run_now(pipeline))
+    assert run.status == RunStatus.SUCCEEDED, run.error_message
+    warehouse_cursor.execute(f"SELECT sum(twice) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (90,)
+
+
+def test_a_schedule_runs_on_time(make_pipeline, source_table):
+    pipeline = make_pipeline(source_table(numbers(10)), schedules=[ScheduleSpec("interval", every_s=2)])
+    wait_for(lambda: pipeline.runs.filter(status=RunStatus.SUCCEEDED).count() >= 3, saying="three runs succeed")
+    pipeline.schedules.update(ends_at=timezone.now())
+    lateness = [
+        run.created_at - run.scheduled_for for run in pipeline.runs.filter(scheduled_for__isnull=False).order_by("due")
+    ]
+    assert min(lateness) >= timedelta(0)
+    assert sorted(lateness)[len(lateness) // 2] < timedelta(seconds=5)
+    ticks = {run.scheduled_for for run in pipeline.runs.all()}
+    skipped = sum(Skip.objects.filter(pipeline=pipeline).values_list("ticks", flat=True))
+    # Every tick has one run or one recorded skip.
+    span = (max(ticks) - min(ticks)).total_seconds() / 2 + 1
+    assert len(ticks) + skipped >= span
+
+
+def test_the_api_triggers_a_run_and_follows_its_log(api, make_pipeline, source_table):
+    pipeline = make_pipeline(source_table(numbers(10)))
+    status, run = api("POST", f"pipelines/{pipeline.pk}/runs/", {}, {"Idempotency-Key": "one"})
+    assert status == 201
+    assert api("POST", f"pipelines/{pipeline.pk}/runs/", {}, {"Idempotency-Key": "one"})[0] == 200
+    wait_for(lambda: api("GET", f"runs/{run['id']}/")[1]["status"] == "succeeded", saying="the run succeeds")
+    _, log = api("GET", f"runs/{run['id']}/log/?after=0")
+    lines = log["lines"] if "lines" in log else log["results"]
+    assert any("Succeeded" in line["message"] for line in lines)
+
+
+def test_doubled_messages_change_nothing(make_pipeline, source_table, run_now):
+    pipeline = make_pipeline(source_table(numbers(10)), write_disposition="append")
+    run = run_now(pipeline)
+    doorbell.ring(20)
+    assert ended(run).status == RunStatus.SUCCEEDED
+    assert run.attempts.count() == 1
+
+
+def test_a_lost_message_costs_little_time(make_pipeline, source_table, operator, monkeypatch):
+    monkeypatch.setattr(doorbell, "ring", lambda times=1: True)
+    run, _ = services.request_run(make_pipeline(source_table(numbers(10))), trigger="manual", by=operator)
+    began = time.monotonic()
+    assert ended(run).status == RunStatus.SUCCEEDED
+    assert time.monotonic() - began < 20
+
+
+def test_a_second_beat_and_a_second_worker_change_nothing(product, make_pipeline, source_table):
+    product.start(processes.beat("beat-two"))
+    product.start(processes.worker(1, "worker-two"))
+    try:
+        pipeline = make_pipeline(
+            source_table(numbers(10)), schedules=[ScheduleSpec("interval", every_s=1)], overlap="queue"
+        )
+        wait_for(lambda: pipeline.runs.filter(status=RunStatus.SUCCEEDED).count() >= 5, saying="five runs succeed")
+        pipeline.schedules.update(ends_at=timezone.now())
+        ticks = list(pipeline.runs.values_list("scheduled_for", flat=True))
+        assert len(ticks) == len(set(ticks))
+        wait_for(
+            lambda: not pipeline.runs.exclude(status__in=["succeeded", "failed", "cancelled"]).exists(),
+            saying="all runs end",
+        )
+        assert not pipeline.runs.exclude(status=RunStatus.SUCCEEDED).exists()
+    finally:
+        product.stop("beat-two")
+        product.stop("worker-two")
+
+
+@pytest.fixture(scope="session")
+def large_table(bigquery_client):
+    """Enough rows that a load can be caught in the middle."""
+    from datamantri.demo import loader
+
+    loader.load(bigquery_client, "acceptance.shop.large", {"id": "INT64", "name": "STRING"}, numbers(3_000_000))
+    return "shop.large"
+
+
+def caught_loading(run: Run) -> Run:
+    def is_loading() -> bool:
+        run.refresh_from_db()
+        assert run.status in (RunStatus.QUEUED, RunStatus.RUNNING), run.error_message or run.status
+        return run.phase == "loading" and run.rows > 0
+
+    wait_for(is_loading, every_s=0.01, saying="rows are being loaded")
+    return run
+
+
+def test_a_worker_killed_in_the_middle_ends_right(product, make_pipeline, large_table, run_now, warehouse_cursor):
+    pipeline = make_pipeline(large_table, write_disposition="append")
+    run = caught_loading(run_now(pipeline))
+    pid = int(run.worker.rsplit(":", 1)[1])
+    [child] = [child for child in product.children() if child.pid == pid]
+    child.kill()
+    ended(run)
+    assert run.status == RunStatus.SUCCEEDED, run.error_message
+    assert run.attempt >= 2
+    assert run.attempts.order_by("number").first().outcome == "lost"
+    warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
+
+
+def test_cancel_stops_a_load_and_publishes_nothing(make_pipeline, large_table, run_now, operator, warehouse_cursor):
+    pipeline = make_pipeline(large_table)
+    run = caught_loading(run_now(pipeline))
+    asked = time.monotonic()
+    services.cancel_run(run, by=operator)
+    assert ended(run).status == RunStatus.CANCELLED
+    assert time.monotonic() - asked < 8
+    warehouse_cursor.execute("SELECT to_regclass(%s)", [f"public.{pipeline.target_table}"])
+    assert warehouse_cursor.fetchone() == (None,)
+
+
+def test_a_destination_that_drops_the_connection_is_tried_again(make_pipeline, large_table, run_now, warehouse_cursor):
+    pipeline = make_pipeline(large_table)
+    run = caught_loading(run_now(pipeline))
+    warehouse_cursor.execute(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
+    assert run.failures + run.losses >= 1 or run.attempt >= 2
+    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (3_000_000,)
+
+
+def test_a_missing_source_table_fails_at_once_in_plain_words(make_pipeline, run_now):
+    run = ended(run_now(make_pipeline("shop.nowhere")))
+    assert run.status == RunStatus.FAILED
+    assert "nowhere" in run.error_message
+    assert run.error_hint
+    assert run.attempt == 1

@@ -9,6 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +33,7 @@ GOOGLE_REST = "https://bigquery.googleapis.com"
 GOOGLE_STORAGE = "bigquerystorage.googleapis.com:443"
 KEPT_CLIENTS = 16
 _KEEPALIVE_MS = 60_000
+_CLOCK_TOLERANCE = timedelta(seconds=3)
 
 _CHANNEL = (
     ("grpc.max_send_message_length", -1),
@@ -81,6 +84,8 @@ class Clients:
         self.session = AuthorizedSession(self.credentials, refresh_timeout=5)
         # An emulator is never behind the proxy that the way to Google may need.
         self.session.trust_env = not endpoints.rest
+        self.session.hooks["response"].append(self._compare_clocks)
+        self._ahead = timedelta(0)
         self.rest = bigquery.Client(
             project=options.project,
             credentials=self.credentials,
@@ -117,12 +122,22 @@ class Clients:
 
         return REUSE_ONCE(call)()
 
+    def now(self) -> datetime:
+        """The time, held back where this machine's clock is ahead: BigQuery knows no snapshot in the future."""
+        return datetime.now(UTC) - self._ahead
+
     def close(self) -> None:
         self.session.close()
         with self._lock:
             if self._channel is not None:
                 self._channel.close()
             self._channel = self._storage = None
+
+    def _compare_clocks(self, response: requests.Response, **_: object) -> None:
+        if date := response.headers.get("Date"):
+            ahead = datetime.now(UTC) - parsedate_to_datetime(date)
+            # It names a whole second, and servers write it down once a second.
+            self._ahead = ahead if ahead > _CLOCK_TOLERANCE else timedelta(0)
 
     def _open_channel(self) -> grpc.Channel:
         if self.endpoints.storage:

@@ -179,8 +179,9 @@ class BigQuerySource(Source):
 
     def _plan_table(self, ref: TableRef, table: bigquery.Table, max_parts: int) -> ReadPlan:
         columns = _columns(table, ref)
+        now = self._clients().now()
         # A table made a moment ago has no earlier snapshot, should this machine's clock be late.
-        snapshot = max(datetime.now(UTC), table.created or datetime.min.replace(tzinfo=UTC))
+        snapshot = max(now, table.created or now)
         doing = Doing(f"Table {ref}", field="table", permission="bigquery.readsessions.create")
         self._subject = doing.thing
         opened = self._open(ref.path, max_parts, doing, snapshot)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,7 @@ class RestServer:
     """
 
     def __init__(self) -> None:
+        self.clock_s = 0.0  # how far its clock is from this machine's
         self.requests: list[tuple[str, str, dict[str, Any], dict[str, str]]] = []
         self._answers: dict[tuple[str, str], list[Answer | Callable[[dict[str, Any]], Answer]]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -80,6 +82,9 @@ class RestServer:
                 self.wfile.write(data)
 
             do_GET = do_POST = do
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string(time.time() + server.clock_s)
 
             def log_message(self, *arguments: object) -> None:
                 return None

@@ -92,6 +92,12 @@ def test_a_snapshot_is_never_older_than_its_table(source, rest):
     assert plan(source).snapshot_time >= ahead.replace(microsecond=0)
 
 
+def test_a_snapshot_is_never_ahead_of_bigquerys_clock(source, rest):
+    rest.clock_s = -3600
+    behind = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    assert abs(plan(source).snapshot_time - behind) < dt.timedelta(seconds=5)
+
+
 def test_reading_starts_at_the_offset_asked_for(source, storage):
     storage.rows = lambda request, context: iter([message([3, 4])])
     batches = list(source.read(Part(STREAM), start=2, stop=NeverStop()))

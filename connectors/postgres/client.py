@@ -75,7 +75,7 @@ def connect(options: PostgresOptions, *, timeout_s: float = CONNECT_TIMEOUT_S) -
         except psycopg2.Error as error:
             raise errors.connect_error(error, options) from error
     connection.autocommit = True
-    extras.register_uuid(conn_or_curs=connection)
+    extras.register_uuid(conn_or_curs=connection)  # type: ignore[no-untyped-call]
     return connection
 
 
@@ -158,6 +158,7 @@ class Session:
         self._timeout_s = timeout_s
         self.made_at = time.monotonic()
         self.was_cancelled = False
+        self._powers: tuple[str, ...] | None = None
         self.connection = connect(options, timeout_s=timeout_s)
 
     @property
@@ -168,6 +169,20 @@ class Session:
     def server_version(self) -> int:
         """As PostgreSQL counts: 180003 is 18.3."""
         return int(self.connection.server_version)
+
+    def powers(self) -> tuple[str, ...]:
+        """What the role may do beyond writing rows: be superuser, run programs or use files on the server."""
+        if self._powers is None:
+            row = self.one(
+                """
+                SELECT ARRAY(SELECT 'superuser' FROM pg_roles WHERE rolname = current_user AND rolsuper
+                             UNION ALL SELECT rolname FROM pg_roles
+                             WHERE rolname IN ('pg_execute_server_program', 'pg_write_server_files',
+                                               'pg_read_server_files') AND pg_has_role(oid, 'MEMBER'))
+                """
+            )
+            self._powers = tuple(row[0]) if row else ()
+        return self._powers
 
     def execute(self, query: str | sql.Composable, parameters: Any = None) -> Cursor:
         cursor = self.connection.cursor()

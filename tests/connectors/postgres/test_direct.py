@@ -1,0 +1,161 @@
+"""The direct way end to end: what it tells, how it stops, and that a killed process does no harm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from connectors.base import Column
+from connectors.errors import ConnectorError, Stopped
+from connectors.transfer import Receipt
+from tests.connectors.memory import Button, MemorySource, batch, in_thread
+
+POINTS = (
+    "plan.after",
+    "load.begin",
+    "load.middle",
+    "load.end",
+    "publish.before_lock",
+    "publish.after_lock",
+    "publish.before_commit",
+    "publish.after_commit",
+)
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_progress_log_and_receipt_tell_what_happened(world, admin):
+    points: list[str] = []
+    source = MemorySource([batch(range(1000)), batch(range(1000, 1500))], warnings=["Read over REST."])
+    receipt = world.move(source=source, crash=points.append)
+    assert (receipt.rows, receipt.method, receipt.source) == (1500, "create", {"from": "memory"})
+    assert receipt.bytes > 1500 * 20
+    assert set(receipt.seconds) == {"plan", "load", "publish"}
+    assert receipt.snapshot_time.year == 2026
+    assert world.recorder.events == ["planned", "publishing"]
+    assert world.recorder.totals[-1] == (1500, receipt.bytes)
+    assert ("warning", "Read over REST.") in world.recorder.lines
+    assert "1,500 rows" in world.recorder.text()
+    assert list(dict.fromkeys(points)) == list(POINTS)
+    admin.execute("SELECT rows, receipt, published_at FROM _datamantri.applied")
+    rows, kept, published_at = admin.fetchone()
+    assert rows == 1500
+    assert Receipt.from_json(kept).published_at == receipt.published_at == published_at
+
+
+def test_what_the_source_raises_is_raised_as_it_is(world, ids):
+    world.move([1])
+
+    def fail():
+        raise ConnectorError("The table is gone.", code="table_gone")
+
+    with pytest.raises(ConnectorError) as failed:
+        world.move(source=MemorySource([batch([2]), batch([3])], between=fail))
+    assert failed.value.code == "table_gone"
+    assert ids() == [1]
+    world.move([4])
+    assert ids() == [4]
+
+
+def test_columns_that_are_not_those_of_the_definition_end_the_run_before_it_reads(world, ids):
+    world.move([1])
+    source = MemorySource([batch([2])])
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=source, expected=(Column("id", "STRING"),))
+    assert refused.value.code == "column_retyped"
+    assert source.reads == 0
+    assert ids() == [1]
+
+
+@pytest.mark.parametrize("disposition", ["append", "replace"])
+@pytest.mark.parametrize("point", POINTS[:5])
+def test_a_stop_before_the_publish_changes_nothing(world, ids, disposition, point):
+    world.move([1])
+    button = Button()
+    with pytest.raises(Stopped) as stopped:
+        world.move([2], disposition, stop=button, crash=lambda at: button.press() if at == point else None)
+    assert stopped.value.code == "cancelled"
+    assert ids() == [1]
+    world.move([3])
+    assert ids() == [3]
+
+
+def test_a_stop_after_the_commit_comes_too_late(world, ids):
+    button = Button()
+    world.move([2], stop=button, crash=lambda at: button.press() if at == "publish.after_commit" else None)
+    assert ids() == [2]
+
+
+def test_a_stop_breaks_the_wait_for_a_slow_source(world, ids):
+    world.move([1])
+    button, release = Button(), threading.Event()
+    source = MemorySource([batch([2]), batch([3])], between=lambda: release.wait(20))
+    thread, results = in_thread(lambda: world.move(source=source, stop=button))
+    time.sleep(0.5)
+    began = time.monotonic()
+    button.press("time_limit")
+    release.set()
+    thread.join(10)
+    assert time.monotonic() - began < 3
+    assert isinstance(results[0], Stopped)
+    assert results[0].code == "time_limit"
+    assert ids() == [1]
+
+
+def test_a_stop_breaks_the_wait_for_a_lock(world, ids, connect):
+    world.move([1])
+    busy = connect()
+    busy.cursor().execute("SELECT * FROM flights")
+    button = Button()
+    threading.Timer(0.4, button.press).start()
+    with pytest.raises(Stopped):
+        world.move([2], stop=button)
+    busy.rollback()
+    assert ids() == [1]
+
+
+CHILD = """
+import json, os, signal, sys, uuid
+from connectors.base import NeverStop, Owner, ReadRequest, Target, WriteDisposition
+from connectors.postgres.destination import PostgresDestination
+from connectors.postgres.options import PostgresOptions
+from connectors.transfer import TransferRequest, direct
+from tests.connectors.memory import MemorySource, Recorder, batch
+
+told = json.loads(sys.argv[1])
+owner = Owner(*(uuid.UUID(told[name]) for name in ("installation", "pipeline", "run")), 1)
+target = Target("public", "flights")
+destination = PostgresDestination(PostgresOptions(**told["options"]))
+fence = destination.raise_fence(target, owner)
+request = TransferRequest(owner, ReadRequest(table="a.b.c"), target, WriteDisposition(told["disposition"]), "f")
+end = lambda at: os.kill(os.getpid(), signal.SIGKILL) if at == told["point"] else None
+direct(MemorySource([batch([2, 3])]), destination, fence, request, reporter=Recorder(), stop=NeverStop(), crash=end)
+"""
+
+
+@pytest.mark.parametrize("disposition", ["append", "replace"])
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_killed_anywhere_is_followed_by_one_that_publishes_once(world, ids, disposition, point):
+    world.move([1])
+    run = uuid.uuid4()
+    told = {
+        "installation": str(world.installation),
+        "pipeline": str(world.pipeline),
+        "run": str(run),
+        "options": asdict(world.options),
+        "disposition": disposition,
+        "point": point,
+    }
+    killed = subprocess.run([sys.executable, "-c", CHILD, json.dumps(told)], cwd=ROOT, timeout=60, check=False)
+    assert killed.returncode == -9
+    fence = world.fence(run=run)
+    assert (fence.applied is not None) == (point == "publish.after_commit")
+    world.move([2, 3], disposition, run=run)
+    assert ids() == ([1, 2, 3] if disposition == "append" else [2, 3])

@@ -1,0 +1,92 @@
+"""Through a pooler in transaction mode: nothing may hang on the session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import ConnectorError
+from tests.connectors.memory import MemorySource, batch, in_thread
+
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+NOBODY = 65534
+
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
+
+
+@pytest.fixture
+def pooler(options):
+    """The port of a pooler with two connections to the server."""
+    folder = Path(tempfile.mkdtemp(prefix="datamantri-pooler-"))
+    folder.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (folder / "users").write_text(f'"{options.user}" "{options.password}"\n')
+    (folder / "ini").write_text(
+        f"""
+        [databases]
+        {options.dbname} = host=127.0.0.1 port={options.port}
+        [pgbouncer]
+        listen_addr = 127.0.0.1
+        listen_port = {port}
+        unix_socket_dir =
+        auth_type = scram-sha-256
+        auth_file = {folder}/users
+        pool_mode = transaction
+        default_pool_size = 2
+        """
+    )
+    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen([PGBOUNCER, folder / "ini"], stdout=log, stderr=log, **who)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    yield port
+    process.terminate()
+    process.wait(10)
+    shutil.rmtree(folder)
+
+
+def test_runs_work_through_a_pooler(world, ids, pooler):
+    for _ in range(3):
+        world.move([1, 2], destination=world.destination(port=pooler))
+    world.move([3], "append", destination=world.destination(port=pooler))
+    assert ids() == [1, 2, 3]
+    assert [step.passed for step in world.destination(port=pooler).check()] == [True] * 6
+
+
+def test_a_former_owner_behind_the_pooler_is_found_and_ended(world, ids, pooler):
+    world.move([1])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def pause():
+        inside.set()
+        go_on.wait(20)
+
+    source = MemorySource([batch([2]), batch([3])], between=pause)
+    thread, results = in_thread(lambda: world.move(source=source, destination=world.destination(port=pooler)))
+    assert inside.wait(10)
+    world.move([4], destination=world.destination(port=pooler))
+    go_on.set()
+    thread.join(10)
+    assert isinstance(results[0], ConnectorError)
+    assert results[0].code == "connection_lost"
+    assert ids() == [4]
+
+
+def test_the_name_of_a_run_does_not_stay_on_the_poolers_connection(world, admin, pooler):
+    world.move([1], destination=world.destination(port=pooler))
+    admin.execute("SELECT application_name FROM pg_stat_activity WHERE usename = 'loader'")
+    assert {name for (name,) in admin.fetchall()} == {"datamantri"}

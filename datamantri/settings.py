@@ -105,9 +105,8 @@ TEMPLATES = [
 ]
 
 STATIC_URL = "static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-# Served by whitenoise from where they lie, or from STATIC_ROOT once `collectstatic` filled it (the image does).
+# Served by whitenoise from where they lie: nothing to collect, in a checkout or in an image.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = False
 

@@ -10,6 +10,7 @@ import os
 import sys
 
 from celery import signals
+from celery.utils.nodenames import host_format
 
 from datamantri import memory
 
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
         app.Beat(scheduler="datamantri.celery_beat:Ticker", loglevel="INFO").run()
         return 0
     process = app.Worker(
-        hostname=f"{options.name}@%h",
+        hostname=host_format(f"{options.name}@%h"),
         queues=options.queues,
         pool_cls=options.pool,
         concurrency=options.concurrency,

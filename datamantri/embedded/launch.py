@@ -118,8 +118,10 @@ def _with_product(options: argparse.Namespace, body: Callable[[Product], int], *
         return BAD_CONFIGURATION if error.code == "not_configured" else FAILURE
     finally:
         if product is not None:
-            _say("Stopping …")
-            product.stop()
+            try:
+                _say("Stopping …")
+            finally:  # the terminal may be gone
+                product.stop()
             _say("Stopped.")
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -21,7 +21,7 @@ from datamantri.embedded.stack import CONTROL, DEFAULT_DATA_DIR, EmbeddedStack
 from datamantri.embedded.supervisor import Child, ChildSpec
 
 ENVIRONMENT = "environment.json"  # how other commands reach the servers that run
-READY_LIMIT_S = 60
+READY_LIMIT_S = 180  # a busy machine; a process that ends is noticed at once
 CONFIGURATION_STATUS = 2
 
 

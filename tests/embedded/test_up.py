@@ -8,12 +8,14 @@ import stat
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 
+from datamantri.embedded.stack import EmbeddedStack
 from tests.embedded.conftest import processes_in, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -76,6 +78,9 @@ def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str],
         assert {name for name in ("web", "worker", "lookups", "beat") if (data_dir / "logs" / f"{name}.log").exists()}
 
         wait_until(lambda: manage("doctor", env=environment).returncode == 0, 60)
+        found = manage("doctor", env=environment).stdout.splitlines()
+        # Workers of several machines must not share a name.
+        assert f"ok   worker: worker@{socket.gethostname()}" in found
 
         second = manage("up", env=environment)
         assert second.returncode == 1
@@ -88,6 +93,23 @@ def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str],
     again.read_until("is ready at")
     assert not [line for line in again.lines if "migrations" in line or password in line]
     assert again.end() == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_database_of_ones_own_is_used_and_gets_no_login(
+    environment: dict[str, str], data_dir: Path, make_stack: Callable[..., EmbeddedStack]
+) -> None:
+    servers = make_stack(data_dir.with_name("servers"), valkey=False).start()
+    up = Up({**environment, **servers})
+    up.read_until("is ready at")
+    try:
+        assert sorted(path.name for path in data_dir.iterdir() if path.name in ("postgres", "valkey")) == ["valkey"]
+        assert not (data_dir / "password").exists()
+        with closing(psycopg2.connect(servers["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT (SELECT count(*) FROM runs_run), (SELECT count(*) FROM auth_user)")
+            assert cursor.fetchone() == (0, 0)
+    finally:
+        assert up.end() == 0
 
 
 def test_up_stopped_while_starting_leaves_nothing_running(environment: dict[str, str], data_dir: Path) -> None:

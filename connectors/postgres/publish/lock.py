@@ -30,7 +30,6 @@ def with_lock(
     *,
     reporter: Reporter,
     stop: StopSignal,
-    limit_s: float = LIMIT_S,
 ) -> T:
     """Run `then(sql)`, whose message begins with `sql`, until the lock it asks for is granted.
 
@@ -40,7 +39,7 @@ def with_lock(
     """
     name = errors.quoted(target.schema, target.table)
     ask = f"SAVEPOINT lock_target; SET LOCAL lock_timeout = {TRY_MS}; LOCK TABLE {name} IN {mode} MODE; "
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + LIMIT_S
     told_at = -REPEAT_HOLDERS_S
     while True:
         stop.check()
@@ -52,7 +51,7 @@ def with_lock(
             holders = _holders(session, target)
             if time.monotonic() > deadline:
                 raise TransientError(
-                    f"{target} stayed locked for {limit_s:.0f} s by {holders}.",
+                    f"{target} stayed locked for {LIMIT_S:.0f} s by {holders}.",
                     hint="End those sessions, or run at a quieter time.",
                     code="target_locked",
                 ) from error

@@ -35,6 +35,7 @@ def running_product() -> Iterator[Product]:
         product.start()
         product.stack.warehouse()
         os.environ.update(product.env)
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "datamantri.settings")
         import django
 
         django.setup()

@@ -12,13 +12,17 @@ import asyncio
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
-from channels.auth import get_user
+from channels.consumer import get_handler_name
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.http import HttpRequest
 from django.urls import path
 
 from runs import live, page_queries, queries
@@ -32,17 +36,40 @@ NAMED_CHANGES = 50
 FORBIDDEN = 4403
 GONE = 4404
 
+T = TypeVar("T")
 SessionStore = import_module(settings.SESSION_ENGINE).SessionStore
+
+
+async def read(query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Ask the database in a thread of the pool, so that one viewer's question holds up nobody else's lines."""
+    return await database_sync_to_async(query, thread_sensitive=False)(*args, **kwargs)
+
+
+def may_view(session_key: str | None) -> bool:
+    """Whether a session belongs, by now, to someone who may see runs."""
+    request = HttpRequest()
+    request.session = SessionStore(session_key)
+    return get_user(request).has_perm("runs.view_run")
+
+
+def state_of(run_id: UUID) -> dict[str, Any] | None:
+    run = Run.objects.select_related("revision").filter(pk=run_id).first()
+    return queries.run_state(run) if run else None
 
 
 class ViewerConsumer(AsyncJsonWebsocketConsumer):
     """A socket for people who may see runs."""
 
     async def may_view(self) -> bool:
-        """Whether this session still belongs to someone who may see runs, asked of the database."""
         session = self.scope.get("session")
-        user = await get_user({"session": SessionStore(session.session_key)}) if session else None
-        return user is not None and await database_sync_to_async(user.has_perm)("runs.view_run")
+        return session is not None and await read(may_view, session.session_key)
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Hand a message to its method; without the usual detour through the one thread that all consumers share.
+
+        That detour closes old database connections, and `read` closes its own.
+        """
+        await getattr(self, get_handler_name(message))(message)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **kwargs: Any) -> None:
         """Pass on what a viewer said; what is no JSON object says nothing."""
@@ -65,7 +92,8 @@ class RunConsumer(ViewerConsumer):
         self.unconfirmed_bytes = 0
         self.attempt = 0
         self.state_at = 0.0
-        self.state_later: asyncio.Task[None] | None = None
+        self.state_changed = False
+        self.state_task: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         self.run_id = self.scope["url_route"]["kwargs"]["run_id"]
@@ -74,7 +102,7 @@ class RunConsumer(ViewerConsumer):
             return
         # Join first: what is written from here on is pushed, what was written before is read.
         await self.channel_layer.group_add(live.run_group(self.run_id), self.channel_name)
-        state = await self.read_state()
+        state = await read(state_of, self.run_id)
         if state is None:
             await self.close(GONE)
             return
@@ -83,14 +111,14 @@ class RunConsumer(ViewerConsumer):
 
     async def disconnect(self, code: int) -> None:
         await self.channel_layer.group_discard(live.run_group(self.run_id), self.channel_name)
-        if self.state_later:
-            self.state_later.cancel()
+        if self.state_task:
+            self.state_task.cancel()
 
     # What the viewer says
 
     async def receive_json(self, content: dict[str, Any], **kwargs: Any) -> None:
         after = content.get("after")
-        if not isinstance(after, int) or after < 0:
+        if type(after) is not int or after < 0:
             return
         while self.unconfirmed and self.unconfirmed[0][0] <= after:
             self.unconfirmed_bytes -= self.unconfirmed.popleft()[1]
@@ -99,7 +127,7 @@ class RunConsumer(ViewerConsumer):
         elif content.get("check"):
             # Every so often the viewer asks whether it missed anything: pushes can get lost without a trace.
             self.sent, self.behind = after, True
-            await self.send_state()
+            self.send_state()
         if self.behind:
             await self.catch_up()
 
@@ -109,7 +137,7 @@ class RunConsumer(ViewerConsumer):
             await self.close(FORBIDDEN)
             return
         while self.has_allowance:
-            lines = await database_sync_to_async(queries.log_lines)(self.run_id, after=self.sent, limit=PAGE_LINES)
+            lines = await read(queries.log_lines, self.run_id, after=self.sent, limit=PAGE_LINES)
             if lines:
                 await self.send_lines([page_queries.line_data(line) for line in lines])
             if len(lines) < PAGE_LINES:
@@ -132,10 +160,10 @@ class RunConsumer(ViewerConsumer):
             await self.send_lines([line for line in lines if line["seq"] > self.sent])
         if lines[-1]["attempt"] > self.attempt:
             self.attempt = lines[-1]["attempt"]
-            await self.send_state()  # a worker has taken the run
+            self.send_state()  # a worker has taken the run
 
     async def run_changed(self, message: dict[str, Any]) -> None:
-        await self.send_state()
+        self.send_state()
 
     async def run_state(self, message: dict[str, Any]) -> None:
         if self.has_allowance:
@@ -151,31 +179,19 @@ class RunConsumer(ViewerConsumer):
         after, self.sent = self.sent, lines[-1]["seq"]
         await self.deliver({"type": "lines", "after": after, "lines": lines})
 
-    async def send_state(self) -> None:
-        """Send the state as the database has it, but not more often than every `STATE_EVERY_S`."""
-        if self.state_later is not None:
-            return
-        wait = self.state_at + STATE_EVERY_S - time.monotonic()
-        if wait > 0:
-            self.state_later = asyncio.create_task(self.send_state_after(wait))
-        else:
-            await self.send_state_now()
+    def send_state(self) -> None:
+        """Send the state as the database has it: beside the lines, and not more often than every `STATE_EVERY_S`."""
+        self.state_changed = True
+        if self.state_task is None or self.state_task.done():
+            self.state_task = asyncio.create_task(self.send_states())
 
-    async def send_state_after(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        self.state_later = None
-        await self.send_state_now()
-
-    async def send_state_now(self) -> None:
-        self.state_at = time.monotonic()
-        state = await self.read_state()
-        if state is not None and self.has_allowance:
-            await self.deliver({"type": "state", "state": state})
-
-    @database_sync_to_async
-    def read_state(self) -> dict[str, Any] | None:
-        run = Run.objects.select_related("revision").filter(pk=self.run_id).first()
-        return queries.run_state(run) if run else None
+    async def send_states(self) -> None:
+        while self.state_changed:
+            await asyncio.sleep(max(0.0, self.state_at + STATE_EVERY_S - time.monotonic()))
+            self.state_changed, self.state_at = False, time.monotonic()
+            state = await read(state_of, self.run_id)
+            if state is not None and self.has_allowance:
+                await self.deliver({"type": "state", "state": state})
 
     async def deliver(self, message: dict[str, Any]) -> None:
         text = json.dumps(message, separators=(",", ":"))

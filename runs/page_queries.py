@@ -150,6 +150,11 @@ def schedule_views(pipeline: Pipeline, *, count: int = 5) -> list[ScheduleView]:
     return views
 
 
+def runs_of(pipeline: Pipeline, *, count: int = CHART) -> list[Run]:
+    """The newest runs, newest first."""
+    return list(pipeline.runs.select_related("requested_by").defer("receipt")[:count])
+
+
 def revisions_of(pipeline: Pipeline, *, count: int = 10) -> list[Change]:
     """The newest revisions, each with the names of what it changed."""
     revisions = list(pipeline.revisions.select_related("created_by")[: count + 1])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-from channels.db import database_sync_to_async
+from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.db import Error, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
@@ -49,11 +49,12 @@ def pipelines(request: HttpRequest) -> HttpResponse:
 @page("pipelines.view_pipeline")
 def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
-    runs = page_queries.newest_runs([pk], page_queries.CHART).get(pk, [])
+    runs = page_queries.runs_of(pipeline)
     context = {
         "pipeline": pipeline,
-        "runs": runs,
-        "newest": runs[: -RUNS_LISTED - 1 : -1],
+        "runs": runs[::-1],
+        "places": page_queries.CHART if len(runs) > page_queries.CHART / 2 else page_queries.CHART // 2,
+        "newest": runs[:RUNS_LISTED],
         "schedules": page_queries.schedule_views(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),
@@ -117,7 +118,7 @@ def run_log_text(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 async def _log_text(pk: UUID) -> AsyncIterator[str]:
     after = 0
-    while lines := await database_sync_to_async(queries.log_lines)(pk, after=after, limit=LOG_FETCHED):
+    while lines := await sync_to_async(queries.log_lines)(pk, after=after, limit=LOG_FETCHED):
         yield "".join(f"{line.at:%Y-%m-%d %H:%M:%S.%f} {line.level.upper()} {line.message}\n" for line in lines)
         after = lines[-1].seq
 

@@ -145,12 +145,13 @@ SAID = {
     "lock_wait_ms": lambda ms: f"{ms:.1f} ms",
     "lock_held_ms": lambda ms: f"{ms:.1f} ms",
 }
+RECEIPT = ("rows", "bytes", "target", "method", "disposition", "snapshot_time", "published_at", "seconds")
 
 
 @register.filter
 def receipt_facts(receipt: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A receipt as pairs of name and text."""
-    for name, value in receipt.items():
+    """A receipt as pairs of name and text; the database does not keep the order of its names."""
+    for name, value in sorted(receipt.items(), key=lambda item: RECEIPT.index(item[0]) if item[0] in RECEIPT else 99):
         if name == "seconds":
             for phase, seconds in value.items():
                 yield f"Time to {words(phase).lower()}", span(seconds)
@@ -171,8 +172,8 @@ def fact(value: Any) -> str:
 
 @register.filter
 def words(name: str) -> str:
-    """estimated_rows → Estimated rows"""
-    return name.replace("_", " ").capitalize()
+    """estimated_rows → Estimated rows, time_limit_s → Time limit"""
+    return name.removesuffix("_s").replace("_", " ").capitalize()
 
 
 @register.inclusion_tag("parts/bars.html")

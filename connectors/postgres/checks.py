@@ -54,7 +54,7 @@ def check(
     try:
         session = connect()
     except ConnectorError as error:
-        yield _failed("Log in", error)
+        yield StepResult.failed("Log in", error)
         return
     try:
         yield StepResult("Log in", True, f"{options.user} in {options.dbname}")
@@ -83,12 +83,8 @@ def _try(name: str, step: Callable[[], tuple[bool | None, str]]) -> StepResult:
     try:
         passed, detail = step()
     except ConnectorError as error:
-        return _failed(name, error)
+        return StepResult.failed(name, error)
     return StepResult(name, passed, detail)
-
-
-def _failed(name: str, error: ConnectorError) -> StepResult:
-    return StepResult(name, False, error.message, error.hint)
 
 
 def _read_only(session: Session, step: Callable[[Session], tuple[bool | None, str]]) -> tuple[bool | None, str]:

@@ -16,7 +16,10 @@ from django.db import connection
 log = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 1.0
+# Whoever else holds a pipeline that is due is not asked more often than this.
+SHORTEST_SLEEP_S = 0.02
 LONGEST_BACKOFF_S = 15.0
+SEEN_EVERY_S = 5.0
 HOUSEKEEPING_EVERY_S = 60.0
 
 
@@ -47,18 +50,20 @@ class Ticker(Scheduler):
         """One round: ticks, lost leases, bells, housekeeping. Returns the seconds until the next one."""
         from runs import ticker
 
-        began = time.monotonic()
         try:
-            self._round(began)
-            sleep_s = ticker.seconds_to_next(LONGEST_SLEEP_S)
+            self._round(time.monotonic())
+            sleep_s = max(SHORTEST_SLEEP_S, ticker.seconds_to_next(LONGEST_SLEEP_S))
         except DatabaseError as error:
-            self._failures += 1
-            sleep_s = min(LONGEST_BACKOFF_S, 0.5 * 2**self._failures)
-            log.warning("The control database does not answer (%s); trying again in %.1f s.", error, sleep_s)
-            connection.close()
+            log.warning("The control database does not answer: %s", error)
+        except Exception:
+            # Beat would end, and with it every schedule.
+            log.exception("A round of the ticker failed")
+        else:
+            self._failures = 0
             return sleep_s
-        self._failures = 0
-        return sleep_s
+        connection.close()
+        self._failures += 1
+        return min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(self._failures, 10))
 
     def _round(self, began: float) -> None:
         from runs import services, ticker
@@ -69,13 +74,14 @@ class Ticker(Scheduler):
         self._bells = ticker.bells_due(queued)
         if self._bells:
             self._bell.set()
-        if began - self._seen_at > 5:
+        if began - self._seen_at > SEEN_EVERY_S:
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
         if began - self._trimmed_at > HOUSEKEEPING_EVERY_S:
-            services.trim()
             services.forget_processes()
-            self._trimmed_at = began
+            # More than one batch is old: go on in the next round.
+            if not services.trim():
+                self._trimmed_at = began
 
     def _ring(self) -> None:
         """Bells ring from a thread of their own: a broker that is away must not hold up the ticks."""
@@ -84,7 +90,11 @@ class Ticker(Scheduler):
         while True:
             self._bell.wait()
             self._bell.clear()
-            doorbell.ring(self._bells)
+            try:
+                doorbell.ring(self._bells)
+            except Exception:
+                # Without this thread nobody would ring any more.
+                log.exception("The bell could not be rung")
 
     def close(self) -> None:
         from runs import services

@@ -12,9 +12,9 @@ from django.utils import timezone
 
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
+from runs.capacity import PROCESS_SEEN_WITHIN
 from runs.models import Process, Run
 from runs.page_queries import Card, cards, find_pipelines, last_finished
-from runs.queries import PROCESS_SEEN_WITHIN
 from runs.states import ACTIVE, TERMINAL, RunStatus
 from runs.waiting import reasons_to_wait
 

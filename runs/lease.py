@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from django.conf import settings
@@ -19,7 +20,9 @@ from runs import services
 log = logging.getLogger(__name__)
 
 FLAGS_EVERY_S = 1.0
+CLOCK_EVERY_S = 0.25
 EXIT_AFTER_S = 5.0
+EXIT_CODE = 70
 
 REASONS = {
     "cancelled": "The run was cancelled.",
@@ -30,7 +33,7 @@ REASONS = {
 
 
 class Lease:
-    """A StopSignal for the engine, fed by the keeper thread.
+    """A StopSignal for the engine, fed by the keeper's threads.
 
     The database's clock grants the lease; a monotonic clock that was started before each renewal was
     sent limits it here, so a paused process finds out that it is too late before it writes.
@@ -39,28 +42,51 @@ class Lease:
     def __init__(self, claimed: services.Claim, *, granted: float, time_limit: timedelta, process: str) -> None:
         self.claim = claimed
         self.process = process
+        self.reason = ""
         self._valid_until = granted + settings.LEASE_TTL.total_seconds()
         self._deadline = granted + time_limit.total_seconds()
-        self._reason = ""
+        self._exit_after_s = EXIT_AFTER_S
         self._stopped_at: float | None = None
+        self._at_rest = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     # The engine's side: connectors.base.StopSignal
 
     def check(self) -> None:
-        if not self._reason and time.monotonic() > self._valid_until:
-            self.stop("lease_lost")
-        if self._reason:
-            raise Stopped(REASONS[self._reason], code=self._reason)
+        self.check_ownership()
+        if self.reason:
+            raise Stopped(REASONS[self.reason], code=self.reason)
 
     def on_stop(self, callback: Callable[[], None]) -> Callable[[], None]:
         with self._lock:
             self._callbacks.append(callback)
-            late = bool(self._reason)
+            late = bool(self.reason)
         if late:
-            self._break(callback)
+            self._break([callback])
         return lambda: self._forget(callback)
+
+    # The executor's side
+
+    def check_ownership(self) -> None:
+        """Raise Stopped only if the run may belong to somebody else by now."""
+        if time.monotonic() > self._valid_until:
+            self.stop("lease_lost")
+        if self.reason == "lease_lost":
+            raise Stopped(REASONS[self.reason], code=self.reason)
+
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """What nothing can break, but ends by itself in `seconds`, does not cost the process its life."""
+        self._exit_after_s = seconds + EXIT_AFTER_S
+        try:
+            yield
+        finally:
+            self._exit_after_s = EXIT_AFTER_S
+
+    def rest(self) -> None:
+        """The attempt is over: nothing is left to break, and its end may be written down in peace."""
+        self._at_rest = True
 
     # The keeper's side
 
@@ -85,24 +111,28 @@ class Lease:
     def stop(self, reason: str) -> None:
         """Stop for the first reason given; a lost lease outranks all others."""
         with self._lock:
-            if self._reason and reason != "lease_lost":
+            if self._at_rest or self.reason == reason or (self.reason and reason != "lease_lost"):
                 return
-            self._reason = reason
+            self.reason = reason
             self._stopped_at = self._stopped_at or time.monotonic()
             callbacks = list(self._callbacks)
-        for callback in callbacks:
-            self._break(callback)
+        if callbacks:
+            # A callback that hangs must not keep the keeper from ending this process.
+            threading.Thread(target=self._break, args=(callbacks,), name="lease-stop", daemon=True).start()
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Still held although everything that blocks was broken a while ago."""
-        return self._stopped_at is not None and time.monotonic() > self._stopped_at + EXIT_AFTER_S
+        if self._stopped_at is None or self._at_rest:
+            return False
+        return time.monotonic() > self._stopped_at + self._exit_after_s
 
-    def _break(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        except Exception:
-            log.exception("Could not break a wait of run %s", self.claim.run)
+    def _break(self, callbacks: list[Callable[[], None]]) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("Could not break a wait of run %s", self.claim.run)
 
     def _forget(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -111,63 +141,77 @@ class Lease:
 
 
 class Keeper:
-    """One thread a process: renews the lease that is held now, and reads cancel and drain flags."""
+    """Two threads a process, for the lease that is held now.
+
+    One talks to the database: renews, reads cancel and drain flags. The other only looks at the clock,
+    for a database that does not answer must not keep anybody from noticing that time is up.
+    """
 
     def __init__(self) -> None:
         self._held: Lease | None = None
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="lease-keeper", daemon=True).start()
+        threading.Thread(target=self._keep, name="lease-keeper", daemon=True).start()
+        threading.Thread(target=self._watch, name="lease-clock", daemon=True).start()
 
     def hold(self, lease: Lease) -> None:
         with self._changed:
             self._held = lease
-            self._changed.notify()
+            self._changed.notify_all()
 
     def release(self, lease: Lease) -> None:
         with self._changed:
             if self._held is lease:
                 self._held = None
-                self._changed.notify()
+                self._changed.notify_all()
 
-    def _run(self) -> None:
-        renew_at = 0.0
-        current: Lease | None = None
+    def _next(self, known: Lease | None, every: float) -> Lease:
+        """The lease that is held: at once if it is another than `known`, else after `every` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held not in (None, known), timeout=every if self._held else None)
+            self._changed.wait_for(lambda: self._held is not None)
+            return self._held  # type: ignore[return-value]
+
+    def _keep(self) -> None:
         every = settings.HEARTBEAT.total_seconds()
+        lease: Lease | None = None
+        renew_at = 0.0
         while True:
-            with self._changed:
-                if self._held is None:
-                    current = None
-                    self._changed.wait()
-                else:
-                    self._changed.wait(timeout=min(FLAGS_EVERY_S, every))
-                lease = self._held
-            if lease is None:
+            held = self._next(lease, min(FLAGS_EVERY_S, every))
+            if held is not lease:
+                lease, renew_at = held, time.monotonic() + every
                 continue
-            if lease is not current:
-                current, renew_at = lease, time.monotonic() + every
-                continue
-            renew_at = self._keep(lease, renew_at, every)
-            if lease.stuck and self._held is lease:
-                log.error("Run %s did not stop in %s s: this process ends itself.", lease.claim.run, EXIT_AFTER_S)
-                os._exit(70)
-
-    def _keep(self, lease: Lease, renew_at: float, every: float) -> float:
-        asked = time.monotonic()
-        try:
-            if asked >= renew_at:
-                answer = services.renew(lease.claim.run, lease.claim.token, process=lease.process)
-                if answer.owned:
-                    lease.renewed(asked)
+            asked = time.monotonic()
+            if self._ask(lease, renew=asked >= renew_at) and asked >= renew_at:
                 renew_at = asked + every
-            else:
-                answer = services.read_flags(lease.claim.run, lease.claim.token, process=lease.process)
-            if self._held is lease:
-                lease.obey(answer)
+
+    def _ask(self, lease: Lease, *, renew: bool) -> bool:
+        """Renew the lease, or only read what its owner is asked to do; says whether the database answered."""
+        asked = time.monotonic()
+        ask = services.renew if renew else services.read_flags
+        try:
+            answer = ask(lease.claim.run, lease.claim.token, process=lease.process)
         except DatabaseError as error:
             log.warning("The control database does not answer the heartbeat: %s", type(error).__name__)
             connection.close()
-        lease.look_at_the_clock()
-        return renew_at
+            return False
+        except Exception:
+            # The thread must outlive it: without a keeper every later run would lose its lease.
+            log.exception("The heartbeat of run %s failed", lease.claim.run)
+            return False
+        if renew and answer.owned:
+            lease.renewed(asked)
+        if self._held is lease:
+            lease.obey(answer)
+        return True
+
+    def _watch(self) -> None:
+        lease: Lease | None = None
+        while True:
+            lease = self._next(lease, CLOCK_EVERY_S)
+            lease.look_at_the_clock()
+            if lease.is_stuck and self._held is lease:
+                log.error("Run %s did not stop in time: this process ends itself.", lease.claim.run)
+                os._exit(EXIT_CODE)
 
 
 _keeper: Keeper | None = None

@@ -46,12 +46,15 @@ class _Courier:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._pending = 0
+        self._counting = threading.Lock()
         threading.Thread(target=self._loop.run_forever, name="live-courier", daemon=True).start()
 
     def send(self, group: str, message: dict[str, Any]) -> None:
-        if self._pending < PENDING_LIMIT:
+        with self._counting:
+            if self._pending >= PENDING_LIMIT:
+                return
             self._pending += 1
-            asyncio.run_coroutine_threadsafe(self._deliver(group, message), self._loop)
+        asyncio.run_coroutine_threadsafe(self._deliver(group, message), self._loop)
 
     async def _deliver(self, group: str, message: dict[str, Any]) -> None:
         try:
@@ -61,7 +64,8 @@ class _Courier:
         except Exception as error:  # noqa: BLE001 - whatever a broker may raise: pages refill from rows
             log.warning("A live message was not delivered: %s", type(error).__name__)
         finally:
-            self._pending -= 1
+            with self._counting:
+                self._pending -= 1
 
 
 _courier: _Courier | None = None

@@ -97,6 +97,10 @@ class Run(models.Model):
         ]
         indexes = [
             models.Index(fields=["priority", "due"], condition=Q(status__in=sorted(CLAIMABLE)), name="run_claimable"),
+            models.Index(
+                fields=["pipeline", "priority", "due", "id"], condition=Q(status=RunStatus.QUEUED), name="run_queue"
+            ),
+            models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="run_finished"),
             models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             models.Index(fields=["-created_at"], name="run_newest"),
@@ -182,7 +186,10 @@ class Skip(models.Model):
 
     class Meta:
         ordering = ["-last"]
-        indexes = [models.Index(fields=["pipeline", "-last"], name="skip_of_pipeline")]
+        indexes = [
+            models.Index(fields=["pipeline", "-last"], name="skip_of_pipeline"),
+            models.Index(fields=["schedule", "last"], name="skip_of_schedule"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.ticks} skipped: {self.reason}"

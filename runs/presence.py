@@ -8,7 +8,14 @@ import threading
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
-from celery.signals import task_failure, worker_init, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    task_failure,
+    worker_init,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection, connections
@@ -19,10 +26,11 @@ from runs.models import Process
 log = logging.getLogger(__name__)
 
 NAME = "DATAMANTRI_PROCESS"
+RETRY_S = 1.0
 
 
 def process_name() -> str:
-    """The Celery node that this process is, or is a child of; children inherit it."""
+    """The worker that this process is, or is a child of; children inherit it."""
     return os.environ.get(NAME, "")
 
 
@@ -33,58 +41,114 @@ def keep_connections() -> None:
         connections.settings[alias]["CONN_HEALTH_CHECKS"] = True
 
 
+class Presence:
+    """One thread of the worker's parent process does what Celery's signals only note down.
+
+    Signals arrive in the loop that hands out messages, or between any two of its lines: no place to
+    wait for a database, or to give up on one that is away for a moment.
+    """
+
+    def __init__(self, name: str, slots: int) -> None:
+        self._name = name
+        self._slots = slots
+        self._has_begun = False
+        self._is_ending = False
+        self._has_left = False
+        self._lost: list[str] = []
+        self._noted = threading.Event()
+        self._saying = threading.Lock()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="presence", daemon=True).start()
+
+    def lose(self, task_id: str) -> None:
+        self._lost.append(task_id)
+        self._noted.set()
+
+    def end(self) -> None:
+        self._is_ending = True
+        self._noted.set()
+
+    def leave(self) -> None:
+        """Sign off; nothing is said after it."""
+        with self._saying:
+            self._has_left = True
+            services.end_process(self._name)
+
+    def _run(self) -> None:
+        while not self._has_left:
+            self._noted.clear()
+            try:
+                with self._saying:
+                    self._say()
+                wait_s = settings.HEARTBEAT.total_seconds()
+            except DatabaseError as error:
+                log.warning("The control database does not answer: %s", type(error).__name__)
+                connection.close()
+                wait_s = RETRY_S
+            self._noted.wait(wait_s)
+
+    def _say(self) -> None:
+        if self._has_left:
+            return
+        if self._has_begun:
+            services.seen(self._name, Process.Kind.WORKER, slots=self._slots)
+        else:
+            services.start_process(self._name, Process.Kind.WORKER, slots=self._slots)
+            self._has_begun = True
+            # What waited while no worker lived.
+            doorbell.ring(self._slots)
+        if self._is_ending:
+            # Children claim nothing more, and hand back what they hold.
+            services.drain_process(self._name)
+        while self._lost:
+            # Their leases need not run out first.
+            services.give_back_lease(self._lost[0], process=self._name)
+            del self._lost[0]
+
+
+_presence: Presence | None = None
+
+
 @worker_init.connect
 def _name_process(sender: Any, **_: object) -> None:
-    """Before the children are spawned: they inherit the name."""
-    os.environ[NAME] = sender.hostname
+    """Before the children are spawned: they inherit the name, which no worker that lives beside this one has."""
+    os.environ[NAME] = f"{sender.hostname}:{os.getpid()}"
     keep_connections()
 
 
 @worker_ready.connect
 def _announce(sender: Any, **_: object) -> None:
     """Only a worker that takes transfers counts as slots."""
-    if doorbell.QUEUE not in {queue.name for queue in sender.task_consumer.queues}:
-        return
-    slots = sender.controller.concurrency
-    threading.Thread(target=_heartbeats, args=(sender.hostname, slots), name="presence", daemon=True).start()
-
-
-def _heartbeats(name: str, slots: int) -> None:
-    begun = False
-    while True:
-        try:
-            if begun:
-                services.seen(name, Process.Kind.WORKER, slots=slots)
-            else:
-                services.start_process(name, Process.Kind.WORKER, slots=slots)
-                begun = True
-                # What waited while no worker lived.
-                doorbell.ring(slots)
-        except DatabaseError as error:
-            log.warning("The control database does not answer: %s", type(error).__name__)
-            connection.close()
-        if _ending.wait(settings.HEARTBEAT.total_seconds()):
-            return
-
-
-_ending = threading.Event()
+    global _presence
+    if doorbell.QUEUE in {queue.name for queue in sender.task_consumer.queues}:
+        _presence = Presence(process_name(), sender.controller.concurrency)
+        _presence.start()
 
 
 @worker_shutting_down.connect
-def _drain(sender: Any, **_: object) -> None:
-    """A warm shutdown: children hand back what they hold (this signal fires in the parent only)."""
-    _ending.set()
-    try:
-        services.drain_process(str(sender))
-    except DatabaseError as error:
-        log.warning("The drain flag could not be written: %s", type(error).__name__)
+def _drain(**_: object) -> None:
+    """A warm shutdown (this signal fires in the parent only)."""
+    if _presence is not None:
+        _presence.end()
 
 
 @task_failure.connect
 def _give_back(task_id: str, exception: BaseException, **_: object) -> None:
-    """A child died: its lease need not run out first."""
-    if isinstance(exception, WorkerLostError):
-        services.give_back_lease(task_id)
+    """A child died. Celery sends this from the parent, also for a message that was acknowledged early."""
+    if _presence is not None and isinstance(exception, WorkerLostError):
+        _presence.lose(task_id)
+
+
+@worker_shutdown.connect
+def _leave(**_: object) -> None:
+    """All children have ended."""
+    if _presence is None:
+        return
+    try:
+        _presence.leave()
+    except DatabaseError as error:
+        log.warning("This worker could not sign off: %s", error)
 
 
 @worker_process_init.connect

@@ -2,84 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
-from django.db.models.functions import Now
 from django.utils import timezone
 
-from runs.models import LogLine, Process, Run
-from runs.states import ACTIVE, CLAIMABLE, RunStatus
+from runs.models import LogLine, Run
+from runs.states import RunStatus
+from runs.waiting import why_waiting
 
-PROCESS_SEEN_WITHIN = timedelta(seconds=30)
+__all__ = ["database_now", "log_lines", "progress_of", "run_state", "why_waiting"]
 
 
 def database_now() -> datetime:
     with connection.cursor() as cursor:
         cursor.execute("SELECT now()")
         return cursor.fetchone()[0]
-
-
-def claimable(*, waited: timedelta = timedelta(0)) -> QuerySet[Run]:
-    """Runs that a worker could take now, and could have taken since `waited` ago."""
-    others = Run.objects.filter(pipeline=OuterRef("pipeline"), status__in=ACTIVE)
-    ready = Run.objects.filter(status__in=CLAIMABLE, due__lte=Now() - Value(waited), lease_until__isnull=True)
-    return ready.filter(~Q(status=RunStatus.QUEUED) | ~Exists(others))
-
-
-def claimable_count(*, waited: timedelta = timedelta(0), most: int = 1000) -> int:
-    return claimable(waited=waited)[:most].count()
-
-
-def workers_alive() -> QuerySet[Process]:
-    return Process.objects.filter(
-        kind=Process.Kind.WORKER, draining=False, seen_at__gt=Now() - Value(PROCESS_SEEN_WITHIN)
-    )
-
-
-def beats_alive() -> QuerySet[Process]:
-    return Process.objects.filter(kind=Process.Kind.BEAT, seen_at__gt=Now() - Value(PROCESS_SEEN_WITHIN))
-
-
-def total_slots() -> int:
-    return workers_alive().aggregate(total=Sum("slots"))["total"] or 0
-
-
-def free_slots() -> int:
-    return total_slots() - Run.objects.filter(lease_until__gt=Now()).count()
-
-
-def why_waiting(run: Run) -> str:
-    """In words, what a run that does not run is waiting for; empty when it runs or has ended."""
-    if run.status == RunStatus.HELD:
-        return "Waiting for a person's decision."
-    if run.status not in CLAIMABLE or run.lease_until is not None:
-        return ""
-    wait_s = (run.due - timezone.now()).total_seconds()
-    if run.status == RunStatus.RETRYING and wait_s > 1:
-        return f"Waiting {_span(wait_s)} before the next attempt, after: {run.error_message}".rstrip(": ")
-    if run.status == RunStatus.RESOLVING and wait_s > 1:
-        return f"Waiting {_span(wait_s)} before the destination is asked again what was published."
-    if run.status == RunStatus.QUEUED:
-        other = Run.objects.filter(pipeline=run.pipeline_id, status__in=ACTIVE).first()
-        if other is not None:
-            return f"Waiting for this pipeline's run that is {other.get_status_display().lower()} now."
-    slots = total_slots()
-    if not slots:
-        return "Waiting because no worker is running."
-    ahead = claimable().filter(Q(priority__lt=run.priority) | Q(priority=run.priority, due__lt=run.due)).count()
-    if free_slots() <= 0:
-        before = f", {ahead} before it" if ahead else ""
-        return f"Waiting because all {slots} worker slots are busy{before}."
-    return "Waiting for a worker to take it."
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def log_lines(run_id: UUID, *, after: int = 0, limit: int = 1000) -> list[LogLine]:
@@ -92,7 +32,7 @@ def progress_of(run: Run) -> dict[str, Any]:
     elapsed: float | None = None
     if run.started_at:
         elapsed = ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
-    rate = run.rows / elapsed if elapsed and run.rows else None
+    rate = _rows_per_s(run, elapsed)
     percent: float | None = None
     left: float | None = None
     if run.status == RunStatus.SUCCEEDED:
@@ -111,6 +51,15 @@ def progress_of(run: Run) -> dict[str, Any]:
         "estimated_rows": run.estimated_rows,
         "phase": run.phase,
     }
+
+
+def _rows_per_s(run: Run, elapsed: float | None) -> float | None:
+    """The speed of the attempt that moved the rows: those before it and the waits between do not count."""
+    if not elapsed or not run.rows:
+        return None
+    if run.attempt > 1 and (attempt := run.attempts.filter(number=run.attempt).first()):
+        elapsed = ((attempt.ended_at or timezone.now()) - attempt.started_at).total_seconds()
+    return run.rows / elapsed if elapsed > 0 else None
 
 
 def run_state(run: Run) -> dict[str, Any]:

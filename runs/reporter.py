@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 PAUSE_S = 0.1
 PROGRESS_EVERY_S = 0.5
+RETRY_S = 1.0
 PENDING_LIMIT = 10_000
+LINES_AT_ONCE = 500
 
 
 class Reporter:
@@ -25,13 +27,17 @@ class Reporter:
 
     def __init__(self, claimed: services.Claim) -> None:
         self.claim = claimed
+        self.stale = False
         self._lines: list[Line] = []
         self._dropped = 0
         self._progress = Progress()
-        self._has_progress = False
-        self._progress_at = 0.0
+        self._progress_at = float("-inf")
         self._lock = threading.Lock()
-        self.stale = False
+        # How many of the first lines may have been written: the connection broke before the answer came.
+        self._doubtful = 0
+        self._last_seq = 0
+
+    # The engine's side: connectors.base.Reporter
 
     def log(self, level: str, message: str) -> None:
         with self._lock:
@@ -43,9 +49,7 @@ class Reporter:
 
     def progress(self, *, rows: int, bytes: int) -> None:
         with self._lock:
-            self._progress.rows, self._progress.bytes = rows, bytes
-            self._progress.phase = "loading"
-            self._has_progress = True
+            self._progress.rows, self._progress.bytes, self._progress.phase = rows, bytes, "loading"
         scribe().wake()
 
     def planned(self, plan: ReadPlan) -> None:
@@ -53,46 +57,80 @@ class Reporter:
             self._progress.estimated_rows = plan.estimated_rows
             self._progress.estimated_bytes = plan.estimated_bytes
             self._progress.phase = "loading"
-            self._has_progress = True
+        scribe().wake()
 
     def publishing(self) -> None:
         with self._lock:
             self._progress.phase = "publishing"
-            self._has_progress = True
-            self._progress_at = 0.0
+            self._progress_at = float("-inf")
         scribe().wake()
 
-    def take_lines(self) -> list[Line]:
-        """What is not written yet: the caller writes it, in order, before anything later."""
-        with self._lock:
-            lines, self._lines = self._lines, []
-            if self._dropped:
-                lines.append(Line("warning", f"{self._dropped} further log lines came too fast and were dropped."))
-                self._dropped = 0
-        return lines
+    # The side of those who write
 
-    @property
-    def has_notes(self) -> bool:
-        return bool(self._lines) or (self._has_progress and time.monotonic() >= self._progress_at + PROGRESS_EVERY_S)
+    def due_in(self) -> float | None:
+        """Seconds until something should be written; None when there is nothing."""
+        if self.stale:
+            return None
+        if self._lines:
+            return 0.0
+        if self._progress != Progress():
+            return max(0.0, self._progress_at + PROGRESS_EVERY_S - time.monotonic())
+        return None
 
     def write(self) -> None:
-        """Write what was noted; called by the scribe, or by the executor once the scribe let go."""
-        lines = self.take_lines()
+        """Write what was noted; raises DatabaseError when the notes have to wait."""
+        self._settle_doubt()
         with self._lock:
-            progress, self._progress, self._has_progress = self._progress, Progress(), False
-            self._progress_at = time.monotonic()
+            lines = self._lines[:LINES_AT_ONCE]
+            progress, self._progress = self._progress, Progress()
+        self._doubtful = len(lines)
         try:
-            services.write_lines(
+            written = services.write_lines(
                 self.claim.run, lines, attempt=self.claim.attempt, token=self.claim.token, progress=progress
             )
         except services.StaleToken:
             self.stale = True
+            return
         except DatabaseError:
             with self._lock:
-                self._lines = lines + self._lines
+                self._progress = progress.under(self._progress)
             raise
+        self._forget(len(lines))
+        if written:
+            self._last_seq = written[-1]["seq"]
         if progress != Progress():
+            self._progress_at = time.monotonic()
             live.push_run(self.claim.run)
+
+    def unwritten(self) -> list[Line]:
+        """What no write has brought to the database: the caller writes it, in order, before anything later.
+
+        Raises DatabaseError while that cannot be told.
+        """
+        self._settle_doubt()
+        with self._lock:
+            return [*self._lines, *self._left_out()]
+
+    def _settle_doubt(self) -> None:
+        """A write whose answer never came may have been made: twice the same lines would be two places in the log."""
+        if self._doubtful:
+            last = self._lines[self._doubtful - 1]
+            if services.is_written(self.claim.run, last, attempt=self.claim.attempt, after=self._last_seq):
+                self._forget(self._doubtful)
+            self._doubtful = 0
+
+    def _forget(self, count: int) -> None:
+        self._doubtful = 0
+        with self._lock:
+            del self._lines[:count]
+            if not self._lines:
+                self._lines = self._left_out()
+                self._dropped = 0
+
+    def _left_out(self) -> list[Line]:
+        if not self._dropped:
+            return []
+        return [Line("warning", f"{self._dropped:,} log lines came too fast and were left out.")]
 
 
 class Scribe:
@@ -118,28 +156,30 @@ class Scribe:
                 self._changed.notify()
 
     def _run(self) -> None:
+        due_in: float | None = None
         while True:
             with self._changed:
-                while not self._noted:
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._noted, timeout=due_in)
                 self._noted = False
             with self._writing:
                 reporter = self._reporter
-                if reporter is not None and not reporter.stale and reporter.has_notes:
-                    self._write(reporter)
-            time.sleep(PAUSE_S)
-            if reporter is not None and reporter.has_notes and not reporter.stale:
-                self.wake()
+                has_written = reporter is None or reporter.due_in() != 0.0 or self._write(reporter)
+            time.sleep(PAUSE_S if has_written else RETRY_S)
+            due_in = reporter.due_in() if reporter else None
 
-    def _write(self, reporter: Reporter) -> None:
+    def _write(self, reporter: Reporter) -> bool:
         try:
             reporter.write()
         except DatabaseError as error:
-            log.warning(
-                "The log of run %s waits for the control database: %s", reporter.claim.run, type(error).__name__
-            )
+            run = reporter.claim.run
+            log.warning("The log of run %s waits for the control database: %s", run, type(error).__name__)
             connection.close()
-            time.sleep(1)
+            return False
+        except Exception:
+            # The thread must outlive it: without a scribe no later run would have a log.
+            log.exception("The log of run %s could not be written", reporter.claim.run)
+            return False
+        return True
 
 
 _scribe: Scribe | None = None

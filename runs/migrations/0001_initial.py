@@ -141,6 +141,14 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
+            index=models.Index(condition=models.Q(('status', 'queued')), fields=['pipeline', 'priority', 'due', 'id'], name='run_queue'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('finished_at__isnull', False)), fields=['finished_at'], name='run_finished'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
             index=models.Index(condition=models.Q(('lease_until__isnull', False)), fields=['lease_until'], name='run_leased'),
         ),
         migrations.AddIndex(
@@ -178,5 +186,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='skip',
             index=models.Index(fields=['pipeline', '-last'], name='skip_of_pipeline'),
+        ),
+        migrations.AddIndex(
+            model_name='skip',
+            index=models.Index(fields=['schedule', 'last'], name='skip_of_schedule'),
         ),
     ]

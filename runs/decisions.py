@@ -1,0 +1,147 @@
+"""What one pass of the ticker writes: runs, and skips as unbroken ranges."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Q
+
+from pipelines import schedules
+from pipelines.models import Pipeline, Schedule
+from runs import services
+from runs.models import Run, Skip, Trigger
+
+Instant = tuple[UUID, datetime]
+
+
+@dataclass(frozen=True, order=True)
+class Tick:
+    """One firing of one schedule."""
+
+    at: datetime
+    schedule: Schedule = field(compare=False)
+
+    @property
+    def instant(self) -> Instant:
+        return self.schedule.pk, self.at
+
+
+@dataclass
+class Decisions:
+    """What one pass writes, kept until it is all decided.
+
+    `newest` are the last skips of schedules, stored or new: the one that a further tick may make longer.
+    """
+
+    before: dict[Instant, datetime | None]
+    newest: dict[UUID, Skip]
+    done: set[Instant]
+    runs: list[Run] = field(default_factory=list)
+    new_skips: list[Skip] = field(default_factory=list)
+    grown_skips: dict[int, Skip] = field(default_factory=dict)
+
+    @classmethod
+    def after(cls, ticks: Sequence[Tick]) -> Decisions:
+        """Begin with what is stored about the ticks right before `ticks`; locks the skips that may grow."""
+        before: dict[Instant, datetime | None] = {}
+        last: dict[UUID, datetime] = {}
+        firsts: dict[UUID, datetime | None] = {}
+        for tick in ticks:
+            pk = tick.schedule.pk
+            if pk not in last:
+                firsts[pk] = schedules.previous_time(schedules.Rule.of(tick.schedule), tick.at)
+            before[tick.instant] = last.get(pk, firsts[pk])
+            last[pk] = tick.at
+        adjoining = Q(pk__in=[])
+        for pk, at in firsts.items():
+            adjoining |= Q(schedule=pk, last=at)
+        newest = {skip.schedule_id: skip for skip in Skip.objects.select_for_update().filter(adjoining)}
+        done: set[Instant] = set()
+        if ticks:
+            ran = Run.objects.filter(schedule__in=list(last), scheduled_for__gte=min(tick.at for tick in ticks))
+            done = set(ran.values_list("schedule", "scheduled_for"))
+        return cls(before, newest, done)
+
+    def has_run(self, tick: Tick) -> bool:
+        """Whether the tick has its run already: a database that was put back in time ticks again."""
+        return tick.instant in self.done
+
+    def run(self, same: Sequence[Tick], pipeline: Pipeline) -> Run:
+        """One run for ticks of one instant."""
+        run = self.new_run(same[0], pipeline)
+        self.merge(same, run)
+        return run
+
+    def new_run(self, tick: Tick, pipeline: Pipeline, *, since: datetime | None = None) -> Run:
+        run = Run(
+            pipeline=pipeline,
+            revision_id=pipeline.revision_id,
+            trigger=Trigger.SCHEDULE,
+            schedule=tick.schedule,
+            scheduled_for=tick.at,
+            data_interval_start=since or self.before[tick.instant],
+            data_interval_end=tick.at,
+            priority=services.SCHEDULED,
+            # Runs of one pass get in line in the order of their ticks.
+            due=tick.at,
+        )
+        self.runs.append(run)
+        return run
+
+    def merge(self, same: Sequence[Tick], run: Run) -> None:
+        """All but the first of the ticks of one instant are skips that name the run."""
+        self.skip(same[1:], Skip.Reason.MERGED, run)
+
+    def missed_before(self, tick: Tick) -> bool:
+        """Whether the ticks right before this one were missed, and no run stands for them yet."""
+        skip = self.newest.get(tick.schedule.pk)
+        return skip is not None and skip.reason == Skip.Reason.MISSED and not skip.run_id and self._adjoins(skip, tick)
+
+    def start_of_missed(self, first: Tick) -> datetime | None:
+        """Where the data interval begins that reaches back over everything missed up to `first`."""
+        if not self.missed_before(first):
+            return self.before[first.instant]
+        return schedules.previous_time(schedules.Rule.of(first.schedule), self.newest[first.schedule.pk].first)
+
+    def skip(self, ticks: Iterable[Tick], reason: Skip.Reason, run: Run | None = None) -> None:
+        """Record skips, one row per schedule and unbroken range."""
+        by_schedule: dict[Schedule, list[Tick]] = defaultdict(list)
+        for tick in ticks:
+            by_schedule[tick.schedule].append(tick)
+        for schedule, its in by_schedule.items():
+            newest = self.newest.get(schedule.pk)
+            if newest is not None and self._grows(newest, its[0], reason, run):
+                newest.last, newest.ticks, newest.run = its[-1].at, newest.ticks + len(its), run
+                if newest.pk:
+                    self.grown_skips[newest.pk] = newest
+                continue
+            skip = Skip(
+                pipeline_id=schedule.pipeline_id,
+                schedule=schedule,
+                first=its[0].at,
+                last=its[-1].at,
+                ticks=len(its),
+                reason=reason,
+                run=run,
+            )
+            self.newest[schedule.pk] = skip
+            self.new_skips.append(skip)
+
+    def _grows(self, skip: Skip, tick: Tick, reason: Skip.Reason, run: Run | None) -> bool:
+        if skip.reason != reason or not self._adjoins(skip, tick):
+            return False
+        # What was missed has no run until the last of it is read.
+        return skip.run_id == (run.pk if run else None) or self.missed_before(tick)
+
+    def _adjoins(self, skip: Skip, tick: Tick) -> bool:
+        return skip.last == self.before[tick.instant]
+
+    def save(self) -> None:
+        Run.objects.bulk_create(self.runs)
+        Skip.objects.bulk_create(self.new_skips)
+        if self.grown_skips:
+            Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run"])

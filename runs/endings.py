@@ -1,0 +1,180 @@
+"""How an attempt ends: what was raised, what that says about the destination, what is written down."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import Error as DatabaseError
+
+from connectors.errors import ConnectorError, OutcomeUnknown, StaleToken, Stopped, TransientError
+from runs import services
+from runs.lease import Lease
+from runs.services import Claim, Failure, Line
+from runs.states import RunStatus
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 5.0
+LONGEST_RETRY_S = 600.0
+LONGEST_WAIT_S = 60.0
+
+End = Callable[[list[Line]], None]
+"""Writes down how the attempt ended, given the log lines that are still unwritten."""
+
+
+class NeverPublished(Exception):
+    """A run whose outcome was unknown turns out unpublished, and must not be tried again."""
+
+    def __init__(self, to: RunStatus, failure: Failure | None) -> None:
+        super().__init__(to)
+        self.to, self.failure = to, failure
+
+
+@dataclass
+class Standing:
+    """What this attempt knows: whether a former one may have published the run, and whether it may have itself."""
+
+    is_unknown: bool
+    is_loading: bool = False
+
+
+def end_of(claimed: Claim, standing: Standing, lease: Lease, error: Exception) -> End | None:
+    """How an attempt ends that raised `error`; None when only the destination can tell.
+
+    A ConnectorError vouches that this attempt published nothing; OutcomeUnknown and whatever is not
+    foreseen do not.
+    """
+    match error:
+        case NeverPublished(to=to, failure=failure):
+            return never_published(claimed, to, failure)
+        case services.StaleToken():
+            return abandoned(claimed)
+        case Stopped():
+            return after_stop(claimed, standing, error)
+        case OutcomeUnknown():
+            return None
+        case StaleToken():
+            # A newer owner raised the fence: it writes how the run ends, or the next one does.
+            return unresolved(claimed, error)
+        case ConnectorError():
+            return unresolved(claimed, error) if standing.is_unknown else after_failure(claimed, lease, error)
+        case DatabaseError() if not standing.is_loading:
+            return without_control_database(claimed, standing, error)
+    log.error("Run %s met an unexpected error", claimed.run, exc_info=error)
+    if standing.is_unknown or standing.is_loading:
+        return None
+    return after_failure(claimed, lease, in_words(error))
+
+
+def in_words(error: Exception) -> ConnectorError:
+    """What a person is told of an error that nobody foresaw."""
+    if isinstance(error, ConnectorError):
+        return error
+    passes = isinstance(error, (OSError, MemoryError))
+    return (TransientError if passes else ConnectorError)(
+        f"Something unexpected happened ({type(error).__name__}).",
+        code="internal_error",
+        hint="The worker's own log has the details.",
+    )
+
+
+def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
+    target = claimed.definition["destination"]
+    done = f"Succeeded: {receipt.get('rows', 0):,} rows published to {target['schema']}.{target['table']}."
+    return lambda lines: services.finish(
+        claimed, RunStatus.SUCCEEDED, receipt=receipt, lines=[*lines, Line("info", done)]
+    )
+
+
+def never_published(claimed: Claim, to: RunStatus, failure: Failure | None) -> End:
+    told = f"{failure.message} [{failure.code}] {failure.hint}" if failure else "Cancelled. Nothing was published."
+    line = Line("error" if failure else "warning", told.strip())
+    return lambda lines: services.finish(claimed, to, failure=failure, lines=[*lines, line])
+
+
+def after_stop(claimed: Claim, standing: Standing, stopped: Stopped) -> End:
+    """Stopped before anything was published: the open transaction was rolled back."""
+    if stopped.code == "lease_lost":
+        return abandoned(claimed)
+    if standing.is_unknown:
+        return unresolved(claimed, stopped, delay_s=0)
+    if stopped.code == "cancelled":
+        return never_published(claimed, RunStatus.CANCELLED, None)
+    if stopped.code == "time_limit":
+        return _failed(
+            claimed,
+            Failure(
+                "time_limit",
+                f"The run was stopped at its time limit of {claimed.definition['time_limit_s']} seconds."
+                " Nothing was published.",
+                "Raise the pipeline's time limit, or read less.",
+            ),
+        )
+    done = Line("info", "The worker is shutting down: another one starts this run over.")
+    return lambda lines: services.hand_back(claimed, lines=[*lines, done])
+
+
+def abandoned(claimed: Claim) -> End:
+    """This worker is no longer the owner: it writes nothing."""
+
+    def nothing(lines: list[Line]) -> None:
+        log.warning("Run %s went to another worker; %d log lines of this one are left out.", claimed.run, len(lines))
+
+    return nothing
+
+
+def unresolved(claimed: Claim, error: ConnectorError, *, delay_s: float | None = None) -> End:
+    """Only the destination can say how this ended: it is asked again, less often the longer it takes."""
+    wait = min(LONGEST_WAIT_S, 2.0 ** min(claimed.attempt - 1, 6)) if delay_s is None else delay_s
+    told = Line("warning", f"{error.message} The destination is asked again what was published.")
+    return lambda lines: services.resolve_later(
+        claimed, _failure(error), delay=timedelta(seconds=wait), lines=[*lines, told]
+    )
+
+
+def without_control_database(claimed: Claim, standing: Standing, error: DatabaseError) -> End:
+    """Our own database was away before anything was loaded: no fault of the run, so it costs it no retry."""
+    told = TransientError("DataMantri's own database did not answer.", code="control_database")
+    log.warning("Run %s: %s", claimed.run, error)
+    if standing.is_unknown:
+        return unresolved(claimed, told)
+    line = Line("warning", f"{told.message} Starting over in {FIRST_RETRY_S:.0f} s.")
+    wait = timedelta(seconds=FIRST_RETRY_S)
+    return lambda lines: services.hand_back(
+        claimed, failure=_failure(told), delay=wait, outcome="retrying", lines=[*lines, line]
+    )
+
+
+def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
+    """Nothing was published: try again if that is of use and allowed, else fail.
+
+    What fails after a stop fails because of it: breaking a wait can look like any error.
+    """
+    if lease.reason:
+        return after_stop(claimed, Standing(is_unknown=False), Stopped(error.message, code=lease.reason))
+    allowed = claimed.definition["retries"]
+    if isinstance(error, TransientError) and claimed.failures < allowed:
+        delay = backoff_s(claimed.failures, error.retry_after_s)
+        told = Line("warning", f"{error.message} Trying again in {delay:.0f} s ({claimed.failures + 1} of {allowed}).")
+        wait = timedelta(seconds=delay)
+        return lambda lines: services.retry_later(claimed, _failure(error), delay=wait, lines=[*lines, told])
+    return _failed(claimed, _failure(error))
+
+
+def backoff_s(failures: int, asked: float | None = None) -> float:
+    """Exponential backoff with jitter: 5 s, 10 s, 20 s … at most 10 minutes, or what the system asked for."""
+    usual = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+    return max(usual, asked or 0.0)
+
+
+def _failed(claimed: Claim, failure: Failure) -> End:
+    return never_published(claimed, RunStatus.FAILED, failure)
+
+
+def _failure(error: ConnectorError) -> Failure:
+    return Failure(error.code, error.message, error.hint)

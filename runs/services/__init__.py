@@ -1,0 +1,47 @@
+"""Every write to a run: request, claim, renew, move, log, cancel, sweep."""
+
+from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
+from runs.services.journal import Line, Progress, is_written, write_lines
+from runs.services.outcomes import Failure, finish, hand_back, move_run, resolve_later, resume, retry_later
+from runs.services.ownership import Claim, Renewal, claim, installation_id, read_flags, renew
+from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
+from runs.services.recovery import give_back_lease, sweep
+from runs.services.requests import PEOPLE_FIRST, SCHEDULED, cancel_run, request_run, run_again
+from runs.services.retention import trim
+
+__all__ = [
+    "PEOPLE_FIRST",
+    "SCHEDULED",
+    "Claim",
+    "Failure",
+    "InvalidTransition",
+    "KeyReused",
+    "Line",
+    "Progress",
+    "Renewal",
+    "RunRefused",
+    "StaleToken",
+    "cancel_run",
+    "claim",
+    "drain_process",
+    "end_process",
+    "finish",
+    "forget_processes",
+    "give_back_lease",
+    "hand_back",
+    "installation_id",
+    "is_written",
+    "move_run",
+    "read_flags",
+    "renew",
+    "request_run",
+    "resolve_later",
+    "resume",
+    "retry_later",
+    "run_again",
+    "seen",
+    "start_process",
+    "sweep",
+    "trim",
+    "write_lines",
+]

@@ -1,0 +1,146 @@
+"""How an owner lets go of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F, Value
+from django.db.models.functions import Now
+
+from runs import doorbell, live
+from runs.models import Attempt, Run
+from runs.services.errors import InvalidTransition, StaleToken
+from runs.services.journal import Line, storable, write_lines
+from runs.services.ownership import Claim
+from runs.states import RunStatus, may_become
+
+LONGEST_CODE = 60
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong, in the form it is stored and shown."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", storable(self.code)[:LONGEST_CODE])
+        object.__setattr__(self, "message", storable(self.message))
+        object.__setattr__(self, "hint", storable(self.hint))
+
+
+NOTHING_WRONG = Failure("", "", "")
+
+
+def move_run(run_id: UUID, to: RunStatus, *, token: int, **changes: object) -> None:
+    """Move a run to `to` exactly once, however many workers try.
+
+    Raises StaleToken if the run has a newer owner, InvalidTransition if it cannot become `to`.
+    """
+    owned = Run.objects.filter(pk=run_id, token=token, lease_until__isnull=False)
+    if not owned.filter(status__in=may_become(to)).update(status=to, **changes):
+        raise InvalidTransition(run_id, to) if owned.exists() else StaleToken(run_id, token)
+
+
+def finish(
+    claimed: Claim,
+    to: RunStatus,
+    *,
+    failure: Failure | None = None,
+    receipt: dict[str, Any] | None = None,
+    outcome: str = "",
+    lines: Sequence[Line] = (),
+) -> None:
+    """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
+    changes: dict[str, Any] = {"finished_at": Now(), **_released(failure)}
+    if receipt is not None:
+        changes |= {"receipt": receipt, "rows": receipt.get("rows", 0), "bytes": receipt.get("bytes", 0)}
+    _leave(claimed, to, changes, failure, outcome or to.value, lines)
+
+
+def retry_later(claimed: Claim, failure: Failure, *, delay: timedelta, lines: Sequence[Line] = ()) -> None:
+    """Give the run another try after `delay`: the failure was a passing one and nothing was published."""
+    changes = {"due": Now() + Value(delay), "failures": F("failures") + 1, **_released(failure)}
+    _leave_for_retry(claimed, changes, failure, "retrying", lines)
+
+
+def hand_back(
+    claimed: Claim,
+    *,
+    failure: Failure | None = None,
+    delay: timedelta = timedelta(0),
+    outcome: str = "drained",
+    lines: Sequence[Line] = (),
+) -> None:
+    """Let the run start over elsewhere: nothing was published, and it is no fault of the run's own."""
+    _leave_for_retry(claimed, {"due": Now() + Value(delay), **_released(failure)}, failure, outcome, lines)
+
+
+def resolve_later(
+    claimed: Claim, failure: Failure, *, delay: timedelta = timedelta(0), lines: Sequence[Line] = ()
+) -> None:
+    """Only the destination knows how this attempt ended: the next owner reads it there."""
+    changes = {"due": Now() + Value(delay), **_released(failure)}
+    _leave(claimed, RunStatus.RESOLVING, changes, failure, "unresolved", lines)
+
+
+def resume(claimed: Claim) -> None:
+    """A run whose outcome was unknown was not published: run it on, as the same owner."""
+    move_run(claimed.run, RunStatus.RUNNING, token=claimed.token)
+    live.push_run(claimed.run)
+
+
+def _released(failure: Failure | None) -> dict[str, Any]:
+    told = failure or NOTHING_WRONG
+    return {
+        "lease_until": None,
+        "task_id": "",
+        "phase": "",
+        "error_code": told.code,
+        "error_message": told.message,
+        "error_hint": told.hint,
+    }
+
+
+def _leave_for_retry(
+    claimed: Claim, changes: dict[str, Any], failure: Failure | None, outcome: str, lines: Sequence[Line]
+) -> None:
+    """Nothing was published: try again, or end here if that is what somebody asked for meanwhile."""
+    with transaction.atomic():
+        asked = Run.objects.select_for_update(no_key=True).values_list("cancel_requested", flat=True)
+        if asked.get(pk=claimed.run):
+            line = Line("warning", "Cancelled. Nothing was published.")
+            finish(claimed, RunStatus.CANCELLED, failure=failure, lines=[*lines, line])
+            return
+        _leave(claimed, RunStatus.RETRYING, changes, failure, outcome, lines)
+        transaction.on_commit(doorbell.ring)
+
+
+def _leave(
+    claimed: Claim,
+    to: RunStatus,
+    changes: dict[str, Any],
+    failure: Failure | None,
+    outcome: str,
+    lines: Sequence[Line],
+) -> None:
+    with transaction.atomic():
+        move_run(claimed.run, to, token=claimed.token, **changes)
+        _end_attempt(claimed, failure, outcome)
+        write_lines(claimed.run, lines, attempt=claimed.attempt)
+        transaction.on_commit(lambda: live.push_run(claimed.run))
+        transaction.on_commit(lambda: live.push_board(claimed.run, claimed.pipeline, to))
+
+
+def _end_attempt(claimed: Claim, failure: Failure | None, outcome: str) -> None:
+    told = failure or NOTHING_WRONG
+    Attempt.objects.filter(run_id=claimed.run, number=claimed.attempt).update(
+        ended_at=Now(), outcome=outcome, error_code=told.code, error_message=told.message, error_hint=told.hint
+    )

@@ -1,0 +1,144 @@
+"""Who works on a run: claims, and leases that are renewed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, connection
+
+from runs.models import Installation
+from runs.states import CLAIMABLE, RunStatus
+
+CLAIM_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this worker owns until its lease ends; `token` outlaws all former owners."""
+
+    run: UUID
+    token: int
+    attempt: int
+    status: RunStatus
+    losses: int
+    failures: int
+    cancel_requested: bool
+    started_at: datetime
+    pipeline: UUID
+    pipeline_name: str
+    revision: int
+    fingerprint: str
+    definition: dict[str, Any]
+
+
+def installation_id() -> UUID:
+    installation, _ = Installation.objects.get_or_create(only=True)
+    return installation.id
+
+
+# The row is locked less than FOR UPDATE would: whoever only refers to it (a skip that names the run)
+# neither waits nor makes it look taken. A pipeline's queued runs go in their order: one that is locked
+# by another worker holds back those behind it.
+_CLAIM = """
+WITH picked AS (
+    SELECT r.id FROM runs_run r
+    WHERE r.status IN %(claimable)s AND r.due <= now() AND r.lease_until IS NULL
+      AND (r.status <> 'queued' OR NOT EXISTS (
+            SELECT FROM runs_run a
+            WHERE a.pipeline_id = r.pipeline_id AND a.status IN ('running', 'retrying', 'resolving')))
+      AND (r.status <> 'queued' OR NOT EXISTS (
+            SELECT FROM runs_run b
+            WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued'
+              AND (b.priority, b.due, b.id) < (r.priority, r.due, r.id)))
+      AND NOT EXISTS (SELECT FROM runs_process p WHERE p.name = %(process)s AND p.draining)
+    ORDER BY r.priority, r.due, r.id
+    LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED
+), claimed AS (
+    UPDATE runs_run r SET
+        status = CASE r.status WHEN 'resolving' THEN r.status ELSE 'running' END,
+        token = r.token + 1, attempt = r.attempt + 1, worker = %(worker)s, task_id = %(task_id)s,
+        lease_until = now() + %(ttl)s, heartbeat_at = now(), started_at = coalesce(r.started_at, now()),
+        rows = 0, bytes = 0, phase = 'starting'
+    FROM picked WHERE r.id = picked.id
+    RETURNING r.*
+), tried AS (
+    INSERT INTO runs_attempt (run_id, number, token, worker, outcome, error_code, error_message, error_hint)
+    SELECT id, attempt, token, worker, '', '', '', '' FROM claimed
+)
+SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
+       c.pipeline_id, p.name, v.number, v.fingerprint, v.definition
+FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
+"""
+
+
+def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
+    """Take the best eligible run, or None when nothing waits that may run now.
+
+    One statement: whoever locks the row first has it, others pass by. Should two runs of one pipeline
+    be picked at once after all, they meet at the unique constraint, and the loser looks again.
+    """
+    values = {
+        "claimable": tuple(sorted(status.value for status in CLAIMABLE)),
+        "process": process,
+        "worker": worker,
+        "task_id": task_id,
+        "ttl": settings.LEASE_TTL,
+    }
+    for _ in range(CLAIM_TRIES):
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_CLAIM, values)
+                row = cursor.fetchone()
+        except IntegrityError:
+            continue
+        if row is None:
+            return None
+        run, token, attempt, status, *rest, definition = row
+        # A raw cursor hands out jsonb as text.
+        definition = json.loads(definition) if isinstance(definition, str) else definition
+        return Claim(run, token, attempt, RunStatus(status), *rest, definition)
+    return None
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What the control database answered to a heartbeat."""
+
+    owned: bool
+    cancel_requested: bool = False
+    draining: bool = False
+
+
+def renew(run_id: UUID, token: int, *, process: str) -> Renewal:
+    """Extend the lease of a run, and read what its owner is asked to do."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE runs_run SET lease_until = now() + %s, heartbeat_at = now()
+            WHERE id = %s AND token = %s AND lease_until IS NOT NULL
+            RETURNING cancel_requested,
+                      EXISTS (SELECT FROM runs_process p WHERE p.name = %s AND p.draining)
+            """,
+            [settings.LEASE_TTL, run_id, token, process],
+        )
+        row = cursor.fetchone()
+    return Renewal(True, *row) if row else Renewal(False)
+
+
+def read_flags(run_id: UUID, token: int, *, process: str) -> Renewal:
+    """Read what the owner is asked to do, without renewing."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT cancel_requested, EXISTS (SELECT FROM runs_process p WHERE p.name = %s AND p.draining)
+            FROM runs_run WHERE id = %s AND token = %s AND lease_until IS NOT NULL
+            """,
+            [process, run_id, token],
+        )
+        row = cursor.fetchone()
+    return Renewal(True, *row) if row else Renewal(False)

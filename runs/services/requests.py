@@ -1,0 +1,101 @@
+"""What people and programs ask for: a run, its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from pipelines.models import Pipeline, PipelineState
+from runs import doorbell, live
+from runs.models import Run, Trigger
+from runs.services.errors import KeyReused, RunRefused
+from runs.services.journal import Line, write_lines
+from runs.states import TERMINAL, UNOWNED, RunStatus
+
+PEOPLE_FIRST = 10  # a person waits for it
+SCHEDULED = 20
+
+
+def request_run(
+    pipeline: Pipeline,
+    *,
+    trigger: str,
+    by: Any,
+    idempotency_key: str | None = None,
+    request_digest: str = "",
+) -> tuple[Run, bool]:
+    """Queue a run of the pipeline's current revision; says whether it is new.
+
+    A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
+    when the key came with another request.
+    """
+    if idempotency_key and (run := _requested_before(by, idempotency_key, request_digest)):
+        return run, False
+    if pipeline.state == PipelineState.ARCHIVED:
+        raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
+    if pipeline.revision_id is None:
+        raise RunRefused("no_revision", f"{pipeline.name} was never saved as a whole.", "Open it and save it once.")
+    try:
+        with transaction.atomic():
+            run = Run.objects.create(
+                pipeline=pipeline,
+                revision_id=pipeline.revision_id,
+                trigger=trigger,
+                requested_by=by,
+                priority=PEOPLE_FIRST,
+                idempotency_key=idempotency_key or None,
+                request_digest=request_digest,
+            )
+            transaction.on_commit(doorbell.ring)
+            transaction.on_commit(lambda: live.push_board(run.id, pipeline.id, RunStatus.QUEUED))
+    except IntegrityError:
+        # The same key came twice at once and the other one was first.
+        if idempotency_key and (earlier := _requested_before(by, idempotency_key, request_digest)):
+            return earlier, False
+        raise
+    return run, True
+
+
+def _requested_before(by: Any, key: str, digest: str) -> Run | None:
+    run = Run.objects.filter(requested_by=by, idempotency_key=key).select_related("pipeline").first()
+    if run and run.request_digest != digest:
+        raise KeyReused(
+            "idempotency_key_reused",
+            "This Idempotency-Key was used before, for another request.",
+            "Use a new key for a new request.",
+        )
+    return run
+
+
+def run_again(run: Run, *, by: Any) -> Run:
+    """Queue a new run of the same pipeline, with the definition as it is now."""
+    again, _ = request_run(run.pipeline, trigger=Trigger.MANUAL, by=by)
+    return again
+
+
+def cancel_run(run: Run, *, by: Any) -> Run:
+    """Cancel what waits at once; ask the owner of what runs to stop. Cancelling twice changes nothing.
+
+    What is resolving ends as the destination says: the wish makes somebody ask it now.
+    """
+    who = by.get_username() if by is not None else "someone"
+    with transaction.atomic():
+        # Under the row's lock: an owner may be about to let go of it.
+        now = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
+        if now.status in UNOWNED:
+            ended = {"status": RunStatus.CANCELLED, "finished_at": Now(), "phase": ""}
+            Run.objects.filter(pk=run.pk).update(cancel_requested=True, cancelled_by=by, **ended)
+            write_lines(run.pk, [Line("warning", f"Cancelled by {who} before it ran again.")], attempt=now.attempt)
+            transaction.on_commit(doorbell.ring)  # the pipeline's next run may be free now
+        elif now.status not in TERMINAL and not now.cancel_requested:
+            Run.objects.filter(pk=run.pk).update(cancel_requested=True, cancelled_by=by)
+            write_lines(run.pk, [Line("warning", f"{who} asked to cancel this run.")], attempt=now.attempt)
+            if now.lease_until is None:
+                Run.objects.filter(pk=run.pk).update(due=Now())
+                transaction.on_commit(doorbell.ring)
+    run.refresh_from_db()
+    live.push_run(run.pk)
+    live.push_board(run.pk, run.pipeline_id, run.status)
+    return run

@@ -1,0 +1,99 @@
+"""A source in memory and the real PostgreSQL destination, with hooks where a test lets things go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from connectors.base import Column, Fence, Owner, Part, ReadPlan, ReadRequest, StopSignal, Target
+from connectors.postgres.destination import PostgresDestination
+from connectors.postgres.load import Load
+from connectors.registry import Kind
+from tests.connectors.memory import MemorySource, batch
+
+
+@dataclass
+class Script:
+    """Hooks are called in order of their use: one a time, the last one for ever."""
+
+    rows: int = 3
+    on_plan: list[Callable[[StopSignal], None]] = field(default_factory=list)
+    on_read: list[Callable[[StopSignal], None]] = field(default_factory=list)
+    on_fence: list[Callable[[], None]] = field(default_factory=list)
+    before_commit: list[Callable[[], None]] = field(default_factory=list)
+    after_commit: list[Callable[[], None]] = field(default_factory=list)
+    reads: int = 0
+    requests: list[ReadRequest] = field(default_factory=list)
+
+    def call(self, hooks: list[Any], *values: Any) -> None:
+        if hooks:
+            (hooks.pop(0) if len(hooks) > 1 else hooks[0])(*values)
+
+
+script = Script()
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Nothing to set."""
+
+
+class ScriptedSource(MemorySource):
+    Options = MemoryOptions
+
+    def __init__(self, options: MemoryOptions) -> None:
+        super().__init__([batch(range(script.rows))])
+
+    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+        assert stop is not None
+        script.requests.append(request)
+        script.call(script.on_plan, stop)
+        return super().plan(request, max_parts=max_parts, stop=stop)
+
+    def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
+        script.reads += 1
+        script.call(script.on_read, stop)
+        yield from super().read(part, start=start, stop=stop)
+
+
+class ScriptedDestination(PostgresDestination):
+    def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:
+        script.call(script.on_fence)
+        return super().raise_fence(target, owner, adopt=adopt)
+
+    def load(self, fence: Fence, columns: Sequence[Column], *args: Any, **kwargs: Any) -> Load:
+        load = super().load(fence, columns, *args, **kwargs)
+        commit = load.commit
+
+        def scripted_commit() -> None:
+            script.call(script.before_commit)
+            commit()
+            script.call(script.after_commit)
+
+        load.commit = scripted_commit  # type: ignore[method-assign]
+        return load
+
+
+KINDS = (
+    Kind("memory", "Memory", options=f"{__name__}:MemoryOptions", source=f"{__name__}:ScriptedSource"),
+    Kind(
+        "scripted",
+        "PostgreSQL with hooks",
+        options="connectors.postgres.options:PostgresOptions",
+        destination=f"{__name__}:ScriptedDestination",
+    ),
+)
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def hook(*_: Any) -> None:
+        raise error
+
+    return hook
+
+
+def nothing(*_: Any) -> None:
+    return None

@@ -46,6 +46,11 @@ class Column:
     description: str = ""
 
 
+def column_from_json(values: Mapping[str, Any]) -> Column:
+    """A Column from what `dataclasses.asdict` made of it."""
+    return Column(**{**values, "columns": tuple(column_from_json(inner) for inner in values["columns"])})
+
+
 @dataclass(frozen=True)
 class ReadRequest:
     """What to read: exactly one of `table` ("project.dataset.table") and `query`.

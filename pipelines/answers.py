@@ -157,13 +157,17 @@ def _validate(
     disposition: str,
     pipeline: str,
     adopt: bool,
-) -> list[dict[str, Any]]:
-    """What stands against a pipeline, as fields of lookups.Finding; both ends are looked at side by side."""
+) -> dict[str, Any]:
+    """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
+
+    Both ends are looked at side by side.
+    """
     asked = time.monotonic()
     wanted = Target(schema, target)
     mode = WriteDisposition(disposition)
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
+    columns: list[dict[str, Any]] | None = None
     # Threads of their own: an end that hangs past its limit must not hold up the answer.
     pool = ThreadPoolExecutor(max_workers=2)
 
@@ -186,7 +190,8 @@ def _validate(
     described = pool.submit(look_at_source)
     validated = pool.submit(look_at_destination)
     try:
-        _result(described, asked + ANSWER_LIMIT_S, "The source")
+        seen = _result(described, asked + ANSWER_LIMIT_S, "The source")
+        columns = [asdict(column) for column in seen.columns]
     except ConnectorError as error:
         field = "source" if error.field in _option_names(source) else reads
         findings.append(_finding(field, error))
@@ -197,7 +202,7 @@ def _validate(
         field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
         findings.append(_finding(field, error))
     pool.shutdown(wait=False)
-    return findings
+    return {"findings": findings, "columns": columns}
 
 
 def _result(looking: Future[Any], deadline: float, who: str) -> Any:

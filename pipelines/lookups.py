@@ -83,6 +83,7 @@ def preview(connection: Connection, *, table: str = "", query: str = "") -> dict
 def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
     """What the live systems say against a pipeline, saved or not.
 
+    The pipeline takes note of its source's columns, so that a run can tell when one is gone or retyped.
     Raises LookupFailed if nobody could be asked: then nothing is known against it.
     """
     findings = []
@@ -105,7 +106,9 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
         pipeline=str(pipeline.pk),
         adopt=pipeline.adopt_target,
     )
-    return [Finding(**finding) for finding in answer]
+    if answer["columns"] is not None:
+        pipeline.source_columns = answer["columns"]
+    return [Finding(**finding) for finding in answer["findings"]]
 
 
 def _saved(connection: Connection) -> dict[str, Any]:

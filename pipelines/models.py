@@ -77,6 +77,8 @@ class Pipeline(models.Model):
         max_length=1100, blank=True, help_text="dataset.table or project.dataset.table. Leave empty to use a query."
     )
     source_query = models.TextField(blank=True, help_text="One SELECT statement in BigQuery's SQL.")
+    # As they were when the source was last looked at; a run refuses a source that lost or retyped one of them.
+    source_columns = models.JSONField(null=True, editable=False)
     destination = models.ForeignKey(Connection, on_delete=models.PROTECT, related_name="pipelines_to")
     target_schema = models.CharField(max_length=63, default="public")
     target_table = models.CharField(max_length=63)

@@ -115,6 +115,8 @@ def save_pipeline(
             pipeline.state = before.state if keep_state else pipeline.state
             resumed = before.state != PipelineState.ACTIVE and pipeline.state == PipelineState.ACTIVE
             pipeline.active_from = now if resumed else before.active_from
+            if _reads_elsewhere(before, pipeline) and pipeline.source_columns == before.source_columns:
+                pipeline.source_columns = None  # nobody has looked at the new source yet
         with _constraints_in_words():
             pipeline.save()
         if pipeline.state == PipelineState.ARCHIVED:
@@ -122,6 +124,13 @@ def save_pipeline(
         if specs is not None:
             _replace_schedules(pipeline, specs, now)
         return _revise(pipeline, by)
+
+
+def _reads_elsewhere(before: Pipeline, now: Pipeline) -> bool:
+    def reads(pipeline: Pipeline) -> tuple[Any, ...]:
+        return pipeline.source_id, pipeline.source_table, pipeline.source_query
+
+    return reads(before) != reads(now)
 
 
 def objections(pipeline: Pipeline) -> list[PipelineRefused]:
@@ -206,6 +215,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
             "connection": str(pipeline.source_id),
             "table": pipeline.source_table,
             "query": pipeline.source_query,
+            "columns": pipeline.source_columns,
         },
         "destination": {
             "connection": str(pipeline.destination_id),
@@ -228,7 +238,8 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
 def fingerprint_of(definition: dict[str, Any]) -> str:
     """SHA-256 of what decides which rows belong in the target: the source and the target, not how it is written."""
     destination = {name: definition["destination"][name] for name in ("connection", "schema", "table")}
-    told = json.dumps({"source": definition["source"], "destination": destination}, sort_keys=True)
+    source = {name: definition["source"][name] for name in ("connection", "table", "query")}
+    told = json.dumps({"source": source, "destination": destination}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
 
 

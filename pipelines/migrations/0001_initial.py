@@ -57,6 +57,7 @@ class Migration(migrations.Migration):
                 ('state', models.CharField(choices=[('active', 'Active'), ('paused', 'Paused'), ('archived', 'Archived')], default='active', max_length=10)),
                 ('source_table', models.CharField(blank=True, help_text='dataset.table or project.dataset.table. Leave empty to use a query.', max_length=1100)),
                 ('source_query', models.TextField(blank=True, help_text="One SELECT statement in BigQuery's SQL.")),
+                ('source_columns', models.JSONField(editable=False, null=True)),
                 ('target_schema', models.CharField(default='public', max_length=63)),
                 ('target_table', models.CharField(max_length=63)),
                 ('adopt_target', models.BooleanField(default=False, help_text='Allow writing to a table that exists already and was not made by this pipeline.', verbose_name='take over the existing table')),

@@ -29,7 +29,7 @@ def test_a_new_pipeline_gets_its_first_revision_and_schedules(make_pipeline, ope
     revision = pipeline.revision
     assert (revision.number, revision.created_by) == (1, operator)
     assert revision.definition["source"] == {
-        "connection": str(pipeline.source_id), "table": "sales.orders", "query": "",
+        "connection": str(pipeline.source_id), "table": "sales.orders", "query": "", "columns": None,
     }  # fmt: skip
     assert revision.definition["destination"] == {
         "connection": str(pipeline.destination_id), "schema": "public", "table": "orders", "adopt": False,
@@ -39,6 +39,23 @@ def test_a_new_pipeline_gets_its_first_revision_and_schedules(make_pipeline, ope
         {"kind": "interval", "cron": "", "zone": "UTC", "every_s": 900},
     ]
     assert current(pipeline) == {DAILY, QUARTER}
+
+
+def test_columns_of_another_source_are_forgotten_until_somebody_looks(make_pipeline, operator):
+    seen = [{"name": "id", "type": "INT64"}]
+    pipeline = make_pipeline(source_columns=seen)
+    services.save_pipeline(pipeline, schedules=None, by=operator)
+    assert pipeline.revision.definition["source"]["columns"] == seen
+    pipeline.source_table = "sales.others"
+    services.save_pipeline(pipeline, schedules=None, by=operator)
+    assert pipeline.revision.definition["source"]["columns"] is None
+
+
+def test_the_columns_do_not_change_what_belongs_in_the_target(make_pipeline, operator):
+    pipeline = make_pipeline()
+    before = pipeline.revision.fingerprint
+    pipeline.source_columns = [{"name": "id", "type": "INT64"}]
+    assert services.save_pipeline(pipeline, schedules=None, by=operator).fingerprint == before
 
 
 def test_a_new_schedule_knows_its_next_tick(make_pipeline):

@@ -110,7 +110,7 @@ def range_(array: pa.Array) -> pa.Array:
 
 
 def array_of(array: pa.Array, elements: pa.Array, oid: int) -> pa.Array:
-    """A list whose flattened values are sent as `elements` → array_send with one dimension."""
+    """A list whose flattened values are sent as `elements` → array_send with one dimension; NULL is empty."""
     lengths = pc.binary_length(elements).fill_null(-1).to_numpy().astype(">i4")
     framed = pc.binary_join_element_wise(_fixed(lengths, None), elements, b"").fill_null(b"\xff\xff\xff\xff")
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
@@ -123,7 +123,7 @@ def array_of(array: pa.Array, elements: pa.Array, oid: int) -> pa.Array:
     cells = header.view(np.uint8).reshape(len(array), 20)
     keep = np.ones(cells.shape, bool)
     keep[:, 12:] = (counts > 0)[:, None]  # an empty array has no dimension
-    headers = _ragged(cells[keep], keep.sum(axis=1), is_valid(array))
+    headers = _ragged(cells[keep], keep.sum(axis=1), None)
     return pc.binary_join_element_wise(headers, bodies, b"")
 
 
@@ -133,9 +133,9 @@ def array_oid(column: Column) -> int | None:
 
 
 def relist(array: pa.Array, values: pa.Array) -> pa.Array:
-    """`array` with other values in place of its flattened ones."""
+    """`array` with other values in place of its flattened ones, and empty lists in place of NULL."""
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
-    return pa.ListArray.from_arrays(pa.array(offsets(counts)), values, mask=pc.is_null(array))
+    return pa.ListArray.from_arrays(pa.array(offsets(counts)), values)
 
 
 def hex_text(array: pa.Array) -> pa.Array:

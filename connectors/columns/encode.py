@@ -116,7 +116,7 @@ def _encoding(column: Column) -> Encoding:
     if oid:
         send = scalar.prepare or binary.timestamp
         return _sent(lambda array: binary.array_of(array, send(array.flatten()), oid))
-    return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(scalar.prepare))
+    return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(scalar.prepare or _same))
 
 
 def _scalar(column: Column) -> Encoding:
@@ -172,13 +172,16 @@ def _list_of(inner: Callable[[pa.Field], Any]) -> Callable[[pa.Field], Any]:
     return lambda field: encoders.ListEncoderBuilder.new_with_inner(field, inner(field.type.value_field))
 
 
-def _each(prepare: Callable[[pa.Array], pa.Array] | None) -> Callable[[pa.Array], pa.Array] | None:
-    """`prepare` on the values of lists."""
-    if prepare is None:
-        return None
+def _each(prepare: Callable[[pa.Array], pa.Array]) -> Callable[[pa.Array], pa.Array]:
+    """`prepare` on the values of lists; a NULL list becomes an empty one, for BigQuery knows no NULL array."""
 
-    def prepare_values(array: pa.Array) -> pa.Array:
-        values = prepare(array.flatten())
-        return binary.relist(array, values)
+    def prepare_lists(array: pa.Array) -> pa.Array:
+        values = array.flatten()
+        prepared = prepare(values)
+        return array if prepared is values and not array.null_count else binary.relist(array, prepared)
 
-    return prepare_values
+    return prepare_lists
+
+
+def _same(array: pa.Array) -> pa.Array:
+    return array

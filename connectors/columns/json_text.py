@@ -25,8 +25,9 @@ _ESCAPED_BYTES = bytes(map(ord, _ESCAPES))
 
 
 def json_text(array: pa.Array, column: Column) -> pa.Array:
-    """JSON texts of a STRUCT or ARRAY of STRUCT column; NULL stays NULL."""
-    return pc.if_else(array.is_valid(), _value(array, column, column.name), pa.scalar(None, pa.string()))
+    """JSON texts of a STRUCT or ARRAY of STRUCT column; a NULL array is an empty one, as in BigQuery."""
+    text = _value(array, column, column.name)
+    return text if column.repeated else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
 
 
 def _value(array: pa.Array, column: Column, path: str) -> pa.Array:
@@ -43,7 +44,7 @@ def _list(array: pa.Array, column: Column, path: str) -> pa.Array:
     texts = _value(array.flatten(), element, path)
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(counts)), texts), ",")
-    return pc.if_else(array.is_valid(), pc.binary_join_element_wise("[", joined, "]", ""), _NULL)
+    return pc.binary_join_element_wise("[", joined, "]", "")
 
 
 def _struct(array: pa.Array, column: Column, path: str) -> pa.Array:

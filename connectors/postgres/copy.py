@@ -1,12 +1,18 @@
-"""One binary COPY behind reader threads: rows flow, memory does not grow."""
+"""One binary COPY behind reader threads: rows flow, memory does not grow.
+
+Reader threads fill a queue that is bounded in bytes; the calling thread takes batches from it, encodes
+them and sends them. Encoding needs no thread of its own: while it goes on, PostgreSQL works on what
+the socket's buffers hold.
+"""
 
 from __future__ import annotations
 
+import select
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import psycopg2
 import pyarrow as pa
@@ -14,16 +20,18 @@ from psycopg2 import sql
 
 from connectors.base import Column, StopSignal
 from connectors.columns.encode import BatchEncoder
+from connectors.errors import ConnectorError
 from connectors.postgres.names import column_names
 
 if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection
     from psycopg2.extensions import cursor as Cursor
 
-# Batches that wait between the readers and the COPY: bounded in bytes, for one batch can be 45 MB.
-QUEUE_BYTES = 64 << 20
-READ_BYTES = 1 << 20
-STOP_POLL_SECONDS = 0.5
-JOIN_SECONDS = 10
+# What may wait between readers and COPY. In bytes, for one batch can be 45 MB; small, for a queue only
+# has to bridge hiccups and fills up whenever PostgreSQL is the slower side.
+QUEUE_BYTES = 16 << 20
+STOP_POLL_S = 0.5
+JOIN_S = 10
 
 
 @dataclass(frozen=True)
@@ -60,35 +68,44 @@ def copy_parts(
 ) -> CopyResult:
     """COPY what all readers yield into `table`, each reader on a thread of its own, in one statement.
 
-    `on_batch(rows, bytes)` is told of every batch handed to PostgreSQL (counts of that batch, bytes
-    as COPY carries them), on the calling thread. What a reader raises is raised here as it is.
-    The caller owns the transaction. `freeze` needs the table to be made in it.
+    `on_batch(rows, bytes)` is called on this thread for every batch that was handed over; a batch's
+    last bytes may be counted with the next one. Raises what a reader, the encoder or `on_batch`
+    raised, as it is; Stopped; psycopg2.Error if PostgreSQL refused.
+    The caller owns the transaction and has set client_encoding to UTF8. `freeze` needs a table that
+    was made or emptied in this transaction.
     """
-    feed = _Feed(stop)
-    stream = _Stream(feed, BatchEncoder(columns), on_batch)
-    connection = cursor.connection
-    withdraw = [stop.on_stop(feed.wake), stop.on_stop(connection.cancel)]
+    feed = _Feed(stop, len(readers))
+    stream = _Stream(feed, BatchEncoder(columns), on_batch, cursor.connection)
     threads = [
         threading.Thread(target=_read, args=(reader, feed), name=f"reader-{i}", daemon=True)
         for i, reader in enumerate(readers)
     ]
-    feed.readers = len(threads)
+    take_back = [stop.on_stop(feed.wake), stop.on_stop(cursor.connection.cancel)]
     try:
+        # Without notices, all that the server can send in the middle of a COPY is why it gave up.
+        cursor.execute("SET LOCAL client_min_messages = error")
         for thread in threads:
             thread.start()
-        cursor.copy_expert(_statement(table, columns, freeze), stream, size=READ_BYTES)
+        cursor.copy_expert(_statement(table, columns, freeze), cast("BinaryIO", stream))
     except psycopg2.Error as error:
-        # psycopg2 tells PostgreSQL that read() failed and then reports PostgreSQL's echo of it.
+        # Our own error comes back as PostgreSQL's echo of what psycopg2 told it.
         if stream.error is not None:
             raise stream.error from None
         stop.check()
-        raise error
+        if stream.answered and ".read()" in str(error):
+            raise ConnectorError(
+                "PostgreSQL sent a message in the middle of the COPY that was no error.",
+                hint="A trigger of the table uses RAISE INFO: let it use RAISE NOTICE.",
+                code="copy_interrupted",
+            ) from error
+        raise
     finally:
         feed.close()
-        for take_back in withdraw:
-            take_back()
+        for take in take_back:
+            take()
         for thread in threads:
-            thread.join(JOIN_SECONDS)
+            if thread.ident is not None:
+                thread.join(JOIN_S)
     return CopyResult(cursor.rowcount, stream.bytes)
 
 
@@ -100,16 +117,35 @@ def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -
     )
 
 
+def _read(reader: Callable[[], Iterator[pa.RecordBatch]], feed: _Feed) -> None:
+    """Drain one reader into the feed, on this thread to the last: its network call lives here."""
+    error: BaseException | None = None
+    try:
+        batches = reader()
+        try:
+            for batch in batches:
+                feed.put(batch)
+        finally:
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
+    except _Closed:
+        error = None
+    except BaseException as raised:  # noqa: BLE001 - raised again by the COPY's thread
+        error = raised
+    feed.finish(error)
+
+
 class _Closed(Exception):
     """The COPY is over: readers stop."""
 
 
 class _Feed:
-    """Batches from all readers to the one COPY, bounded in bytes; also carries what a reader raised."""
+    """Batches from all readers to the one COPY; also carries what a reader raised."""
 
-    def __init__(self, stop: StopSignal) -> None:
-        self.readers = 0
+    def __init__(self, stop: StopSignal, readers: int) -> None:
         self._stop = stop
+        self._readers = readers
         self._batches: deque[pa.RecordBatch] = deque()
         self._bytes = 0
         self._closed = False
@@ -118,37 +154,25 @@ class _Feed:
 
     def put(self, batch: pa.RecordBatch) -> None:
         """Wait for room; raises _Closed when the COPY is over."""
+        size = batch.nbytes
         with self._changed:
-            while self._bytes >= QUEUE_BYTES and not self._closed:
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._bytes < QUEUE_BYTES or self._closed)
             if self._closed:
                 raise _Closed
             self._batches.append(batch)
-            self._bytes += batch.nbytes
+            self._bytes += size
             self._changed.notify_all()
 
-    def finished(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         """A reader has no more batches, or failed."""
         with self._changed:
-            self.readers -= 1
+            self._readers -= 1
             self._error = self._error or error
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Yield batches until all readers are done; raises what a reader raised, or Stopped."""
-        while True:
-            self._stop.check()
-            with self._changed:
-                if self._error is not None:
-                    raise self._error
-                if not self._batches:
-                    if not self.readers:
-                        return
-                    self._changed.wait(STOP_POLL_SECONDS)
-                    continue
-                batch = self._batches.popleft()
-                self._bytes -= batch.nbytes
-                self._changed.notify_all()
+        """Yield batches until all readers are done; raises what one of them raised, or Stopped."""
+        while (batch := self._next()) is not None:
             yield batch
 
     def wake(self) -> None:
@@ -161,16 +185,42 @@ class _Feed:
             self._batches.clear()
             self._changed.notify_all()
 
+    def _next(self) -> pa.RecordBatch | None:
+        with self._changed:
+            while True:
+                # A reader that was stopped may raise what its broken call looks like: the reason comes first.
+                self._stop.check()
+                if self._error is not None:
+                    raise self._error
+                if self._batches:
+                    batch = self._batches.popleft()
+                    self._bytes -= batch.nbytes
+                    self._changed.notify_all()
+                    return batch
+                if not self._readers:
+                    return None
+                self._changed.wait(STOP_POLL_S)
+
 
 class _Stream:
-    """The file that copy_expert reads: each read hands over one prepared buffer, whatever its size."""
+    """The file that copy_expert reads: each read hands over one prepared buffer, whatever size was asked for."""
 
-    def __init__(self, feed: _Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None]) -> None:
+    def __init__(
+        self, feed: _Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None], connection: Connection
+    ) -> None:
         self.bytes = 0
+        self.answered = False
         self.error: BaseException | None = None
         self._buffers = self._encode(feed, encoder, on_batch)
+        self._socket = select.poll()
+        self._socket.register(connection.fileno(), select.POLLIN)
 
-    def read(self, _size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
+        # libpq would send to the end what PostgreSQL no longer wants to hear. It still does where it took the
+        # answer from the socket itself, which it may when a send blocks: that costs time, nothing else.
+        if self._socket.poll(0):
+            self.answered = True
+            raise _Closed
         try:
             data = next(self._buffers, b"")
         except BaseException as error:
@@ -186,22 +236,3 @@ class _Stream:
             yield from encoder.encode(batch)
             on_batch(batch.num_rows, self.bytes - before)
         yield encoder.finish()
-
-
-def _read(reader: Callable[[], Iterator[pa.RecordBatch]], feed: _Feed) -> None:
-    """Drain one reader into the feed; closes the iterator on this thread, for its network call lives here."""
-    error: BaseException | None = None
-    try:
-        batches = reader()
-        try:
-            for batch in batches:
-                feed.put(batch)
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-    except _Closed:
-        pass
-    except BaseException as raised:  # noqa: BLE001 raised again by the COPY's thread
-        error = raised
-    feed.finished(error)

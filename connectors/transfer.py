@@ -70,16 +70,18 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **asdict(self),
+            **asdict(replace(self, source=dict(self.source), seconds=dict(self.seconds))),
             "snapshot_time": self.snapshot_time.isoformat(),
             "published_at": self.published_at.isoformat(),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Receipt:
+        """The receipt in `values`, whatever else a newer version wrote there."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(
             **{
-                **values,
+                **known,
                 "target": Target(**values["target"]),
                 "disposition": WriteDisposition(values["disposition"]),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),

@@ -297,7 +297,7 @@ def record_publish(
         "installation": str(fence.owner.installation),
         "token": fence.token,
         "rows": rows,
-        "receipt": json.dumps(receipt),
+        "receipt": json.dumps(receipt, default=str),
         "fingerprint": fingerprint,
         "oid": target_oid,
         "planned": None if fence.last_run is None else str(fence.last_run),

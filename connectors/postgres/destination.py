@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from connectors.base import (
@@ -22,10 +23,12 @@ from connectors.errors import ConnectorError
 from connectors.postgres import checks, compare, control, keep
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
-from connectors.postgres.load import Load
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create, refuse_replace
+
+if TYPE_CHECKING:
+    from connectors.postgres.load import Load
 
 
 class PostgresDestination(Destination):
@@ -121,6 +124,8 @@ class PostgresDestination(Destination):
         stop: StopSignal,
     ) -> Load:
         """The transaction of one run, on the connection that raised the fence."""
+        from connectors.postgres.load import Load  # brings pyarrow, which look-ups do without
+
         return Load(self._open(), fence, columns, disposition, reporter=reporter, stop=stop)
 
     def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:

@@ -116,6 +116,8 @@ class Load(AbstractContextManager["Load"]):
         on_batch: Callable[[int, int], None],
     ) -> CopyResult:
         """Move all rows; raises ConnectorError if the table did not take every row that was read."""
+        if not readers:
+            return CopyResult(0, 0)
         read = 0
 
         def count(rows: int, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg2
@@ -18,6 +19,8 @@ from connectors.postgres.client import Session
 T = TypeVar("T")
 
 TRY_MS = 1000
+# PostgreSQL ends an autovacuum that is in the way, but looks for one only after its deadlock_timeout.
+AUTOVACUUM_TRY_MS = 5000
 LIMIT_S = 60.0
 REPEAT_HOLDERS_S = 10.0
 
@@ -38,17 +41,19 @@ def with_lock(
     code target_locked when the limit is over.
     """
     name = errors.quoted(target.schema, target.table)
-    ask = f"SAVEPOINT lock_target; SET LOCAL lock_timeout = {TRY_MS}; LOCK TABLE {name} IN {mode} MODE; "
+    try_ms = TRY_MS
     deadline = time.monotonic() + LIMIT_S
     told_at = -REPEAT_HOLDERS_S
     while True:
         stop.check()
         try:
-            return then(ask)
+            return then(f"SAVEPOINT lock_target; SET LOCAL lock_timeout = {try_ms}; LOCK TABLE {name} IN {mode} MODE; ")
         except psycopg2.Error as error:
             if error.pgcode != errorcodes.LOCK_NOT_AVAILABLE:
                 raise
-            holders = _holders(session, target)
+            found = _holders(session, target)
+            holders = ", ".join(map(str, found)) or "a session that has just ended"
+            try_ms = _next_try_ms(session, found)
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"{target} stayed locked for {LIMIT_S:.0f} s by {holders}.",
@@ -62,13 +67,39 @@ def with_lock(
         time.sleep(random.uniform(0.2, 1.0))  # noqa: S311 jitter
 
 
-def _holders(session: Session, target: Target) -> str:
+@dataclass(frozen=True)
+class _Holder:
+    """A session with a lock on the target; an autovacuum worker is one without a user."""
+
+    pid: int
+    user: str | None
+    application: str
+    state: str
+    age_s: int | None
+
+    def __str__(self) -> str:
+        if self.user is None:
+            return f"process {self.pid} (autovacuum)"
+        doing = "idle in its transaction" if self.state.startswith("idle in transaction") else "busy with a query"
+        since = "" if self.age_s is None else f", {doing} for {self.age_s} s"
+        return f"process {self.pid} (user {self.user}, application {self.application or 'unknown'}{since})"
+
+
+def _next_try_ms(session: Session, holders: list[_Holder]) -> int:
+    """A little longer than deadlock_timeout if autovacuum is in the way, as it would not yield before."""
+    if all(holder.user is not None for holder in holders):
+        return TRY_MS
+    row = session.one("SELECT setting::int FROM pg_settings WHERE name = 'deadlock_timeout'")
+    return min(AUTOVACUUM_TRY_MS, row[0] + 200) if row else TRY_MS
+
+
+def _holders(session: Session, target: Target) -> list[_Holder]:
     """Who holds locks on the target; takes the transaction back to where it was before asking."""
     rows = session.execute(
         """
         ROLLBACK TO SAVEPOINT lock_target;
-        SELECT DISTINCT a.pid, coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), '?'),
-               coalesce(a.state, ''), extract(epoch FROM clock_timestamp() - a.query_start)::bigint
+        SELECT DISTINCT a.pid, a.usename, coalesce(a.application_name, ''), coalesce(a.state, ''),
+               extract(epoch FROM clock_timestamp() - a.query_start)::bigint
         FROM pg_locks l
         JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN pg_stat_activity a ON a.pid = l.pid
@@ -79,10 +110,4 @@ def _holders(session: Session, target: Target) -> str:
         """,
         (target.schema, target.table),
     ).fetchall()
-    return ", ".join(_words(*row) for row in rows) or "a session that has just ended"
-
-
-def _words(pid: int, user: str, application: str, state: str, age_s: int | None) -> str:
-    doing = "idle in its transaction" if state.startswith("idle in transaction") else "busy with a query"
-    since = "" if age_s is None else f", {doing} for {age_s} s"
-    return f"process {pid} (user {user}, application {application}{since})"
+    return [_Holder(*row) for row in rows]

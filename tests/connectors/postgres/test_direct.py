@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,15 @@ def test_progress_log_and_receipt_tell_what_happened(world, admin):
     rows, kept, published_at = admin.fetchone()
     assert rows == 1500
     assert Receipt.from_json(kept).published_at == receipt.published_at == published_at
+
+
+def test_a_source_without_parts_gives_an_empty_table(world, ids):
+    class Partless(MemorySource):
+        def plan(self, *args, **options):
+            return replace(super().plan(*args, **options), parts=())
+
+    assert world.move(source=Partless([])).rows == 0
+    assert ids() == []
 
 
 def test_what_the_source_raises_is_raised_as_it_is(world, ids):

@@ -267,6 +267,31 @@ def test_a_lock_that_is_never_given_back_ends_the_attempt(world, connect, ids, m
     assert ids() == [2]
 
 
+def test_an_autovacuum_that_is_in_the_way_is_ended(world, admin, server, ids):
+    """It yields only to who waits longer than deadlock_timeout."""
+    world.move(range(20_000))
+    admin.execute(
+        """
+        ALTER TABLE flights SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+                                 autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1);
+        UPDATE flights SET id = id;
+        """
+    )
+    admin.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    admin.execute("SELECT pg_reload_conf()")
+    try:
+        deadline = time.monotonic() + 30
+        while not rows(admin, "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'flights'::regclass"):
+            assert time.monotonic() < deadline, "autovacuum does not come"
+            time.sleep(0.1)
+        world.move([1])
+    finally:
+        admin.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        admin.execute("SELECT pg_reload_conf()")
+    assert ids() == [1]
+    assert "(autovacuum)" in world.recorder.text()
+
+
 def test_a_reader_whose_snapshot_is_older_than_the_rename_sees_a_whole_table(world, connect):
     world.move([1])
     reader = connect()

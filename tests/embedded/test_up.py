@@ -52,6 +52,24 @@ class Up:
         return self.process.returncode
 
 
+StartUp = Callable[..., Up]
+
+
+@pytest.fixture
+def start_up() -> Iterator[StartUp]:
+    """Starts `up`; what a failing test left running is ended."""
+    started: list[Up] = []
+
+    def start(env: dict[str, str], *arguments: str) -> Up:
+        started.append(Up(env, *arguments))
+        return started[-1]
+
+    yield start
+    for up in started:
+        if up.process.returncode is None:
+            up.end()
+
+
 @pytest.fixture
 def environment(clean_environment: dict[str, str], data_dir: Path) -> Iterator[dict[str, str]]:
     yield {**clean_environment, "DATAMANTRI_DATA_DIR": str(data_dir)}
@@ -59,12 +77,14 @@ def environment(clean_environment: dict[str, str], data_dir: Path) -> Iterator[d
 
 
 @pytest.mark.timeout(300)
-def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str], data_dir: Path) -> None:
+def test_up_serves_works_and_leaves_nothing_running(
+    environment: dict[str, str], data_dir: Path, start_up: StartUp
+) -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         busy = taken.getsockname()[1]
-        up = Up(environment, "--port", str(busy))
+        up = start_up(environment, "--port", str(busy))
         said = up.read_until("is taken")
         url = up.read_until("is ready at").rpartition(" ")[2]
         assert said.startswith(f"Port {busy} is taken; using ")
@@ -80,7 +100,7 @@ def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str],
         wait_until(lambda: manage("doctor", env=environment).returncode == 0, 60)
         found = manage("doctor", env=environment).stdout.splitlines()
         # Workers of several machines must not share a name.
-        assert f"ok   worker: worker@{socket.gethostname()}" in found
+        assert any(line.startswith(f"ok   worker: worker@{socket.gethostname()}") for line in found)
 
         second = manage("up", env=environment)
         assert second.returncode == 1
@@ -89,7 +109,7 @@ def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str],
         assert up.end(signal.SIGINT) == 0
     assert not processes_in(data_dir)
 
-    again = Up(environment, "--port", str(busy))
+    again = start_up(environment, "--port", str(busy))
     again.read_until("is ready at")
     assert not [line for line in again.lines if "migrations" in line or password in line]
     assert again.end() == 0
@@ -97,23 +117,23 @@ def test_up_serves_works_and_leaves_nothing_running(environment: dict[str, str],
 
 @pytest.mark.timeout(300)
 def test_a_database_of_ones_own_is_used_and_gets_no_login(
-    environment: dict[str, str], data_dir: Path, make_stack: Callable[..., EmbeddedStack]
+    environment: dict[str, str], data_dir: Path, make_stack: Callable[..., EmbeddedStack], start_up: StartUp
 ) -> None:
     servers = make_stack(data_dir.with_name("servers"), valkey=False).start()
-    up = Up({**environment, **servers})
+    up = start_up({**environment, **servers})
     up.read_until("is ready at")
-    try:
-        assert sorted(path.name for path in data_dir.iterdir() if path.name in ("postgres", "valkey")) == ["valkey"]
-        assert not (data_dir / "password").exists()
-        with closing(psycopg2.connect(servers["DATABASE_URL"])) as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT (SELECT count(*) FROM runs_run), (SELECT count(*) FROM auth_user)")
-            assert cursor.fetchone() == (0, 0)
-    finally:
-        assert up.end() == 0
+    assert sorted(path.name for path in data_dir.iterdir() if path.name in ("postgres", "valkey")) == ["valkey"]
+    assert not (data_dir / "password").exists()
+    with closing(psycopg2.connect(servers["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT (SELECT count(*) FROM runs_run), (SELECT count(*) FROM auth_user)")
+        assert cursor.fetchone() == (0, 0)
+    assert up.end() == 0
 
 
-def test_up_stopped_while_starting_leaves_nothing_running(environment: dict[str, str], data_dir: Path) -> None:
-    up = Up(environment)
+def test_up_stopped_while_starting_leaves_nothing_running(
+    environment: dict[str, str], data_dir: Path, start_up: StartUp
+) -> None:
+    up = start_up(environment)
     up.read_until("Applying")
     assert up.end() == 0
     assert not processes_in(data_dir)

@@ -83,7 +83,7 @@ def _body(error: Exception, response: Response) -> dict[str, Any]:
         message, code = "You may not do this.", "permission_denied"
     if message.startswith("CSRF Failed"):
         code = "csrf_failed"
-    return _whole(problem(code, str(message), HINTS.get(code, "")))
+    return _whole(problem(code, f"{str(message).rstrip('.')}.", HINTS.get(code, "")))
 
 
 def _whole(told: Problem) -> dict[str, Any]:
@@ -102,7 +102,8 @@ def _flat(detail: Any, at: str = "") -> dict[str, list[Problem]]:
         return {at or WHOLE: [problem(detail.code, str(detail))]}
     fields: dict[str, list[Problem]] = {}
     if isinstance(detail, dict):
-        inner = [(name if name != WHOLE or not at else "", child) for name, child in detail.items()]
+        # Numbers are places in a list.
+        inner = [(str(name) if name != WHOLE or not at else "", child) for name, child in detail.items()]
     else:
         plain = all(isinstance(child, ErrorDetail) for child in detail)
         inner = [("" if plain else str(number), child) for number, child in enumerate(detail)]

@@ -18,7 +18,7 @@ def database_now() -> datetime:
 
 
 def current_schedules() -> QuerySet[Schedule]:
-    return Schedule.objects.filter(ends_at__isnull=True).order_by("starts_at", "id")
+    return Schedule.objects.filter(ends_at__isnull=True).order_by("starts_at", "kind", "cron", "zone", "every_s")
 
 
 def pipelines_with_parts() -> QuerySet[Pipeline]:

@@ -106,7 +106,8 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
                 found[name] = [problem(e.code or "invalid", " ".join(e.messages)) for e in errors]
         for refused in services.objections(candidate):
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
-        specs = None if rules is None else [ScheduleSpec(**rule) for rule in rules]
+        # A partial update leaves defaults out, of schedules too; but those are given as a whole.
+        specs = None if rules is None else [ScheduleSpec(**{"kind": Schedule.Kind.CRON, **rule}) for rule in rules]
         for number, spec in enumerate(specs or ()):
             try:
                 spec.tidy()

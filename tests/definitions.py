@@ -18,7 +18,7 @@ from datamantri import processes
 from pipelines import lookups, services
 from pipelines.models import Connection, Pipeline
 
-STARTS_WITHIN_S = 30
+STARTS_WITHIN_S = 90
 
 
 @pytest.fixture

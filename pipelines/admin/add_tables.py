@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from unfold.decorators import action
 
-from pipelines import lookups, queries, services
+from pipelines import lookups, services
 from pipelines.admin.endpoints import endpoint_addresses
 from pipelines.admin.links import list_url, page_context
 from pipelines.forms.add_tables import TemplateForm, WhereForm
@@ -93,7 +93,7 @@ class Page:
         deadline = time.monotonic() + CHECKING_LIMIT_S
         for row in ticked:
             pipeline = self.template.pipeline_for(self.source, self.dataset, row.name)
-            row.errors = self._errors_of(pipeline, deadline)
+            row.errors = row.errors or self._errors_of(pipeline, deadline)
             if row.errors:
                 continue
             try:
@@ -105,13 +105,13 @@ class Page:
             self.made.append(pipeline)
 
     def _errors_of(self, pipeline: Pipeline, deadline: float) -> list[str]:
-        other = queries.pipeline_writing_to(pipeline.destination, pipeline.target_schema, pipeline.target_table)
-        if other is not None:
-            return [f"The pipeline {other.name} writes to this table already."]
+        errors = [sentence(refused) for refused in services.objections(pipeline)]
         try:
-            pipeline.full_clean()
+            pipeline.full_clean(validate_constraints=False)
         except ValidationError as error:
-            return error.messages
+            errors += error.messages
+        if errors:
+            return errors
         if time.monotonic() > deadline:
             self._warn("Not all tables were checked against the live systems in time; their first run will tell.")
             return []

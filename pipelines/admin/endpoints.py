@@ -61,7 +61,7 @@ class PipelineEndpoints:
         rule = schedules.Rule(
             kind="interval" if interval else "cron",
             cron="" if interval else given.get("cron", ""),
-            zone=given.get("zone", ""),
+            zone="UTC" if interval else given.get("zone", ""),
             every_s=int(every) if interval and every.isascii() and every.isdigit() else None,
         )
         try:

@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, StackedInline, TabularInline
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
@@ -73,12 +73,12 @@ class ScheduleInline(StackedInline):
         return 0 if obj and queries.current_schedules().filter(pipeline=obj).exists() else 1
 
     @display(description="Meaning")
-    def meaning(self, schedule: Schedule) -> SafeString | str:
+    def meaning(self, schedule: Schedule) -> SafeString:
         if schedule._state.adding:
-            return format_html('<span class="desk-meaning" data-desk-meaning></span>')
+            return format_html('<span class="desk-meaning" data-desk-meaning>{}</span>', "")
         rule = schedules.Rule.of(schedule)
-        times = " · ".join(next_times_said(rule))
-        text = '<span class="desk-meaning" data-desk-meaning>{}<br>{}</span>'
+        times = format_html_join("", "<li>{}</li>", ((time,) for time in next_times_said(rule)))
+        text = '<span class="desk-meaning" data-desk-meaning><strong>{}</strong><ol>{}</ol></span>'
         return format_html(text, schedules.in_words(rule), times)
 
     # A schedule is a part of its pipeline: who may change the one may change the other.

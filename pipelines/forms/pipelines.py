@@ -8,12 +8,12 @@ from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
+from django.forms.models import construct_instance
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
-from pipelines import lookups, queries
+from pipelines import lookups, services
 from pipelines.models import Connection, Pipeline, PipelineState
-from pipelines.services import PipelineRefused
 
 # What decides which rows go where: an error found in these refuses a save that changes one of them.
 MOVING = frozenset(
@@ -42,7 +42,7 @@ def live_findings(pipeline: Pipeline) -> tuple[list[lookups.Finding], list[str]]
     return definite, [f"Not checked: {sentence(finding)}" for finding in findings if not finding.definite]
 
 
-def sentence(finding: lookups.Finding | lookups.LookupFailed | PipelineRefused) -> str:
+def sentence(finding: lookups.Finding | lookups.LookupFailed | services.PipelineRefused) -> str:
     return f"{finding.message} {finding.hint}".strip()
 
 
@@ -76,32 +76,21 @@ class PipelineForm(forms.ModelForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        table, query = cleaned.get("source_table"), cleaned.get("source_query")
-        if not self.errors.keys() & {"source_table", "source_query"}:
-            if table and query:
-                self.add_error("source_query", "Give either a source table or a query, not both.")
-            elif not table and not query:
-                self.add_error("source_table", "Choose a source table, or write a query.")
-        self._check_target_is_free(cleaned)
+        if not self.errors:
+            candidate = construct_instance(self, copy.copy(self.instance))
+            for refused in services.objections(candidate):
+                self.add_error(refused.field, sentence(refused))
         return cleaned
-
-    def _check_target_is_free(self, cleaned: dict[str, Any]) -> None:
-        target = [cleaned.get(name) for name in ("destination", "target_schema", "target_table")]
-        if not all(target) or cleaned.get("state") == PipelineState.ARCHIVED:
-            return
-        other = queries.pipeline_writing_to(*target, besides=self.instance)
-        if other is not None:
-            self.add_error("target_table", f"The pipeline {other.name} writes to this table already.")
 
     def _post_clean(self) -> None:
         """Ask the live systems last, once the instance holds what was typed and all else is right."""
         super()._post_clean()
         if self.errors:
             return
-        candidate = copy.copy(self.instance)
         # The admin takes a new object's key away until it is saved; the destination wants to know whom it is asked for.
-        candidate.pk = candidate.pk or uuid.uuid4()
-        definite, self.warnings = live_findings(candidate)
+        key, self.instance.pk = self.instance.pk, self.instance.pk or uuid.uuid4()
+        definite, self.warnings = live_findings(self.instance)
+        self.instance.pk = key
         refuses = self.instance._state.adding or bool(MOVING & set(self.changed_data))
         for finding in definite:
             if refuses:

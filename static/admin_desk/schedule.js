@@ -121,6 +121,8 @@ export function pickSchedule(place) {
     // Such a copy also takes attributes, not values: keep them the same.
     for (const option of plain.kind.options) option.toggleAttribute("selected", option.selected);
     for (const name of ["cron", "zone", "every_s"]) plain[name].setAttribute("value", plain[name].value);
+    // An interval knows no zone.
+    rowOf(plain.zone).hidden = plain.kind.value === "interval";
     say();
   }
 

@@ -142,7 +142,9 @@ def test_a_secret_is_never_sent_to_the_page(admin_client, destination):
 
 
 def test_a_new_name_alone_is_saved_without_a_test(admin_client, destination, tests):
-    assert admin_client.post(change_url(destination), {**options(destination.options), "name": "New"}).status_code == 302
+    assert (
+        admin_client.post(change_url(destination), {**options(destination.options), "name": "New"}).status_code == 302
+    )
     assert Connection.objects.get().name == "New"
     assert tests == []
 

@@ -19,6 +19,12 @@ export function tellTimes(root = document) {
     time.textContent = relative((moment - Date.now()) / 1000);
     time.title = clock.format(moment);
   }
+  for (const time of root.querySelectorAll("time[data-when]")) {
+    const moment = new Date(time.dateTime);
+    const day = Math.abs(moment - Date.now()) < 6 * 86400000 ? { weekday: "short" } : { day: "numeric", month: "short" };
+    time.textContent = moment.toLocaleString(undefined, { ...day, hour: "2-digit", minute: "2-digit" });
+    time.title = clock.format(moment);
+  }
   for (const time of root.querySelectorAll("time[data-clock]")) {
     time.title ||= time.textContent;
     time.textContent = clock.format(new Date(time.dateTime));
@@ -47,7 +53,7 @@ export function span(seconds) {
 // Parts of a page that change -----------------------------------------------------------------------
 
 const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset.key ?? node.dataset.live : undefined);
-const isTime = (node) => node.nodeName === "TIME" && ("ago" in node.dataset || "clock" in node.dataset);
+const isTime = (node) => node.nodeName === "TIME";
 
 // Make `old` look like `fresh` while nodes that stay the same stay in place: focus, scroll positions and
 // half-pressed buttons survive.

@@ -105,6 +105,16 @@ def ago(moment: datetime | None) -> SafeString | str:
 
 
 @register.filter
+def when(moment: datetime | None) -> SafeString | str:
+    """A time of the coming days, short; the page's script shows it in the reader's own zone."""
+    if moment is None:
+        return ""
+    is_near = abs((moment - timezone.now()).days) < 6
+    said = f"{moment.astimezone(UTC):{'%a' if is_near else '%-d %b'} %H:%M} UTC"
+    return format_html('<time datetime="{}" title="{}" data-when>{}</time>', moment.isoformat(), exact(moment), said)
+
+
+@register.filter
 def clock(moment: datetime | None) -> SafeString | str:
     """An exact time, which the page's script shows in the reader's own zone."""
     if moment is None:
@@ -181,7 +191,7 @@ def run_bars(
     runs: list[Run], places: int, measure: str = "seconds", width: int = 168, height: int = 32
 ) -> dict[str, Any]:
     value = charts.rows_moved if measure == "rows" else charts.seconds_taken
-    return {"chart": charts.draw(runs, value, places=places, width=width, height=height), "measure": measure}
+    return {"chart": charts.draw(runs, value, places=places, width=width, height=height), "large": height > 50}
 
 
 @register.simple_tag(takes_context=True)

@@ -24,6 +24,9 @@ HEARTBEAT = timedelta(seconds=env.seconds("HEARTBEAT_S", 5, least=0.1))
 RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
 BROKER_URL = env.broker()
+# An emulator in place of Google's BigQuery; the connector reads them itself.
+env.http_url("BIGQUERY_REST_ENDPOINT", "")
+env.host_and_port("BIGQUERY_STORAGE_ENDPOINT", "")
 
 if HEARTBEAT * 3 > LEASE_TTL:
     raise env.ImproperlyConfigured("LEASE_TTL_S must be at least three times HEARTBEAT_S.")
@@ -184,6 +187,22 @@ UNFOLD = {
     "SITE_SYMBOL": "database",
     "SHOW_VIEW_ON_SITE": True,
     "BORDER_RADIUS": "8px",
+    # The pages' own indigo, as static/site.css has it.
+    "COLORS": {
+        "primary": {
+            "50": "#eef0ff",
+            "100": "#e0e3ff",
+            "200": "#c7ccfe",
+            "300": "#a5abfb",
+            "400": "#8484f5",
+            "500": "#6a66e8",
+            "600": "#5452cc",
+            "700": "#4543ab",
+            "800": "#3a3a8a",
+            "900": "#33356d",
+            "950": "#1f1f42",
+        }
+    },
 }
 
 # Logging --------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -49,25 +49,31 @@ def names(name: str) -> list[str]:
 
 
 def http_url(name: str, default: object = MISSING) -> str:
-    """An http(s) address without path, as in https://mantri.example.com."""
+    """An http(s) address without path, as in https://mantri.example.com; empty only by default."""
     value = text(name, default).rstrip("/")
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
+    if value == default == "":
+        return ""
+    parts = _split(name, value)
+    bare = not (parts.path or parts.query or parts.fragment or parts.username or parts.password)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not bare:
         raise ImproperlyConfigured(f"{name} must be like https://mantri.example.com, without a path, not {value!r}.")
-    try:
-        parts.port  # noqa: B018 - raises on a port that is none
-    except ValueError:
-        raise ImproperlyConfigured(f"{name} has a port that is not a number.") from None
+    return value
+
+
+def host_and_port(name: str, default: object = MISSING) -> str:
+    """An address as in 127.0.0.1:9060; empty only by default."""
+    value = text(name, default)
+    if value == default == "":
+        return ""
+    parts = _split(name, f"//{value}")
+    if parts.netloc != value or "@" in value or not parts.hostname or parts.port is None:
+        raise ImproperlyConfigured(f"{name} must be like 127.0.0.1:9060, not {value!r}.")
     return value
 
 
 def database(name: str = "DATABASE_URL") -> Mapping[str, object]:
     """Django's DATABASES entry from postgresql://user:password@host:port/name?sslmode=…"""
-    parts = urlsplit(text(name))
-    try:
-        port = parts.port or 5432
-    except ValueError:
-        raise ImproperlyConfigured(f"{name} has a port that is not a number.") from None
+    parts = _split(name, text(name))
     dbname = unquote(parts.path.lstrip("/"))
     if parts.scheme not in ("postgres", "postgresql") or not parts.hostname or not dbname:
         raise ImproperlyConfigured(f"{name} must be like postgresql://user:password@host:5432/name.")
@@ -77,7 +83,7 @@ def database(name: str = "DATABASE_URL") -> Mapping[str, object]:
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": parts.hostname,
-        "PORT": port,
+        "PORT": parts.port or 5432,
         "CONN_MAX_AGE": 0,
         "OPTIONS": {
             "connect_timeout": 5,
@@ -91,9 +97,23 @@ def database(name: str = "DATABASE_URL") -> Mapping[str, object]:
 
 def broker(name: str = "BROKER_URL") -> str:
     value = text(name)
-    if urlsplit(value).scheme not in ("redis", "rediss", "amqp", "amqps"):
-        raise ImproperlyConfigured(f"{name} must begin with redis://, rediss://, amqp:// or amqps://.")
+    parts = _split(name, value)
+    if parts.scheme not in ("redis", "rediss", "amqp", "amqps") or not parts.hostname:
+        raise ImproperlyConfigured(f"{name} must be like redis://:password@host:6379/0, or rediss, amqp or amqps.")
     return value
+
+
+def _split(name: str, value: str) -> SplitResult:
+    """The parts of an address; the value itself may hold a password and is not told."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is not an address.") from None
+    try:
+        parts.port  # noqa: B018 - raises on a port that is none
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} has a port that is no number up to 65535.") from None
+    return parts
 
 
 def fernet_keys(name: str = "ENCRYPTION_KEYS") -> list[str]:
@@ -107,7 +127,5 @@ def fernet_keys(name: str = "ENCRYPTION_KEYS") -> list[str]:
         try:
             Fernet(key)
         except ValueError:
-            raise ImproperlyConfigured(
-                f"{name}: key {number} is no Fernet key (32 bytes in base64)."
-            ) from None
+            raise ImproperlyConfigured(f"{name}: key {number} is no Fernet key (32 bytes in base64).") from None
     return keys

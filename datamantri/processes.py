@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from datamantri import env
+
 # Threads that hold an allocation arena each waste memory; two are enough for what these processes allocate.
 LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 CELERY = (sys.executable, "-m", "datamantri.run_celery")
@@ -54,15 +56,19 @@ def _worker(name: str, queues: str, pool: str, concurrency: int) -> ProcessSpec:
 def main(arguments: list[str]) -> None:
     """Become the named process, with PORT and WORKERS from the environment, listening on every interface."""
     specs: dict[str, Callable[[], ProcessSpec]] = {
-        "web": lambda: web("0.0.0.0", int(os.environ.get("PORT") or 8000)),  # noqa: S104 - in a container
-        "worker": lambda: worker(int(os.environ.get("WORKERS") or 2)),
+        "web": lambda: web("0.0.0.0", env.integer("PORT", 8000, least=1, most=65535)),  # noqa: S104 - in a container
+        "worker": lambda: worker(env.integer("WORKERS", 2, least=1, most=256)),
         "lookups": lookups,
         "beat": beat,
     }
     if len(arguments) != 1 or arguments[0] not in specs:
         sys.stderr.write(f"usage: python -m datamantri.processes {'|'.join(specs)}\n")
         sys.exit(2)
-    spec = specs[arguments[0]]()
+    try:
+        spec = specs[arguments[0]]()
+    except env.ImproperlyConfigured as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(2)
     os.execve(spec.argv[0], spec.argv, {**os.environ, **spec.env})  # noqa: S606 - argv is our own
 
 

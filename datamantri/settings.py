@@ -187,7 +187,7 @@ UNFOLD = {
     "SITE_SYMBOL": "database",
     "SHOW_VIEW_ON_SITE": True,
     "BORDER_RADIUS": "8px",
-    # The pages' own indigo, as static/site.css has it.
+    # The pages' own indigo, as static/app.css has it.
     "COLORS": {
         "primary": {
             "50": "#eef0ff",
@@ -196,7 +196,7 @@ UNFOLD = {
             "300": "#a5abfb",
             "400": "#8484f5",
             "500": "#6a66e8",
-            "600": "#5452cc",
+            "600": "#5353cc",
             "700": "#4543ab",
             "800": "#3a3a8a",
             "900": "#33356d",

@@ -74,7 +74,7 @@ class PipelineActions:
     ) -> None:
         changed = 0
         for pipeline in pipelines:
-            services.save_pipeline(pipeline, schedules=specs, by=request.user)
+            services.save_pipeline(pipeline, schedules=specs, by=request.user, keep_state=True)
             self.log_change(request, pipeline, "Set schedule.")
             changed += 1
         self._report(request, changed, "given the schedule" if specs else "left without a schedule")

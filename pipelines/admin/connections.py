@@ -92,6 +92,8 @@ class ConnectionAdmin(ModelAdmin):
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
         connection = self.get_object(request, object_id) if object_id else None
+        if object_id and connection is None:
+            return super().changeform_view(request, object_id, form_url, extra_context)
         kind = registry.get(connection.kind if connection else request.GET["kind"])
         more: dict[str, Any] = {"title": connection.name if connection else f"Add a {kind.label} connection"}
         if self._may_save(request, connection):

@@ -180,6 +180,12 @@ def test_when_no_worker_answers_the_person_may_save_anyway(admin_client, destina
     assert destination.options["port"] == 2
 
 
+def test_a_connection_that_has_gone_leads_back_with_a_message(admin_client):
+    for pk in ("nonsense", "0f0f0f0f-0000-4000-8000-000000000000"):
+        answer = admin_client.get(f"{LIST}{pk}/change/", follow=True)
+        assert "Perhaps it was deleted?" in answer.content.decode()
+
+
 # Deletion -------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,10 @@ def statement(request: ReadRequest, columns: Sequence[Column], project: str) -> 
         text = bigquery_text(column, name)
         if text is not None:
             digits = f"SUBSTR(TO_HEX(MD5({text})), 1, 8)"
-            items.append(f"SUM(CASE WHEN {name} IS NULL THEN 0 ELSE CAST(CONCAT('0x', {digits}) AS INT64) END) AS s{i}")
+            value = f"CAST(CONCAT('0x', {digits}) AS INT64)"
+            items.append(
+                f"SUM({value if column.repeated else f'CASE WHEN {name} IS NULL THEN 0 ELSE {value} END'}) AS s{i}"
+            )
     return f"SELECT {', '.join(items)} FROM {source} AS t"
 
 

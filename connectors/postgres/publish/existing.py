@@ -62,8 +62,15 @@ class Look:
     relations: Mapping[str, Existing] = field(default_factory=dict)
 
 
+# What ALTER COLUMN sets. Servers write options of their own into attoptions, as 15.20 does for every
+# column: only those that people can give count.
+_COLUMN_SETTINGS = """
+(coalesce(a.attstattarget, -1) <> -1 OR a.attcompression <> '' OR a.attstorage <> ty.typstorage
+ OR a.attoptions::text LIKE '%%n_distinct%%')
+"""
+
 # Whether anything at all leans on a table: cheap to ask on every run.
-_LEANED_ON = """
+_LEANED_ON = f"""
 c.relrowsecurity OR c.relforcerowsecurity OR c.reloftype <> 0 OR c.relreplident NOT IN ('d', 'n') OR c.relispartition
 OR EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = c.oid AND deptype IN ('n', 'a'))
 OR EXISTS (SELECT FROM pg_depend WHERE refclassid = 'pg_type'::regclass AND refobjid IN (c.reltype, t.typarray)
@@ -73,15 +80,14 @@ OR EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid 
 OR EXISTS (SELECT FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid)
 OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-             AND (a.attnotnull OR a.attidentity <> '' OR a.attoptions IS NOT NULL OR coalesce(a.attstattarget, -1) <> -1
-                  OR a.attcompression <> '' OR a.attstorage <> ty.typstorage))
+             AND (a.attnotnull OR a.attidentity <> '' OR {_COLUMN_SETTINGS}))
 """
 
 # Everything that would not follow a new table to the old one's name. pg_depend knows every object
 # that leans on a table, its columns or its row type: views, foreign keys, indexes, constraints,
 # triggers, rules, policies, publications, statistics, defaults, functions, children. What is part of
 # the table itself (NOT NULL, identity, row security, settings of columns) is added by hand.
-_DEPENDENTS = """
+_DEPENDENTS = f"""
 WITH c AS (SELECT * FROM pg_class WHERE oid = %s), t AS (SELECT pg_type.* FROM pg_type, c WHERE pg_type.oid = c.reltype)
 SELECT CASE WHEN rule.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, rule.ev_class, 0)
             ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
@@ -104,8 +110,7 @@ UNION SELECT what || a.attname
       CROSS JOIN LATERAL (VALUES
         ('NOT NULL on column ', a.attnotnull AND a.attidentity = ''),
         ('identity of column ', a.attidentity <> ''),
-        ('settings of column ', a.attoptions IS NOT NULL OR coalesce(a.attstattarget, -1) <> -1
-                                OR a.attcompression <> '' OR a.attstorage <> ty.typstorage)
+        ('settings of column ', {_COLUMN_SETTINGS})
       ) AS has(what, is_so)
       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND has.is_so
 ORDER BY 1

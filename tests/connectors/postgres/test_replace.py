@@ -145,6 +145,7 @@ DEPENDENTS = {
     ),
     "CREATE STATISTICS both_columns ON id, name FROM flights": "statistics object both_columns",
     "ALTER TABLE flights ALTER name SET STATISTICS 500": "settings of column name",
+    "ALTER TABLE flights ALTER name SET (n_distinct = 50)": "settings of column name",
     "ALTER TABLE flights ALTER name SET STORAGE EXTERNAL": "settings of column name",
     "ALTER TABLE flights REPLICA IDENTITY FULL": "replica identity",
     "CREATE SEQUENCE numbers; ALTER SEQUENCE numbers OWNER TO loader;"

@@ -99,6 +99,13 @@ def source_table(bigquery_client: bigquery.Client) -> Callable[..., str]:
     return make
 
 
+@pytest.fixture(scope="session")
+def large_table(bigquery_client):
+    """Enough rows that a load can be caught in the middle."""
+    loader.load(bigquery_client, "acceptance.shop.large", {"id": "INT64", "name": "STRING"}, numbers(3_000_000))
+    return "shop.large"
+
+
 @pytest.fixture
 def source(product: Product, on_the_products_database: None) -> Connection:
     connection, _ = Connection.objects.get_or_create(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-import pytest
 from django.utils import timezone
 
 from datamantri import processes
@@ -121,15 +120,6 @@ def test_a_second_beat_and_a_second_worker_change_nothing(product, make_pipeline
     finally:
         product.stop("beat-two")
         product.stop("worker-two")
-
-
-@pytest.fixture(scope="session")
-def large_table(bigquery_client):
-    """Enough rows that a load can be caught in the middle."""
-    from datamantri.demo import loader
-
-    loader.load(bigquery_client, "acceptance.shop.large", {"id": "INT64", "name": "STRING"}, numbers(3_000_000))
-    return "shop.large"
 
 
 def caught_loading(run: Run) -> Run:

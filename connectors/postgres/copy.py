@@ -71,8 +71,8 @@ def copy_parts(
     `on_batch(rows, bytes)` is called on this thread for every batch that was handed over; a batch's
     last bytes may be counted with the next one. Raises what a reader, the encoder or `on_batch`
     raised, as it is; Stopped; psycopg2.Error if PostgreSQL refused.
-    The caller owns the transaction and has set client_encoding to UTF8. `freeze` needs a table that
-    was made or emptied in this transaction.
+    The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
+    `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
     """
     feed = _Feed(stop, len(readers))
     stream = _Stream(feed, BatchEncoder(columns), on_batch, cursor.connection)
@@ -80,7 +80,7 @@ def copy_parts(
         threading.Thread(target=_read, args=(reader, feed), name=f"reader-{i}", daemon=True)
         for i, reader in enumerate(readers)
     ]
-    take_back = [stop.on_stop(feed.wake), stop.on_stop(cursor.connection.cancel)]
+    take_back = stop.on_stop(feed.wake)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
         cursor.execute("SET LOCAL client_min_messages = error")
@@ -101,8 +101,7 @@ def copy_parts(
         raise
     finally:
         feed.close()
-        for take in take_back:
-            take()
+        take_back()
         for thread in threads:
             if thread.ident is not None:
                 thread.join(JOIN_S)

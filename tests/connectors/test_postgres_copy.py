@@ -267,6 +267,7 @@ def test_a_stop_is_heard_while_a_reader_is_silent(cursor: Any) -> None:
 def test_a_stop_is_heard_while_postgresql_waits_for_a_lock(cursor: Any, warehouse_cursor: Any) -> None:
     warehouse_cursor.execute(sql.SQL("BEGIN; LOCK TABLE {}").format(TABLE))
     stop = Stop()
+    stop.on_stop(cursor.connection.cancel)
     timer = stop.after(0.3)
     began = time.monotonic()
     with pytest.raises(Stopped):

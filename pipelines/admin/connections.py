@@ -37,7 +37,6 @@ class ConnectionAdmin(ModelAdmin):
     list_filter = (("kind", ChoicesDropdownFilter),)
     list_filter_submit = True
     search_fields = ("name",)
-    show_add_link = False
     list_before_template = "admin/desk/lost_keys.html"
     change_form_outer_before_template = "admin/desk/lost_keys.html"
     change_form_after_template = "admin/desk/connection_test.html"

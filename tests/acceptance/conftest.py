@@ -25,7 +25,7 @@ from pipelines import services as definitions
 from pipelines.models import Connection, Pipeline
 from runs import services
 from runs.models import Run, Trigger
-from runs.states import TERMINAL
+from runs.states import TERMINAL, RunStatus
 from tests.acceptance.product import Product, options_without_secret, wait_for
 
 PROJECT, DATASET = "acceptance", "shop"
@@ -149,6 +149,16 @@ def ended(run: Run, *, limit_s: float = 60) -> Run:
         return run.status in TERMINAL
 
     wait_for(look, limit_s=limit_s, saying=f"run {run.pk} ends (it is {run.status}: {run.error_message})")
+    return run
+
+
+def caught_loading(run: Run) -> Run:
+    def is_loading() -> bool:
+        run.refresh_from_db()
+        assert run.status in (RunStatus.QUEUED, RunStatus.RUNNING), run.error_message or run.status
+        return run.phase == "loading" and run.rows > 0
+
+    wait_for(is_loading, every_s=0.01, saying="rows are being loaded")
     return run
 
 

@@ -10,9 +10,9 @@ from django.utils import timezone
 from datamantri import processes
 from pipelines.services import ScheduleSpec
 from runs import doorbell, services
-from runs.models import LogLine, Run, Skip
+from runs.models import LogLine, Skip
 from runs.states import RunStatus
-from tests.acceptance.conftest import ended, numbers
+from tests.acceptance.conftest import caught_loading, ended, numbers
 from tests.acceptance.product import wait_for
 
 ROWS = 1000
@@ -120,16 +120,6 @@ def test_a_second_beat_and_a_second_worker_change_nothing(product, make_pipeline
     finally:
         product.stop("beat-two")
         product.stop("worker-two")
-
-
-def caught_loading(run: Run) -> Run:
-    def is_loading() -> bool:
-        run.refresh_from_db()
-        assert run.status in (RunStatus.QUEUED, RunStatus.RUNNING), run.error_message or run.status
-        return run.phase == "loading" and run.rows > 0
-
-    wait_for(is_loading, every_s=0.01, saying="rows are being loaded")
-    return run
 
 
 def test_a_worker_killed_in_the_middle_ends_right(product, make_pipeline, large_table, run_now, warehouse_cursor):

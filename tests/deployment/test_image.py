@@ -168,7 +168,7 @@ def test_a_login_over_plain_http_works_when_public_url_says_so(services: Contain
     assert not [cookie for cookie in headers.get_all("Set-Cookie") if "secure" in cookie.lower()]
     status, _, page = visitor("/")
     assert status == 200
-    assert "Orders" in page
+    assert LOGIN in page
 
 
 def test_static_files_are_served_from_the_image(services: Containers) -> None:
@@ -213,7 +213,7 @@ def test_a_stopped_worker_signs_off_and_is_not_healthy(services: Containers) -> 
 
 
 def test_a_killed_process_is_not_healthy_for_long(services: Containers) -> None:
-    assert services.health("beat") == 0
+    wait_for(lambda: services.health("beat") == 0, limit_s=20, every_s=0.5, saying="beat is healthy")
     services.stop("beat", signal.SIGKILL)
     services.stop("web", signal.SIGKILL)
     assert services.health("web") == 1

@@ -19,9 +19,17 @@ def option(
     secret: bool = False,
     multiline: bool = False,
     choices: tuple[str, ...] = (),
+    address: bool = False,
 ) -> Any:
-    """A dataclass field that a form can draw. A secret is encrypted, write-only and redacted everywhere."""
-    metadata = {"label": label, "help": help, "secret": secret, "multiline": multiline, "choices": choices}
+    """A dataclass field that a form can draw.
+
+    A secret is encrypted, write-only and redacted everywhere. An address decides who is sent the
+    secrets: when it changes, stored secrets must be entered again.
+    """
+    metadata = {
+        **{"label": label, "help": help, "secret": secret, "multiline": multiline},
+        **{"choices": choices, "address": address},
+    }
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -34,7 +42,8 @@ def build(options: type[T], values: Mapping[str, Any]) -> T:
     fields = {f.name: f for f in dataclasses.fields(options)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
-            raise ConnectorError(f"{name} is not an option of this kind of connection.", code="unknown_option", field=name)
+            message = f"{name} is not an option of this kind of connection."
+            raise ConnectorError(message, code="unknown_option", field=name)
     for name, f in fields.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and values.get(name) in (None, ""):

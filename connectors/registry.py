@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
 
 from connectors.errors import ConnectorError
 
@@ -62,6 +61,7 @@ def get(kind: str) -> Kind:
         raise ConnectorError(f"There is no kind of connection called {kind}.", code="unknown_kind") from None
 
 
-def _load(path: str) -> Any:
+def _load(path: str) -> type:
     module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
+    loaded: type = getattr(import_module(module), name)
+    return loaded

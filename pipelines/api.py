@@ -20,9 +20,7 @@ from pipelines.serializers import ConnectionSerializer, PipelineSerializer, Save
 from pipelines.services import PipelineRefused
 
 
-@extend_schema_view(
-    list=extend_schema(summary="List connections"), retrieve=extend_schema(summary="Read a connection")
-)
+@extend_schema_view(list=extend_schema(summary="List connections"), retrieve=extend_schema(summary="Read a connection"))
 class ConnectionViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Connection]):
     """Connections, without their secrets."""
 
@@ -40,12 +38,8 @@ class PipelineFilter(filters.FilterSet):
         }  # fmt: skip
 
 
-@extend_schema_view(
-    list=extend_schema(summary="List pipelines"), retrieve=extend_schema(summary="Read a pipeline")
-)
-class PipelineViewSet(
-    ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Pipeline]
-):
+@extend_schema_view(list=extend_schema(summary="List pipelines"), retrieve=extend_schema(summary="Read a pipeline"))
+class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet[Pipeline]):
     """What to move, how and when."""
 
     serializer_class = PipelineSerializer

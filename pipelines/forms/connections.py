@@ -109,7 +109,7 @@ class ConnectionForm(forms.ModelForm):
         options, secrets = self.entered
         if not self._is_changed(options, secrets):
             return cleaned
-        if self._lacks_lost_secrets():
+        if self._lacks_lost_secrets() or self._sends_stored_secrets_elsewhere(options):
             return cleaned
         try:
             build(self.options_type, {**options, **secrets})
@@ -171,6 +171,23 @@ class ConnectionForm(forms.ModelForm):
                 self.add_error(OPTION + name, "Enter it again, or remove it: the stored one can no longer be read.")
                 missing = True
         return missing
+
+    def _sends_stored_secrets_elsewhere(self, options: dict[str, Any]) -> bool:
+        """Ask again for stored secrets when the address changed: who may edit a connection may not read its secrets."""
+        before = {} if self.instance._state.adding else self.instance.options
+        moved = any(
+            options.get(option.name) != before.get(option.name)
+            for option in dataclasses.fields(self.options_type)
+            if option.metadata.get("address")
+        )
+        kept = [
+            name
+            for name in self.instance.secrets or {}
+            if not self.cleaned_data.get(OPTION + name) and not self.cleaned_data.get(CLEAR + name)
+        ]
+        for name in kept if moved else ():
+            self.add_error(OPTION + name, "Enter it again: the address that it is sent to has changed.")
+        return moved and bool(kept)
 
     def _tell_what_is_stored(self, option: dataclasses.Field[Any]) -> None:
         field, lost = self.fields[OPTION + option.name], self.instance.has_lost_secrets

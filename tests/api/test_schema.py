@@ -14,9 +14,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
     call_command("spectacular", "--fail-on-warn", "--validate", stdout=out)
     schema = yaml.safe_load(out.getvalue())
     operations = {
-        (method, path.removeprefix("/api/v1/"))
-        for path, methods in schema["paths"].items()
-        for method in methods
+        (method, path.removeprefix("/api/v1/")) for path, methods in schema["paths"].items() for method in methods
     }
     assert operations == {
         ("get", "connections/"), ("get", "connections/{id}/"),

@@ -120,12 +120,24 @@ class TestWithALivePostgres:
 
 
 def test_an_empty_secret_keeps_what_is_stored(admin_client, destination, tests):
-    typed = options({"host": "db.example.com", "port": 5433, "dbname": "shop", "user": "mover", "password": ""})
+    typed = options(destination.options, dbname="store", password="")
     assert admin_client.post(change_url(destination), typed).status_code == 302
     destination.refresh_from_db()
     assert destination.secrets == {"password": "s3cret"}
-    assert destination.options == {"host": "db.example.com", "port": 5433, "dbname": "shop", "user": "mover"}
+    assert destination.options["dbname"] == "store"
     assert tests == [{**destination.options, "password": "s3cret"}]
+
+
+def test_a_stored_secret_is_not_sent_to_another_address(admin_client, destination, tests):
+    moved = {"name": "Shop", **{f"option_{name}": value for name, value in destination.options.items()}}
+    moved["option_host"] = "thief.example.com"
+    page = admin_client.post(change_url(destination), moved)
+    assert b"the address that it is sent to has changed" in page.content
+    assert tests == []
+    destination.refresh_from_db()
+    assert destination.options["host"] == "127.0.0.1"
+    assert admin_client.post(change_url(destination), {**moved, "option_password": "typed"}).status_code == 302
+    assert tests[0]["password"] == "typed"
 
 
 def test_a_stored_secret_can_be_removed(admin_client, destination, tests):
@@ -172,7 +184,7 @@ def test_when_no_worker_answers_the_person_may_save_anyway(admin_client, destina
         raise lookups.LookupFailed("no_worker", "No worker took up the question.", "Start a worker.")
 
     monkeypatch.setattr(lookups, "test_connection", silent)
-    typed = options(destination.options, port=2)
+    typed = options(destination.options, port=2, password="s3cret")
     answer = admin_client.post(change_url(destination), typed)
     assert "No worker took up the question." in answer.content.decode()
     assert admin_client.post(change_url(destination), {**typed, "save_anyway": "on"}).status_code == 302

@@ -33,6 +33,7 @@ UNCONFIRMED_BYTES = 1024 * 1024
 PAGE_LINES = 500
 STATE_EVERY_S = 0.25
 NAMED_CHANGES = 50
+RECHECK_S = 5.0
 FORBIDDEN = 4403
 GONE = 4404
 
@@ -60,9 +61,17 @@ def state_of(run_id: UUID) -> dict[str, Any] | None:
 class ViewerConsumer(AsyncJsonWebsocketConsumer):
     """A socket for people who may see runs."""
 
+    checked_at = float("-inf")
+
     async def may_view(self) -> bool:
+        """Whether this viewer may still look, at most `RECHECK_S` ago."""
+        if time.monotonic() < self.checked_at + RECHECK_S:
+            return True
         session = self.scope.get("session")
-        return session is not None and await read(may_view, session.session_key)
+        if session is None or not await read(may_view, session.session_key):
+            return False
+        self.checked_at = time.monotonic()
+        return True
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Hand a message to its method; without the usual detour through the one thread that all consumers share.

@@ -52,43 +52,57 @@ export function span(seconds) {
 
 // Parts of a page that change -----------------------------------------------------------------------
 
-const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset.key ?? node.dataset.live : undefined);
-const isTime = (node) => node.nodeName === "TIME";
+const isElement = (node) => node.nodeType === Node.ELEMENT_NODE;
+const keyOf = (node) => (isElement(node) ? (node.dataset.key ?? node.dataset.live) : undefined);
+const isAlike = (one, other) => one.nodeName === other.nodeName && keyOf(one) === keyOf(other) && one.classList?.[0] === other.classList?.[0];
 
-// Make `old` look like `fresh` while nodes that stay the same stay in place: focus, scroll positions and
-// half-pressed buttons survive.
+// Make `old` look like `fresh`, and return what stands in its place. Nodes that stay alike stay where they
+// are: focus, scroll positions and half-pressed buttons survive.
 function morph(old, fresh) {
-  if (old.nodeName !== fresh.nodeName || keyOf(old) !== keyOf(fresh)) {
+  if (!isAlike(old, fresh)) {
     old.replaceWith(fresh);
-    return;
+    return fresh;
   }
-  if (old.nodeType !== Node.ELEMENT_NODE) {
+  if (!isElement(old)) {
     if (old.data !== fresh.data) old.data = fresh.data;
-    return;
+    return old;
   }
-  if (isTime(old) && old.dateTime === fresh.dateTime) return;
+  if (old.nodeName === "TIME" && old.dateTime === fresh.dateTime) return old;
   for (const { name } of [...old.attributes]) {
     if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
   }
   for (const { name, value } of fresh.attributes) {
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
-  const keyed = new Map([...old.children].filter(keyOf).map((child) => [keyOf(child), child]));
+  morphChildren(old, fresh);
+  return old;
+}
+
+function morphChildren(old, fresh) {
+  const keyed = new Map([...old.children].map((child) => [keyOf(child), child]));
+  const kept = new Set();
   let place = old.firstChild;
   for (const child of [...fresh.childNodes]) {
-    const twin = keyOf(child) === undefined ? (place && keyOf(place) === undefined ? place : null) : keyed.get(keyOf(child));
+    let twin;
+    if (keyOf(child) !== undefined) {
+      twin = keyed.get(keyOf(child));
+      if (twin && twin !== place) old.insertBefore(twin, place);
+    } else {
+      twin = place;
+      while (isElement(child) && twin && !isAlike(twin, child)) twin = twin.nextSibling;
+      if (twin && !isAlike(twin, child)) twin = null;
+      // What is between is gone in `fresh`; what has a key may come later.
+      while (twin && place !== twin) place = place.nextSibling;
+    }
     if (!twin) {
-      old.insertBefore(child, place);
+      kept.add(old.insertBefore(child, place));
       continue;
     }
     if (twin === place) place = place.nextSibling;
-    else old.insertBefore(twin, place);
-    morph(twin, child);
+    kept.add(morph(twin, child));
   }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
+  for (const child of [...old.childNodes]) {
+    if (!kept.has(child)) child.remove();
   }
 }
 

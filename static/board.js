@@ -2,7 +2,7 @@
 import { Refused, backoff, refresh, sayLoggedOut, socketUrl } from "./app.js";
 
 const PACE_MS = 1000; // at most one fetch in this time
-const BUSY_MS = 2000; // progress of what runs is not announced: look
+const BUSY_MS = 2000; // while something runs or waits: progress is not announced
 const IDLE_MS = 20000; // and now and then in any case, for what nobody announces (a worker that died)
 const live = document.querySelector("[data-live]");
 const sign = document.querySelector("[data-live-sign]");
@@ -65,7 +65,7 @@ function connect() {
 
 setInterval(() => {
   const age = Date.now() - fetchedAt;
-  if (wanted || age > IDLE_MS || (age > BUSY_MS && live.querySelector("progress"))) fetchWhatChanged();
+  if (wanted || age > IDLE_MS || (age > BUSY_MS && "busy" in live.dataset)) fetchWhatChanged();
 }, 500);
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) fetchWhatChanged();

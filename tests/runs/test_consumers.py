@@ -106,7 +106,9 @@ def test_a_run_that_is_not_there_is_refused(viewer_client):
 
 
 @pytest.mark.parametrize("what", ["logs out", "loses the right", "is deactivated"])
-def test_a_viewer_who_lost_the_right_is_sent_no_more(run, viewer, viewer_client, what):
+def test_a_viewer_who_lost_the_right_is_sent_no_more(run, viewer, viewer_client, what, monkeypatch):
+    monkeypatch.setattr(consumers, "RECHECK_S", 0.0)
+
     def lose():
         if what == "logs out":
             copy = Client()

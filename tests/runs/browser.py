@@ -1,0 +1,99 @@
+"""A real web server on the test database, and Debian's Chromium to look at its pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.test import Client
+
+from datamantri import processes
+from datamantri.embedded import ports
+
+STARTS_WITHIN_S = 60
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+
+
+class Web:
+    """daphne, as the product starts it; it can be stopped and started again on its port."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+        self._log = folder / "web.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        spec = processes.web(port=self.port)
+        base = os.environ["DATABASE_URL"].rsplit("/", 1)[0]
+        database = f"{base}/{settings.DATABASES['default']['NAME']}"
+        own = {"DATABASE_URL": database, "PUBLIC_URL": self.url, "PORT": str(self.port)}
+        with self._log.open("ab") as log:
+            env = {**os.environ, **spec.env, **own}
+            self._process = subprocess.Popen(spec.argv, env=env, stdout=log, stderr=log)
+        deadline = time.monotonic() + STARTS_WITHIN_S
+        while not self._answers():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=2):
+                return True
+        except (urllib.error.URLError, TimeoutError):
+            return False
+
+
+@pytest.fixture(scope="session")
+def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    folder = tmp_path_factory.mktemp("web")
+    chosen = ports.Ports(folder / "ports.json")
+    web = Web(folder, chosen.choose("web"))
+    try:
+        web.start()
+        yield web
+    finally:
+        web.stop()
+        chosen.give_back()
+
+
+@pytest.fixture
+def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is missing")
+    from playwright.sync_api import sync_playwright
+
+    # Playwright's synchronous interface keeps a loop in this thread; nothing here shares a connection with it.
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+def cookies_of(user: User, web: Web) -> list[dict[str, str]]:
+    """A session of the user, under the name that this web server gives its cookie."""
+    client = Client()
+    client.force_login(user)
+    value = client.cookies[settings.SESSION_COOKIE_NAME].value
+    return [{"name": f"datamantri_session_{web.port}", "value": value, "url": web.url}]

@@ -51,8 +51,8 @@ def free_slots() -> int:
             """
             SELECT coalesce(sum(greatest(0, p.slots - (
                 SELECT count(*) FROM runs_run r
-                WHERE r.lease_until > now() AND starts_with(r.worker, p.name || ':')))), 0)::integer
-            FROM runs_process p WHERE p.kind = %s AND NOT p.draining AND p.seen_at > now() - %s
+                WHERE r.lease_until > statement_timestamp() AND starts_with(r.worker, p.name || ':')))), 0)::integer
+            FROM runs_process p WHERE p.kind = %s AND NOT p.draining AND p.seen_at > statement_timestamp() - %s
             """,
             [Process.Kind.WORKER, PROCESS_SEEN_WITHIN],
         )

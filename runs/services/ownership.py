@@ -47,13 +47,13 @@ def installation_id() -> UUID:
 _CLAIM = """
 WITH picked AS (
     SELECT r.id FROM runs_run r
-    WHERE r.status IN %(claimable)s AND r.due <= now() AND r.lease_until IS NULL
+    WHERE r.status IN %(claimable)s AND r.due <= statement_timestamp() AND r.lease_until IS NULL
       AND (r.status <> 'queued' OR NOT EXISTS (
             SELECT FROM runs_run a
             WHERE a.pipeline_id = r.pipeline_id AND a.status IN ('running', 'retrying', 'resolving')))
       AND (r.status <> 'queued' OR NOT EXISTS (
             SELECT FROM runs_run b
-            WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued'
+            WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued' AND b.due <= statement_timestamp()
               AND (b.priority, b.due, b.id) < (r.priority, r.due, r.id)))
       AND NOT EXISTS (SELECT FROM runs_process p WHERE p.name = %(process)s AND p.draining)
     ORDER BY r.priority, r.due, r.id
@@ -62,7 +62,8 @@ WITH picked AS (
     UPDATE runs_run r SET
         status = CASE r.status WHEN 'resolving' THEN r.status ELSE 'running' END,
         token = r.token + 1, attempt = r.attempt + 1, worker = %(worker)s, task_id = %(task_id)s,
-        lease_until = now() + %(ttl)s, heartbeat_at = now(), started_at = coalesce(r.started_at, now()),
+        lease_until = statement_timestamp() + %(ttl)s, heartbeat_at = statement_timestamp(),
+        started_at = coalesce(r.started_at, statement_timestamp()),
         rows = 0, bytes = 0, phase = 'starting'
     FROM picked WHERE r.id = picked.id
     RETURNING r.*
@@ -119,7 +120,7 @@ def renew(run_id: UUID, token: int, *, process: str) -> Renewal:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE runs_run SET lease_until = now() + %s, heartbeat_at = now()
+            UPDATE runs_run SET lease_until = statement_timestamp() + %s, heartbeat_at = statement_timestamp()
             WHERE id = %s AND token = %s AND lease_until IS NOT NULL
             RETURNING cancel_requested,
                       EXISTS (SELECT FROM runs_process p WHERE p.name = %s AND p.draining)

@@ -19,7 +19,7 @@ def seen(name: str, kind: str, *, slots: int = 0) -> None:
         cursor.execute(
             """
             INSERT INTO runs_process (name, kind, slots, draining) VALUES (%s, %s, %s, false)
-            ON CONFLICT (name) DO UPDATE SET seen_at = now(), slots = excluded.slots
+            ON CONFLICT (name) DO UPDATE SET seen_at = statement_timestamp(), slots = excluded.slots
             """,
             [name, kind, slots],
         )

@@ -89,7 +89,7 @@ KINDS = (
 
 
 def raising(error: BaseException) -> Callable[..., None]:
-    def hook(*_: Any) -> None:
+    def hook(*_: Any, **__: Any) -> None:
         raise error
 
     return hook

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -217,10 +217,9 @@ def _place(position: str) -> tuple[datetime, UUID] | None:
     """What a position says; None when it is not one (it comes from an address that anyone can type)."""
     at, _, pk = position.partition("_")
     try:
-        place = datetime.fromisoformat(at), UUID(pk)
-    except ValueError:
+        return datetime.fromisoformat(at).astimezone(UTC), UUID(pk)
+    except (ValueError, OverflowError):
         return None
-    return place if place[0].tzinfo else None
 
 
 # Logs -----------------------------------------------------------------------------------------

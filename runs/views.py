@@ -97,14 +97,19 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
 def run_log(request: HttpRequest, pk: UUID) -> HttpResponse:
     """Lines after or before a `seq`, with the run's state: what a page does that lost lines or its socket."""
     run = get_object_or_404(Run.objects.select_related("revision"), pk=pk)
-    after, before = request.GET.get("after", ""), request.GET.get("before", "")
-    if before.isdecimal():
-        lines = page_queries.log_lines_before(pk, min(int(before), run.last_seq + 1), count=LOG_FETCHED)
-    elif after.isdecimal():
-        lines = queries.log_lines(pk, after=min(int(after), run.last_seq), limit=LOG_FETCHED)
+    after, before = _seq(request.GET.get("after", "")), _seq(request.GET.get("before", ""))
+    if before is not None:
+        lines = page_queries.log_lines_before(pk, before, count=LOG_FETCHED)
+    elif after is not None:
+        lines = queries.log_lines(pk, after=after, limit=LOG_FETCHED)
     else:
         lines = page_queries.log_lines_before(pk, count=LOG_FETCHED)
     return JsonResponse({"lines": [page_queries.line_data(line) for line in lines], "state": queries.run_state(run)})
+
+
+def _seq(text: str) -> int | None:
+    """A line's number; None for what is none, or for more than a column holds."""
+    return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
 @data("runs.view_run")

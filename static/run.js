@@ -210,7 +210,7 @@ let stateAt = Date.now();
 let described = describe(state);
 
 function describe(of) {
-  return JSON.stringify([of.status, of.attempt, of.waiting.replace(/\d+/g, ""), of.cancel_requested, of.error]);
+  return JSON.stringify([of.status, of.attempt, of.waiting.replace(/\d+/g, ""), of.cancel_requested, of.error, of.progress.estimated_rows]);
 }
 
 function takeState(fresh) {

@@ -167,7 +167,8 @@ def receipt_facts(receipt: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"Time to {words(phase).lower()}", span(seconds)
         elif isinstance(value, dict) and name not in SAID:
             for inner, said in value.items():
-                yield words(inner), fact(said)
+                if said not in (None, ""):
+                    yield words(inner), fact(said)
         elif value not in (None, ""):
             yield words(name.removesuffix("_ms")), SAID.get(name, fact)(value)
 

@@ -180,7 +180,9 @@ class Schedule(models.Model):
         "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
     )
     # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
-    crontab = models.OneToOneField(CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False)
+    crontab = models.OneToOneField(
+        CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
+    )
     # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
     starts_at = models.DateTimeField(default=timezone.now, editable=False)
     ends_at = models.DateTimeField(null=True, editable=False)

@@ -181,7 +181,7 @@ class Schedule(models.Model):
     )
     # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
     crontab = models.OneToOneField(
-        CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="+"
+        CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="owner"
     )
     # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
     starts_at = models.DateTimeField(default=timezone.now, editable=False)

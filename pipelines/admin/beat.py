@@ -45,7 +45,7 @@ class CrontabAdmin(ModelAdmin):
     """Read-only: a row belongs to the schedule that made it."""
 
     list_display = ("rule", "timezone", "pipeline")
-    list_select_related = ("schedule__pipeline",)
+    list_select_related = ("owner__pipeline",)
     list_display_links = None
     actions = None
 
@@ -66,7 +66,7 @@ class CrontabAdmin(ModelAdmin):
 
     @display(description="pipeline")
     def pipeline(self, crontab: CrontabSchedule) -> SafeString | str:
-        schedule = getattr(crontab, "schedule", None)
+        schedule = getattr(crontab, "owner", None)
         if schedule is None:
             return "-"
         return format_html('<a class="text-link" href="{}">{}</a>', change_url(schedule.pipeline), schedule.pipeline)

@@ -109,7 +109,7 @@ class Migration(migrations.Migration):
                 ('ends_at', models.DateTimeField(editable=False, null=True)),
                 ('ticked_through', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('next_due', models.DateTimeField(db_index=True, editable=False, null=True)),
-                ('crontab', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='django_celery_beat.crontabschedule')),
+                ('crontab', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='owner', to='django_celery_beat.crontabschedule')),
                 ('pipeline', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='schedules', to='pipelines.pipeline')),
             ],
             options={

@@ -9,14 +9,15 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "datamantri.settings")
 http = get_asgi_application()
 
-from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from channels.sessions import SessionMiddlewareStack  # noqa: E402
 
 from datamantri import memory  # noqa: E402
 from runs.consumers import websocket_urls  # noqa: E402
 
+# The consumers look up session and user themselves, again and again: rights may end while a page is open.
 application = ProtocolTypeRouter(
-    {"http": http, "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urls)))}
+    {"http": http, "websocket": AllowedHostsOriginValidator(SessionMiddlewareStack(URLRouter(websocket_urls)))}
 )
 memory.give_back()

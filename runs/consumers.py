@@ -174,10 +174,6 @@ class RunConsumer(ViewerConsumer):
     async def run_changed(self, message: dict[str, Any]) -> None:
         self.send_state()
 
-    async def run_state(self, message: dict[str, Any]) -> None:
-        if self.has_allowance:
-            await self.deliver({"type": "state", "state": message["state"]})
-
     # What goes out
 
     @property

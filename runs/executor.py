@@ -20,7 +20,7 @@ from connectors.base import Destination, Fence, Owner, ReadRequest, Source, Targ
 from connectors.errors import ConnectorError
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
-from runs import services
+from runs import live, services
 from runs.endings import End, NeverPublished, Standing, after_failure, end_of, in_words, succeeded, unresolved
 from runs.lease import Lease, keeper
 from runs.reporter import Reporter, scribe
@@ -63,6 +63,8 @@ def execute(claimed: Claim, *, granted: float, process: str) -> None:
     reporter = Reporter(claimed)
     scribe().serve(reporter)
     keeper().hold(lease)
+    live.push_run(claimed.run)
+    live.push_board(claimed.run, claimed.pipeline, claimed.status)
     try:
         end = _attempt(claimed, lease, reporter)
         lease.rest()

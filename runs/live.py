@@ -16,16 +16,17 @@ BOARD = "board"
 PENDING_LIMIT = 1000
 
 
+def warm_up() -> None:
+    """Import the layer before the first push needs it: that takes longer than a push may."""
+    get_channel_layer()
+
+
 def run_group(run_id: UUID | str) -> str:
     return f"run.{run_id}"
 
 
 def push_lines(run_id: UUID, lines: list[dict[str, Any]]) -> None:
     _send(run_group(run_id), {"type": "run.lines", "run": str(run_id), "lines": lines})
-
-
-def push_state(run_id: UUID, state: dict[str, Any]) -> None:
-    _send(run_group(run_id), {"type": "run.state", "run": str(run_id), "state": state})
 
 
 def push_run(run_id: UUID) -> None:

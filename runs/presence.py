@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection, connections
 
-from runs import doorbell, services
+from runs import doorbell, live, services
 from runs.models import Process
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ def _warm_up(**_: object) -> None:
 def _import_engine() -> None:
     from connectors import registry, transfer  # noqa: F401
 
+    live.warm_up()
     for kind in registry.KINDS.values():
         if kind.source:
             registry.source_type(kind.name)

@@ -1,0 +1,90 @@
+"""What is old goes; what somebody still needs stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from pipelines.models import Pipeline
+from pipelines.services import ScheduleSpec
+from runs import services
+from runs.models import Attempt, LogLine, Run, Skip
+from runs.states import TERMINAL, RunStatus
+
+pytestmark = pytest.mark.django_db
+
+Queue = Callable[..., Run]
+
+
+@pytest.fixture
+def old(settings: Any) -> datetime:
+    settings.RETENTION, settings.LOG_RETENTION = timedelta(days=90), timedelta(days=30)
+    return timezone.now() - timedelta(days=91)
+
+
+def ended(queue: Queue, at: datetime, *, lines: int = 2, **changes: Any) -> Run:
+    run = queue(status=RunStatus.SUCCEEDED, finished_at=at, **changes)
+    for seq in range(1, lines + 1):
+        LogLine.objects.create(run=run, seq=seq, at=at, level="info", message=str(seq))
+    Attempt.objects.create(run=run, number=1, token=1, worker="w")
+    return run
+
+
+def test_nothing_old_nothing_goes(queue: Queue, old: datetime) -> None:
+    ended(queue, timezone.now())
+    assert services.trim() == 0
+
+
+@pytest.mark.parametrize("status", sorted(TERMINAL))
+def test_an_old_run_goes_with_its_log_and_attempts(queue: Queue, old: datetime, status: RunStatus) -> None:
+    run = ended(queue, old)
+    Run.objects.update(status=status)
+    kept = ended(queue, old + timedelta(days=2), lines=0)
+    assert services.trim() > 0
+    assert Run.objects.get() == kept
+    assert not LogLine.objects.filter(run_id=run.pk).exists()
+    assert Attempt.objects.get().run == kept
+    assert services.trim() == 0
+
+
+def test_logs_go_before_their_runs(queue: Queue, old: datetime) -> None:
+    run = ended(queue, timezone.now() - timedelta(days=31))
+    assert services.trim() == 2
+    assert Run.objects.get() == run
+    assert not LogLine.objects.exists()
+
+
+@pytest.mark.parametrize("status", sorted(set(RunStatus) - TERMINAL))
+def test_what_has_not_ended_stays_however_old_it_is(queue: Queue, old: datetime, status: RunStatus) -> None:
+    run = queue(status=status, created_at=old)
+    LogLine.objects.create(run=run, seq=1, at=old, level="info", message="a")
+    assert services.trim() == 0
+
+
+def test_a_lot_goes_in_portions(queue: Queue, old: datetime, make_pipeline: Callable[..., Pipeline]) -> None:
+    pipeline = make_pipeline()
+    for _ in range(5):
+        ended(queue, old, lines=0, pipeline=pipeline)
+    services.trim(batch=2)
+    assert Run.objects.count() == 3
+    while services.trim(batch=2):
+        pass
+    assert Run.objects.count() == 0
+
+
+def test_old_skips_go_and_young_ones_survive_the_run_they_name(
+    queue: Queue, old: datetime, make_pipeline: Callable[..., Pipeline]
+) -> None:
+    pipeline = make_pipeline(schedules=[ScheduleSpec("interval", every_s=60)])
+    run = ended(queue, old, pipeline=pipeline)
+    values = {"pipeline": pipeline, "schedule": pipeline.schedules.get(), "ticks": 1, "reason": Skip.Reason.OVERLAP}
+    Skip.objects.create(first=old, last=old, run=run, **values)
+    young = Skip.objects.create(first=old, last=timezone.now(), run=run, **values)
+    services.trim()
+    young.refresh_from_db()
+    assert Skip.objects.get() == young
+    assert young.run is None

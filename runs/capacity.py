@@ -25,7 +25,7 @@ def claimable(*, waited: timedelta = timedelta(0)) -> QuerySet[Run]:
 
 
 def claimable_count(*, waited: timedelta = timedelta(0), most: int = 1000) -> int:
-    return claimable(waited=waited)[:most].count()
+    return claimable(waited=waited).order_by()[:most].count()
 
 
 def _alive(kind: Process.Kind) -> QuerySet[Process]:

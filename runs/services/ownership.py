@@ -48,13 +48,14 @@ _CLAIM = """
 WITH picked AS (
     SELECT r.id FROM runs_run r
     WHERE r.status IN %(claimable)s AND r.due <= statement_timestamp() AND r.lease_until IS NULL
-      AND (r.status <> 'queued' OR NOT EXISTS (
-            SELECT FROM runs_run a
-            WHERE a.pipeline_id = r.pipeline_id AND a.status IN ('running', 'retrying', 'resolving')))
-      AND (r.status <> 'queued' OR NOT EXISTS (
-            SELECT FROM runs_run b
-            WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued' AND b.due <= statement_timestamp()
-              AND (b.priority, b.due, b.id) < (r.priority, r.due, r.id)))
+      AND (r.status <> 'queued' OR (
+            NOT EXISTS (
+                SELECT FROM runs_run a
+                WHERE a.pipeline_id = r.pipeline_id AND a.status IN ('running', 'retrying', 'resolving'))
+            AND NOT EXISTS (
+                SELECT FROM runs_run b
+                WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued' AND b.due <= statement_timestamp()
+                  AND (b.priority, b.due, b.id) < (r.priority, r.due, r.id))))
       AND NOT EXISTS (SELECT FROM runs_process p WHERE p.name = %(process)s AND p.draining)
     ORDER BY r.priority, r.due, r.id
     LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED

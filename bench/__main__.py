@@ -18,22 +18,27 @@ def main(names: list[str]) -> int:
     if unknown := set(wanted) - set(ALL):
         say(f"There is no bench called {', '.join(sorted(unknown))}; there are {', '.join(ALL)}.")
         return 2
-    figures: dict[str, float] = {}
+    if not names:
+        RESULTS.unlink(missing_ok=True)
     if "footprint" in wanted:
         from bench import footprint
 
-        figures |= footprint.measure()
+        _keep(footprint.measure())
     if set(wanted) - {"footprint"}:
-        figures |= _with_product(wanted)
-    RESULTS.parent.mkdir(exist_ok=True)
-    earlier = json.loads(RESULTS.read_text()) if names and RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**earlier, **{name: round(v, 4) for name, v in figures.items()}}, indent=1) + "\n")
+        _with_product(wanted)
     say(f"Written to {RESULTS}")
     return 0
 
 
-def _with_product(wanted: list[str]) -> dict[str, float]:
-    figures: dict[str, float] = {}
+def _keep(figures: dict[str, float]) -> None:
+    """Add figures to the results as soon as they are measured."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rounded = {name: round(value, 4) for name, value in figures.items()}
+    RESULTS.write_text(json.dumps({**earlier, **rounded}, indent=1) + "\n")
+
+
+def _with_product(wanted: list[str]) -> None:
     with running_product() as product:
         from bench import engine, latency, tables
 
@@ -50,8 +55,7 @@ def _with_product(wanted: list[str]) -> dict[str, float]:
         }
         for name, step in steps.items():
             if name in wanted:
-                figures |= step()
-    return figures
+                _keep(step())
 
 
 if __name__ == "__main__":

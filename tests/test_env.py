@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import runpy
 import subprocess
@@ -14,7 +15,8 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-KEY = Fernet.generate_key().decode()
+# The same in every xdist worker: it stands in names of tests.
+KEY = base64.urlsafe_b64encode(b"a key of thirty-two bytes, no more"[:32]).decode()
 GOOD = {
     "SECRET_KEY": "s" * 50,
     "ENCRYPTION_KEYS": KEY,

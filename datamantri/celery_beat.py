@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from typing import Any
 
@@ -32,15 +31,12 @@ class Ticker(Scheduler):
         self._name = f"beat@{socket.gethostname()}:{os.getpid()}"
         self._failures = 0
         self._seen_at = self._trimmed_at = float("-inf")
-        self._bell = threading.Event()
-        self._bells = 0
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
         from runs import presence
 
         presence.keep_connections()
-        threading.Thread(target=self._ring, name="bell-ringer", daemon=True).start()
 
     @property
     def info(self) -> str:
@@ -66,14 +62,13 @@ class Ticker(Scheduler):
         return min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(self._failures, 10))
 
     def _round(self, began: float) -> None:
-        from runs import services, ticker
+        from runs import doorbell, services, ticker
         from runs.models import Process
 
         queued = ticker.tick()
         services.sweep()
-        self._bells = ticker.bells_due(queued)
-        if self._bells:
-            self._bell.set()
+        if bells := ticker.bells_due(queued):
+            doorbell.ring(bells)
         if began - self._seen_at > SEEN_EVERY_S:
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
@@ -82,19 +77,6 @@ class Ticker(Scheduler):
             # More than one batch is old: go on in the next round.
             if not services.trim():
                 self._trimmed_at = began
-
-    def _ring(self) -> None:
-        """Bells ring from a thread of their own: a broker that is away must not hold up the ticks."""
-        from runs import doorbell
-
-        while True:
-            self._bell.wait()
-            self._bell.clear()
-            try:
-                doorbell.ring(self._bells)
-            except Exception:
-                # Without this thread nobody would ring any more.
-                log.exception("The bell could not be rung")
 
     def close(self) -> None:
         from runs import services

@@ -90,6 +90,8 @@ def database(name: str = "DATABASE_URL") -> Mapping[str, object]:
             "keepalives_idle": 30,
             "keepalives_interval": 5,
             "keepalives_count": 3,
+            # Keepalives watch only an idle connection: this is for one that waits for an answer.
+            "tcp_user_timeout": 20_000,
             **dict(parse_qsl(parts.query)),
         },
     }

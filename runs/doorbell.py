@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from celery import current_app
 from kombu.exceptions import KombuError
@@ -11,10 +12,21 @@ log = logging.getLogger(__name__)
 
 RING = "runs.ring"
 QUEUE = "transfers"
+PENDING_LIMIT = 1000
 
 
-def ring(times: int = 1) -> bool:
-    """Say that there is work; returns False when the broker does not answer."""
+def ring(times: int = 1) -> None:
+    """Say that there is work, from a thread of its own: a broker that hangs must hold up neither page nor tick."""
+    global _ringer
+    if _ringer is None:
+        with _lock:
+            if _ringer is None:
+                _ringer = _Ringer()
+    _ringer.ring(times)
+
+
+def ring_now(times: int = 1) -> bool:
+    """Say that there is work; returns False when the broker does not answer, after 5 s at most."""
     try:
         for _ in range(times):
             current_app.send_task(RING, queue=QUEUE, retry=False, ignore_result=True)
@@ -22,3 +34,32 @@ def ring(times: int = 1) -> bool:
         log.warning("The broker does not answer, the ticker will ring again: %s", type(error).__name__)
         return False
     return True
+
+
+class _Ringer:
+    """What is asked for while a bell is on its way is rung together; what fails is the ticker's to ring again."""
+
+    def __init__(self) -> None:
+        self._bells = 0
+        self._asked = threading.Condition()
+        threading.Thread(target=self._run, name="bell-ringer", daemon=True).start()
+
+    def ring(self, times: int) -> None:
+        with self._asked:
+            self._bells = min(self._bells + times, PENDING_LIMIT)
+            self._asked.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._asked:
+                self._asked.wait_for(lambda: self._bells)
+                times, self._bells = self._bells, 0
+            try:
+                ring_now(times)
+            except Exception:
+                # Without this thread nobody would ring any more.
+                log.exception("The bell could not be rung")
+
+
+_ringer: _Ringer | None = None
+_lock = threading.Lock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -136,14 +137,14 @@ def test_bells_are_rung_beside_the_ticks(
     """A broker that hangs holds up no tick, a ringer that breaks is not the last one."""
     rung: list[int] = []
 
-    def ring(times: int) -> None:
+    def ring_now(times: int) -> None:
         rung.append(times)
         if len(rung) == 1:
             raise ZeroDivisionError
         time.sleep(1)
 
-    monkeypatch.setattr(doorbell, "ring", ring)
-    beat.setup_schedule()
+    monkeypatch.setattr(doorbell, "ring_now", ring_now)
+    monkeypatch.setattr(doorbell, "_ringer", None)
     worker_alive(slots=2)
     for _ in range(3):
         queue(due=Now() - timedelta(seconds=5))
@@ -153,6 +154,24 @@ def test_bells_are_rung_beside_the_ticks(
         assert time.monotonic() - began < 0.9
         until(lambda expected=expected: len(rung) == expected)
     assert rung == [2, 2]
+
+
+def test_bells_that_are_asked_for_meanwhile_are_rung_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    rung: list[int] = []
+    gate = threading.Event()
+
+    def ring_now(times: int) -> None:
+        rung.append(times)
+        gate.wait(10)
+
+    monkeypatch.setattr(doorbell, "ring_now", ring_now)
+    monkeypatch.setattr(doorbell, "_ringer", None)
+    doorbell.ring()
+    until(lambda: rung == [1])
+    for _ in range(5):
+        doorbell.ring(2)
+    gate.set()
+    until(lambda: rung == [1, 10])
 
 
 # The bell itself, with a broker that goes and comes back
@@ -203,13 +222,13 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
 
 
 def test_a_bell_does_not_wait_for_a_broker_that_is_away_and_finds_it_when_it_is_back(broker: Broker) -> None:
-    assert doorbell.ring(2)
+    assert doorbell.ring_now(2)
     assert broker.bells() == 2
     broker.stop()
     for _ in range(3):
         began = time.monotonic()
-        assert not doorbell.ring(3)
+        assert not doorbell.ring_now(3)
         assert time.monotonic() - began < 8
     broker.start()
-    assert doorbell.ring() or doorbell.ring()
+    assert doorbell.ring_now() or doorbell.ring_now()
     assert broker.bells() >= 1

@@ -19,6 +19,7 @@ from django.utils import timezone
 from connectors.errors import ConnectorError, OutcomeUnknown, StaleToken, Stopped, TransientError, Unreachable
 from pipelines.models import Pipeline, Revision
 from runs import executor, services
+from runs import lease as leases
 from runs.endings import backoff_s
 from runs.models import Attempt, LogLine, Run, Trigger
 from runs.reporter import Reporter
@@ -611,3 +612,27 @@ def test_a_claim_that_meets_no_database_is_no_crash(moving: Moving, work: Work) 
         patch.setattr(services, "claim", raising(OperationalError("server closed the connection")))
         assert work() == 0
     assert work() == 1
+
+
+def test_a_stopped_run_may_take_its_time_to_write_down_its_end(
+    moving: Moving, work: Work, script: Script, operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine let go in time: a control database that is slow now is no reason to end the process."""
+    ended: list[int] = []
+    monkeypatch.setattr(leases.os, "_exit", ended.append)
+    monkeypatch.setattr(leases, "EXIT_AFTER_S", 0.3)
+    run = start(moving())
+    script.on_read = [asked_to(lambda: services.cancel_run(run, by=operator) and None)]
+    finish, tries = services.finish, []
+
+    def slow(*args: Any, **values: Any) -> None:
+        tries.append(True)
+        if len(tries) < 4:
+            raise OperationalError("server closed the connection")
+        finish(*args, **values)
+
+    monkeypatch.setattr(services, "finish", slow)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED
+    assert not ended

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 
 from datamantri import env
 
@@ -65,6 +66,8 @@ def main(arguments: list[str]) -> None:
         sys.stderr.write(f"usage: python -m datamantri.processes {'|'.join(specs)}\n")
         sys.exit(2)
     try:
+        # Read here already: a bad value ends the start with its name, and not with a traceback of whoever reads it.
+        import_module("datamantri.settings")
         spec = specs[arguments[0]]()
     except env.ImproperlyConfigured as error:
         sys.stderr.write(f"Error: {error}\n")

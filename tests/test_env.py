@@ -175,6 +175,7 @@ def test_a_command_that_fails_ends_with_status_1_and_says_why() -> None:
     [
         (["manage.py", "check"], {"WORKERS": "many"}, "Error: WORKERS must be a whole number, not 'many'.\n"),
         (["manage.py", "check", "--no-such-option"], {}, "unrecognized arguments: --no-such-option"),
+        (["-m", "datamantri.processes", "beat"], {"SECRET_KEY": ""}, "Error: SECRET_KEY is not set.\n"),
         (["-m", "datamantri.processes", "web"], {"PORT": "http"}, "Error: PORT must be a whole number, not 'http'.\n"),
     ],
 )

@@ -103,6 +103,9 @@ class BigQuerySource(Source):
             if table is not None and table.table_type in _DIRECT_KINDS:
                 # tabledata.list costs nothing, whatever the table's size.
                 return self._page(PageSource.of_table(ref), limit, deadline, _of(ref), _columns(table, ref))
+        else:
+            # Looking must not change anything: what is not one SELECT is refused before it runs.
+            query.dry_run(self._clients(), request.query, timeout_s=deadline.left())
         doing = query.QUERY if request.query else _of(ref)
         job = query.run(
             self._clients(),

@@ -66,6 +66,25 @@ def test_a_preview_of_a_query_stops_at_its_limit(source, tables, dataset):
     assert len(shown.rows) == 20
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM {table} WHERE true",
+        "DROP TABLE {table}",
+        "CREATE TABLE {table}_too AS SELECT 1 AS id",
+    ],
+)
+def test_a_preview_of_anything_but_a_select_is_refused_and_changes_nothing(source, tables, dataset, statement):
+    name = f"{dataset}.kept"
+    tables.make(name, [SchemaField("id", "INT64")], pa.table({"id": range(10)}))
+    before = source.tables(dataset)
+    with pytest.raises(ConnectorError) as failure:
+        source.preview(ReadRequest(query=statement.format(table=name)))
+    assert (failure.value.code, failure.value.field) == ("not_a_select", "query")
+    assert source.tables(dataset) == before
+    assert source.describe(ReadRequest(table=name)).rows == 10
+
+
 def test_a_digest_counts_rows_and_nulls_and_sums_texts(source, every):
     columns = columns_of(EVERY_TYPE)
     found = source.digest(ReadRequest(table=every), columns)

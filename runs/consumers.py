@@ -62,13 +62,17 @@ class ViewerConsumer(AsyncJsonWebsocketConsumer):
     """A socket for people who may see runs."""
 
     checked_at = float("-inf")
+    is_refused = False
 
-    async def may_view(self) -> bool:
-        """Whether this viewer may still look, at most `RECHECK_S` ago."""
-        if time.monotonic() < self.checked_at + RECHECK_S:
-            return True
+    async def admitted(self) -> bool:
+        """Whether this viewer may look, or could at most `RECHECK_S` ago; the socket of one who may not is closed."""
+        if self.is_refused or time.monotonic() < self.checked_at + RECHECK_S:
+            return not self.is_refused
         session = self.scope.get("session")
         if session is None or not await read(may_view, session.session_key):
+            if not self.is_refused:  # by a question that was asked at the same time
+                self.is_refused = True
+                await self.close(FORBIDDEN)
             return False
         self.checked_at = time.monotonic()
         return True
@@ -106,8 +110,7 @@ class RunConsumer(ViewerConsumer):
 
     async def connect(self) -> None:
         self.run_id = self.scope["url_route"]["kwargs"]["run_id"]
-        if not await self.may_view():
-            await self.close(FORBIDDEN)
+        if not await self.admitted():
             return
         # Join first: what is written from here on is pushed, what was written before is read.
         await self.channel_layer.group_add(live.run_group(self.run_id), self.channel_name)
@@ -142,8 +145,7 @@ class RunConsumer(ViewerConsumer):
 
     async def catch_up(self) -> None:
         """Send from the database what was not sent, as far as the viewer's allowance goes."""
-        if not await self.may_view():
-            await self.close(FORBIDDEN)
+        if not await self.admitted():
             return
         while self.has_allowance:
             lines = await read(queries.log_lines, self.run_id, after=self.sent, limit=PAGE_LINES)
@@ -199,6 +201,8 @@ class RunConsumer(ViewerConsumer):
                 await self.deliver({"type": "state", "state": state})
 
     async def deliver(self, message: dict[str, Any]) -> None:
+        if not await self.admitted():
+            return
         text = json.dumps(message, separators=(",", ":"))
         self.unconfirmed.append((self.sent or 0, len(text)))
         self.unconfirmed_bytes += len(text)
@@ -217,8 +221,7 @@ class BoardConsumer(ViewerConsumer):
         self.changed: set[str] = set()
 
     async def connect(self) -> None:
-        if not await self.may_view():
-            await self.close(FORBIDDEN)
+        if not await self.admitted():
             return
         await self.channel_layer.group_add(live.BOARD, self.channel_name)
         await self.accept()
@@ -237,6 +240,8 @@ class BoardConsumer(ViewerConsumer):
             await self.tell()
 
     async def tell(self) -> None:
+        if not await self.admitted():
+            return
         # Beyond a handful the names are no help: the page shows a part of the pipelines anyway.
         named = sorted(self.changed) if len(self.changed) <= NAMED_CHANGES else None
         self.told, self.changed = True, set()

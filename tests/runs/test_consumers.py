@@ -128,6 +128,31 @@ def test_a_viewer_who_lost_the_right_is_sent_no_more(run, viewer, viewer_client,
     in_a_loop(scenario)
 
 
+@pytest.mark.parametrize("path", ["/ws/runs/{run}/", "/ws/board/"])
+def test_what_is_pushed_after_the_right_was_lost_is_not_sent(run, viewer, viewer_client, path, monkeypatch):
+    monkeypatch.setattr(consumers, "RECHECK_S", 0.0)
+
+    async def scenario():
+        viewing = socket(viewer_client, path.format(run=run.pk))
+        assert (await viewing.connect(timeout=10))[0]
+        if "runs" in path:
+            assert (await viewing.receive_json_from(timeout=10))["type"] == "state"
+            await viewing.send_json_to({"after": 0})
+            await awrite(run, "one")
+            assert await lines_until(viewing, 1) == [1]
+        await sync_to_async(viewer.user_permissions.clear)()
+        # A viewer that only listens: it asks for nothing by which it could be found out.
+        await awrite(run, "two")
+        live.push_run(run.pk)
+        live.push_board(run.pk, run.pipeline_id, RunStatus.RUNNING)
+        assert await viewing.receive_output(10) == {"type": "websocket.close", "code": consumers.FORBIDDEN}
+        assert await viewing.receive_nothing(timeout=2 * consumers.STATE_EVERY_S)
+        await viewing.disconnect()
+        await get_channel_layer().flush()
+
+    in_a_loop(scenario)
+
+
 # Every line once, in order --------------------------------------------------------------------
 
 

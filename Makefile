@@ -23,7 +23,7 @@ demo: install ## load real data, move it, compare both sides, then serve; ONCE=1
 
 test: install ## run all tests on servers of their own; ARGS='-k name'
 	@sh .ci/browser
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n 3 $(ARGS)
 
 bench: install ## measure speed and memory into bench/results
 	@exec $(BIN)/python -m bench $(ARGS)

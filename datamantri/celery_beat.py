@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from celery.beat import Scheduler
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
@@ -18,7 +19,6 @@ LONGEST_SLEEP_S = 1.0
 # Whoever else holds a pipeline that is due is not asked more often than this.
 SHORTEST_SLEEP_S = 0.02
 LONGEST_BACKOFF_S = 15.0
-SEEN_EVERY_S = 5.0
 HOUSEKEEPING_EVERY_S = 60.0
 
 
@@ -69,7 +69,7 @@ class Ticker(Scheduler):
         services.sweep()
         if bells := ticker.bells_due(queued):
             doorbell.ring(bells)
-        if began - self._seen_at > SEEN_EVERY_S:
+        if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
         if began - self._trimmed_at > HOUSEKEEPING_EVERY_S:

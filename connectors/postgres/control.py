@@ -34,7 +34,8 @@ _CREATION_LOCK = 0x64617461_6D616E
 
 _CREATE = f"""
 SELECT pg_advisory_xact_lock({_CREATION_LOCK});
-CREATE SCHEMA IF NOT EXISTS {SCHEMA};
+-- IF NOT EXISTS would ask for the right to create one even where it is there.
+DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN CREATE SCHEMA {SCHEMA}; END IF; END $$;
 CREATE TABLE IF NOT EXISTS {SCHEMA}.meta (
     singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     destination uuid NOT NULL DEFAULT gen_random_uuid(),

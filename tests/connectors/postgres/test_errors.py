@@ -97,6 +97,13 @@ def test_a_role_that_may_not_make_our_schema_gets_the_grant(world, admin, option
     world.fence()
 
 
+def test_an_empty_schema_of_our_own_needs_no_grant_on_the_database(world, admin, options):
+    admin.execute(f"REVOKE CREATE ON DATABASE {options.dbname} FROM loader")
+    admin.execute("DROP SCHEMA IF EXISTS _datamantri CASCADE; CREATE SCHEMA _datamantri AUTHORIZATION loader")
+    assert [step.passed for step in world.destination().check()] == [True] * 6
+    world.fence()
+
+
 def test_a_role_that_meets_the_schema_of_another_gets_the_grants(world, server, options):
     with closing(server.connect(options.dbname)) as connection, connection.cursor() as cursor:
         cursor.execute(control._CREATE)

@@ -55,7 +55,7 @@ def profile(request: HttpRequest) -> HttpResponse:
 @with_policy
 def create_token(request: HttpRequest) -> HttpResponse:
     """Make a token and show it in the answer itself: its text is stored nowhere."""
-    name = request.POST.get("name", "").strip()[:NAME_LENGTH]
+    name = request.POST.get("name", "").replace("\0", "").strip()[:NAME_LENGTH]
     if not name:
         messages.error(request, "A token needs a name.")
         return redirect("profile")

@@ -9,7 +9,7 @@ from django.core.signals import got_request_exception
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest
 from rest_framework import status
-from rest_framework.exceptions import APIException, ErrorDetail, NotFound, ValidationError
+from rest_framework.exceptions import APIException, ErrorDetail, NotFound, ParseError, ValidationError
 from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
@@ -41,6 +41,10 @@ def answer(error: Exception, context: dict[str, Any]) -> Response:
     told = _of_the_product(error)
     if told is not None:
         return told
+    if isinstance(error, RecursionError):
+        # Lists within lists within lists; logged, should it be a defect of ours after all.
+        log.warning("A body nests too deeply to be read", exc_info=error)
+        error = ParseError("The JSON is nested too deeply.")
     response = exception_handler(error, context)
     if response is not None:
         response.data = _body(error, response)

@@ -18,6 +18,7 @@ from pipelines.forms.pipelines import destinations, sources
 from pipelines.models import Connection
 
 NAMES = ("datasets", "tables", "schemas", "preview", "describe", "schedule")
+LONGEST_NUMBER = 20  # digits; Python refuses to read some thousands of them
 
 
 class PipelineEndpoints:
@@ -57,12 +58,13 @@ class PipelineEndpoints:
         """A rule in words with its next five times, while it is being typed."""
         given = request.GET
         every = given.get("every_s", "")
+        is_number = every.isascii() and every.isdigit() and len(every) <= LONGEST_NUMBER
         interval = given.get("kind") == "interval"
         rule = schedules.Rule(
             kind="interval" if interval else "cron",
             cron="" if interval else given.get("cron", ""),
             zone="UTC" if interval else given.get("zone", ""),
-            every_s=int(every) if interval and every.isascii() and every.isdigit() else None,
+            every_s=int(every) if interval and is_number else None,
         )
         try:
             schedules.check(rule)

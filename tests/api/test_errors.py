@@ -73,7 +73,7 @@ def test_a_wrong_accept_header(api, db):
     assert told(api.get("/api/v1/runs/", headers={"accept": "text/csv"}), 406)["code"] == "not_acceptable"
 
 
-@pytest.mark.parametrize("body", ["{", b"\xff", '{"name": NaN}'])
+@pytest.mark.parametrize("body", ["{", b"\xff", '{"name": NaN}', pytest.param("[" * 100_000, id="deep")])
 def test_a_body_that_is_no_json(api, db, body):
     response = api.post("/api/v1/pipelines/", body, content_type="application/json")
     assert told(response, 400)["code"] == "parse_error"

@@ -288,6 +288,7 @@ def test_an_interval_is_said_in_words(admin_client):
         ({"kind": "cron", "cron": "* * * * *", "zone": "../etc"}, "zone"),
         ({"kind": "interval", "every_s": "-5", "zone": "UTC"}, "every_s"),
         ({"kind": "interval", "every_s": "9" * 40, "zone": "UTC"}, "every_s"),
+        ({"kind": "interval", "every_s": "9" * 5000}, "every_s"),
     ],
 )
 def test_a_rule_that_cannot_be_says_so(admin_client, rule, field):

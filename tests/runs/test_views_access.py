@@ -169,6 +169,13 @@ def test_a_token_is_shown_once_and_revoked(viewer_client, viewer):
     assert not ApiToken.objects.exists()
 
 
+def test_a_token_s_name_is_what_can_be_stored(viewer_client, viewer):
+    viewer_client.post(reverse("create_token"), {"name": "nightly\0" + "x" * 500})
+    assert viewer.api_tokens.get().name == "nightly" + "x" * 93
+    assert viewer_client.post(reverse("create_token"), {"name": "\0"}).status_code == 302
+    assert viewer.api_tokens.count() == 1
+
+
 def test_nobody_revokes_the_token_of_another(viewer_client, operator):
     token = ApiToken.objects.create(user=operator, name="theirs", digest="x")
     viewer_client.post(reverse("revoke_token", args=[token.pk]))

@@ -15,14 +15,6 @@ from connectors import registry
 from pipelines import lookups, services
 from pipelines.models import Connection, Pipeline, PipelineState
 
-# What decides which rows go where: an error found in these refuses a save that changes one of them.
-MOVING = frozenset(
-    {
-        "source", "source_table", "source_query", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition",
-    }
-)  # fmt: skip
-
 
 def sources() -> QuerySet[Connection]:
     return Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.source])
@@ -91,7 +83,7 @@ class PipelineForm(forms.ModelForm):
         key, self.instance.pk = self.instance.pk, self.instance.pk or uuid.uuid4()
         definite, self.warnings = live_findings(self.instance)
         self.instance.pk = key
-        refuses = self.instance._state.adding or bool(MOVING & set(self.changed_data))
+        refuses = self.instance._state.adding or bool(services.MOVING & set(self.changed_data))
         for finding in definite:
             if refuses:
                 self.add_error(finding.field if finding.field in self.fields else None, sentence(finding))

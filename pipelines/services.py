@@ -51,7 +51,7 @@ _BROKEN_CONSTRAINTS = {
     "pipeline_target_once": (
         "target_taken",
         "Another pipeline writes to this table already.",
-        "Choose another table, or archive the other pipeline.",
+        "Choose another table.",
         "target_table",
     ),
     "pipeline_table_or_query": (
@@ -255,7 +255,7 @@ def resume(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> in
 
 
 def archive(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
-    """Retire pipelines: history and name stay, schedules end, the target is free for another pipeline."""
+    """Retire pipelines: schedules end, what waits will not run; name, history and published tables stay theirs."""
     with transaction.atomic():
         chosen = [pipeline.pk for pipeline in pipelines]
         # The schedules of a pipeline change only under the lock of its row.

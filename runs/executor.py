@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LOSSES_LIMIT = 10
 # Connecting and raising the fence have time limits of their own, which add up to less than this.
 FENCE_S = 30.0
+ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
 
 
 def work_on(*, process: str, task_id: str) -> int:
@@ -107,6 +108,8 @@ def _transfer(claimed: Claim, standing: Standing, lease: Lease, reporter: Report
     """Move the rows, unless a former attempt already published them; returns the receipt."""
     from connectors import transfer
 
+    if claimed.is_archived and not standing.is_unknown:
+        raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
     definition = claimed.definition
     connections = _connections(claimed)
     destination = _open_destination(claimed, connections)
@@ -157,6 +160,8 @@ def _go_on(claimed: Claim, reporter: Reporter) -> None:
     """The destination says that the lost attempt published nothing: run on, or end for good."""
     if claimed.cancel_requested:
         raise NeverPublished(RunStatus.CANCELLED, None)
+    if claimed.is_archived:
+        raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
     if claimed.losses > LOSSES_LIMIT:
         failure = Failure(
             "worker_lost",

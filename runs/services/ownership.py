@@ -30,7 +30,7 @@ class Claim:
     cancel_requested: bool
     started_at: datetime
     pipeline: UUID
-    pipeline_name: str
+    is_archived: bool
     revision: int
     fingerprint: str
     definition: dict[str, Any]
@@ -73,7 +73,7 @@ WITH picked AS (
     SELECT id, attempt, token, worker, '', '', '', '' FROM claimed
 )
 SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
-       c.pipeline_id, p.name, v.number, v.fingerprint, v.definition
+       c.pipeline_id, p.state = 'archived', v.number, v.fingerprint, v.definition
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 

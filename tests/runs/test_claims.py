@@ -43,7 +43,7 @@ def test_a_claim_says_all_that_a_worker_needs(queue: Queue, claim: Claimer) -> N
         cancel_requested=False,
         started_at=run.started_at,
         pipeline=run.pipeline_id,
-        pipeline_name=run.pipeline.name,
+        is_archived=False,
         revision=1,
         fingerprint=run.revision.fingerprint,
         definition=run.revision.definition,

@@ -64,9 +64,9 @@ def execute(claimed: Claim, *, granted: float, process: str) -> None:
     reporter = Reporter(claimed)
     scribe().serve(reporter)
     keeper().hold(lease)
-    live.push_run(claimed.run)
-    live.push_board(claimed.run, claimed.pipeline, claimed.status)
     try:
+        live.push_run(claimed.run)
+        live.push_board(claimed.run, claimed.pipeline, claimed.status)
         end = _attempt(claimed, lease, reporter)
         lease.rest()
         scribe().serve(None)
@@ -153,7 +153,12 @@ def _raise_fence(claimed: Claim, destination: Destination, lease: Lease) -> Fenc
     owner = Owner(_installation(), claimed.pipeline, claimed.run, claimed.token)
     with lease.patience(FENCE_S):
         lease.check_ownership()
-        return destination.raise_fence(Target(where["schema"], where["table"]), owner, adopt=where["adopt"])
+        fence = destination.raise_fence(Target(where["schema"], where["table"]), owner, adopt=where["adopt"])
+        # Leases go by clocks, which may have stood still with their machine. Who owns the run now, with the fence
+        # raised, was the last to raise it: a later owner raises it again, and this one can then commit no more.
+        lease.obey(services.read_flags(claimed.run, claimed.token, process=lease.process))
+        lease.check_ownership()
+    return fence
 
 
 def _go_on(claimed: Claim, reporter: Reporter) -> None:

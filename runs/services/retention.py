@@ -8,7 +8,6 @@ from django.db.models import Value
 from django.db.models.functions import Now
 
 from runs.models import LogLine, Run, Skip
-from runs.states import TERMINAL
 
 LINES_PER_RUN = 10
 
@@ -26,7 +25,7 @@ def trim(*, batch: int = 500) -> int:
         )
         trimmed = cursor.rowcount
     long_ago = Now() - Value(settings.RETENTION)
-    old = Run.objects.filter(status__in=sorted(TERMINAL), finished_at__lt=long_ago).order_by("finished_at")
+    old = Run.objects.filter(finished_at__lt=long_ago).order_by("finished_at")
     if ids := list(old.values_list("pk", flat=True)[:batch]):
         trimmed += LogLine.objects.filter(run__in=ids).delete()[0]
         trimmed += Run.objects.filter(pk__in=ids).delete()[0]

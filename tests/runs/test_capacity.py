@@ -72,7 +72,7 @@ def test_what_a_dead_or_ending_worker_holds_takes_nobody_elses_slots(
     worker_alive: Alive, queue: Queue, claim: Callable[..., Claim | None]
 ) -> None:
     for process in ("worker@dead:1", "worker@ending:1"):
-        worker_alive(process)
+        worker_alive(process, slots=3)
         for _ in range(2):
             queue()
             assert claim(process=process) is not None

@@ -359,6 +359,18 @@ def test_a_run_that_fails_after_it_was_resumed_is_not_left_without_an_owner(
     assert run.status == RunStatus.SUCCEEDED
 
 
+def test_a_run_that_starts_over_fails_like_any_other(
+    moving: Moving, work: Work, script: Script, claim: Any, lose: Any
+) -> None:
+    """The destination has said that nothing was published: from then on the outcome is known."""
+    run = start(moving())
+    lost_while_running(run, claim, lose)
+    script.on_plan = [raising(ConnectorError("There is no table d.t.", code="table_missing"))]
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "table_missing")
+
+
 def test_a_paused_worker_that_wakes_up_writes_nothing_and_outlaws_nobody(
     moving: Moving, script: Script, rows_of: RowsOf, claim: Any, lose: Any, work: Work
 ) -> None:
@@ -432,17 +444,18 @@ def test_cancelling_a_running_run_ends_it_without_a_trace(
     assert log_of(run).endswith("Cancelled. Nothing was published.")
 
 
+@pytest.mark.parametrize("kind", [TransientError, ConnectorError, ValueError])
 def test_a_call_that_was_broken_by_cancelling_is_no_failure(
-    moving: Moving, work: Work, script: Script, operator: User
+    moving: Moving, work: Work, script: Script, operator: User, kind: type[Exception]
 ) -> None:
-    """A closed stream looks like any lost connection."""
+    """A closed stream looks like any lost connection, or worse."""
     run = start(moving())
 
     def broken(stop: Any) -> None:
         try:
             asked_to(lambda: services.cancel_run(run, by=operator) and None)(stop)
         except Stopped as stopped:
-            raise TransientError("The stream was closed.") from stopped
+            raise kind("The stream was closed.") from stopped
 
     script.on_read = [broken]
     work()

@@ -64,9 +64,9 @@ def execute(claimed: Claim, *, granted: float, process: str) -> None:
     reporter = Reporter(claimed)
     scribe().serve(reporter)
     keeper().hold(lease)
-    live.push_run(claimed.run)
-    live.push_board(claimed.run, claimed.pipeline, claimed.status)
     try:
+        live.push_run(claimed.run)
+        live.push_board(claimed.run, claimed.pipeline, claimed.status)
         end = _attempt(claimed, lease, reporter)
         lease.rest()
         scribe().serve(None)

@@ -328,7 +328,7 @@ def test_ticks_of_one_instant_stay_together_however_long_the_outage(
 def test_a_blocked_pipeline_with_two_schedules_gets_two_rows(clock: Clock) -> None:
     pipeline = clock.pipeline(cron("0 * * * *"), cron("30 * * * *"), overlap=Overlap.SKIP)
     clock.tick_at(at(12, 30))
-    for _ in range(8):
+    for _ in range(12):
         clock.tick_after(minutes=30)
     assert [(reason, ticks) for reason, _, _, ticks in skips_of(pipeline)] == [("overlap", 6), ("overlap", 6)]
     check_books(pipeline, clock.now)

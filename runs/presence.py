@@ -86,6 +86,10 @@ class Presence:
                 log.warning("The control database does not answer: %s", type(error).__name__)
                 connection.close()
                 wait_s = RETRY_S
+            except Exception:
+                # The thread must outlive it: a worker that says nothing counts as dead, and nobody would call it.
+                log.exception("This worker could not say that it lives")
+                wait_s = RETRY_S
             self._noted.wait(wait_s)
 
     def _say(self) -> None:

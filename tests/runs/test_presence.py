@@ -106,6 +106,20 @@ def test_signs_of_life_and_the_wish_to_end_survive_an_outage(worker: Presence, m
     until(lambda: Process.objects.get().draining)
 
 
+def test_a_worker_outlives_a_defect_in_what_it_says(worker: Presence, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, defects = services.seen, [RuntimeError("can't start new thread")]
+
+    def failing(*args: Any, **values: Any) -> None:
+        if defects:
+            raise defects.pop()
+        seen(*args, **values)
+
+    monkeypatch.setattr(services, "seen", failing)
+    until(lambda: not defects)
+    before = Process.objects.get().seen_at
+    until(lambda: Process.objects.get().seen_at > before)
+
+
 def lost(task_id: str) -> None:
     """What Celery's parent process does when the pool tells it that a child is gone."""
     message = SimpleNamespace(

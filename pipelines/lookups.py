@@ -145,8 +145,7 @@ def _ask(what: str, **details: Any) -> Any:
         if meta["status"] in states.READY_STATES:
             break
         if time.monotonic() + nap > deadline:
-            # The answer may still come and would stay: take away those that came too late before.
-            look_up.backend.cleanup()
+            # Should the answer still come, beat takes it away.
             raise _nobody_answered(started=meta["status"] == states.STARTED)
         time.sleep(nap)
         nap = min(nap * 1.5, LONGEST_NAP_S)

@@ -229,16 +229,6 @@ def test_without_a_broker_the_page_hears_so_at_once(source, monkeypatch):
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.usefixtures("nobody_listens")
-def test_answers_that_came_too_late_are_taken_away(source, monkeypatch):
-    TaskResult.objects.create(task_id="late", status="SUCCESS", result="{}")
-    TaskResult.objects.update(date_done="2020-01-01T00:00:00Z")
-    monkeypatch.setattr(lookups, "WAIT_S", 0.1)
-    with pytest.raises(LookupFailed):
-        lookups.datasets(source)
-    assert not TaskResult.objects.filter(task_id="late").exists()
-
-
 def test_lost_keys_and_bad_options_are_told_without_asking(source, destination):
     destination.secrets = LostSecrets("token")
     with pytest.raises(LookupFailed) as lost:

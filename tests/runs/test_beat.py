@@ -16,6 +16,7 @@ from celery import Celery
 from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
+from django_celery_results.models import TaskResult
 
 from datamantri import celery_beat
 from datamantri.celery import app
@@ -54,6 +55,15 @@ def test_a_round_ticks_sweeps_and_says_that_beat_lives(beat: Ticker, owned: Clai
     assert Run.objects.get(pk=owned.run).status == RunStatus.RESOLVING
     assert Run.objects.filter(schedule=every_minute).exists()
     assert Process.objects.get().kind == Process.Kind.BEAT
+
+
+def test_answers_of_look_ups_that_nobody_read_do_not_stay(beat: Ticker) -> None:
+    """They hold rows of a source; the page stopped waiting, or its process died."""
+    for name in ("old", "new"):
+        TaskResult.objects.create(task_id=name, status="SUCCESS", result='{"ok": "rows"}')
+    TaskResult.objects.filter(task_id="old").update(date_done=timezone.now() - timedelta(hours=2))
+    beat.tick()
+    assert TaskResult.objects.get().task_id == "new"
 
 
 def test_beat_sleeps_until_the_next_tick_but_a_second_at_most(beat: Ticker, every_minute: Schedule) -> None:

@@ -15,6 +15,8 @@ from datamantri import env
 
 # Threads that hold an allocation arena each waste memory; two are enough for what these processes allocate.
 LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
+# No pages, and no system checks that deployment has run already.
+NO_PAGES = {**LEAN, "DATAMANTRI_PAGES": "0", "CELERY_SKIP_CHECKS": "1"}
 CELERY = (sys.executable, "-m", "datamantri.run_celery")
 
 
@@ -46,12 +48,12 @@ def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
 
 def beat(name: str = "beat") -> ProcessSpec:
     """Turns due times into runs; any number may run."""
-    return ProcessSpec(name, (*CELERY, "beat"), ready="beat: Starting")
+    return ProcessSpec(name, (*CELERY, "beat"), dict(NO_PAGES), ready="beat: Starting")
 
 
 def _worker(name: str, queues: str, pool: str, concurrency: int) -> ProcessSpec:
     argv = (*CELERY, "worker", "--name", name, "--queues", queues, "--pool", pool, "--concurrency", str(concurrency))
-    return ProcessSpec(name, argv, ready=" ready.")
+    return ProcessSpec(name, argv, dict(NO_PAGES), ready=" ready.")
 
 
 def main(arguments: list[str]) -> None:

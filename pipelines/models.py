@@ -106,7 +106,7 @@ class Pipeline(models.Model):
         "time limit (seconds)",
         default=6 * 3600,
         validators=[MinValueValidator(10), MaxValueValidator(7 * 86400)],
-        help_text="A run still going after this long is stopped and fails.",
+        help_text="An attempt that takes longer is stopped, and its run fails.",
     )
     # Ticks up to here belong to a pause, whenever they are looked at: resuming never makes a surprise run.
     active_from = models.DateTimeField(default=timezone.now, editable=False)

@@ -76,16 +76,12 @@ def copy_parts(
     """
     feed = _Feed(stop, len(readers))
     stream = _Stream(feed, BatchEncoder(columns), on_batch, cursor.connection)
-    threads = [
-        threading.Thread(target=_read, args=(reader, feed), name=f"reader-{i}", daemon=True)
-        for i, reader in enumerate(readers)
-    ]
+    crew = _Crew(readers, feed)
     take_back = stop.on_stop(feed.wake)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
         cursor.execute("SET LOCAL client_min_messages = error")
-        for thread in threads:
-            thread.start()
+        crew.start_next()
         cursor.copy_expert(_statement(table, columns, freeze), cast("BinaryIO", stream))
     except psycopg2.Error as error:
         # Our own error comes back as PostgreSQL's echo of what psycopg2 told it.
@@ -102,9 +98,7 @@ def copy_parts(
     finally:
         feed.close()
         take_back()
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join(JOIN_S)
+        crew.join()
     return CopyResult(cursor.rowcount, stream.bytes)
 
 
@@ -116,23 +110,58 @@ def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -
     )
 
 
-def _read(reader: Callable[[], Iterator[pa.RecordBatch]], feed: _Feed) -> None:
-    """Drain one reader into the feed, on this thread to the last: its network call lives here."""
-    error: BaseException | None = None
-    try:
-        batches = reader()
+class _Crew:
+    """Reader threads, each started when the one before has its first batch.
+
+    All at once they would share the source and all be late with their first batch, and PostgreSQL,
+    usually the slower side, would wait for it.
+    """
+
+    def __init__(self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], feed: _Feed) -> None:
+        self._waiting = deque(readers)
+        self._feed = feed
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def start_next(self) -> None:
+        with self._lock:
+            if not self._waiting or self._feed.is_closed:
+                return
+            name = f"reader-{len(self._threads)}"
+            thread = threading.Thread(target=self._read, args=(self._waiting.popleft(),), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def join(self) -> None:
+        """Wait for all threads; the feed is closed, so none starts any more."""
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(JOIN_S)
+
+    def _read(self, reader: Callable[[], Iterator[pa.RecordBatch]]) -> None:
+        """Drain one reader into the feed, on this thread to the last: its network call lives here."""
+        error: BaseException | None = None
+        is_first = True
         try:
-            for batch in batches:
-                feed.put(batch)
-        finally:
-            close = getattr(batches, "close", None)
-            if close is not None:
-                close()
-    except _Closed:
-        error = None
-    except BaseException as raised:  # noqa: BLE001 - raised again by the COPY's thread
-        error = raised
-    feed.finish(error)
+            batches = reader()
+            try:
+                for batch in batches:
+                    if is_first:
+                        is_first = False
+                        self.start_next()
+                    self._feed.put(batch)
+            finally:
+                close = getattr(batches, "close", None)
+                if close is not None:
+                    close()
+        except _Closed:
+            error = None
+        except BaseException as raised:  # noqa: BLE001 - raised again by the COPY's thread
+            error = raised
+        if is_first and error is None:
+            self.start_next()
+        self._feed.finish(error)
 
 
 class _Closed(Exception):
@@ -150,6 +179,10 @@ class _Feed:
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     def put(self, batch: pa.RecordBatch) -> None:
         """Wait for room; raises _Closed when the COPY is over."""

@@ -20,6 +20,8 @@ from datamantri.embedded.supervisor import SERVER, ChildSpec, Supervisor
 
 START_LIMIT_S = 90  # the first start compiles its Python modules
 ATTEMPTS = 3
+# Not as a module: it runs in its own folder.
+SERVER_FILE = Path(__file__).with_name("emulator_server.py")
 REST, GRPC = "emulator-rest", "emulator-grpc"
 # A SIGTERM may leave it alive but deaf.
 STOP = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
@@ -67,7 +69,15 @@ class Emulator:
     def _start_once(self, home: Path) -> bool:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         argv = (
-            *(sys.executable, "-m", "bqemulator", "start", "--persistent", "--data-dir", str(self._folder / "data")),
+            *(
+                sys.executable,
+                "-P",
+                str(SERVER_FILE),
+                "start",
+                "--persistent",
+                "--data-dir",
+                str(self._folder / "data"),
+            ),
             *("--rest-host", "127.0.0.1", "--rest-port", str(self.rest_port)),
             *("--grpc-host", "127.0.0.1", "--grpc-port", str(self.grpc_port), "--log-level", "warning"),
         )

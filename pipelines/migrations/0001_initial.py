@@ -65,7 +65,7 @@ class Migration(migrations.Migration):
                 ('overlap', models.CharField(choices=[('coalesce', 'One waits, further ticks are skipped'), ('queue', 'Every tick waits its turn'), ('skip', 'Skip ticks while a run is active')], default='coalesce', help_text='When a tick comes while a run is active.', max_length=10)),
                 ('missed', models.CharField(choices=[('latest', 'Run once for all that was missed'), ('skip', 'Skip what was missed'), ('all', 'Run every missed tick')], default='latest', help_text='After an outage.', max_length=10, verbose_name='missed ticks')),
                 ('retries', models.PositiveSmallIntegerField(default=3, help_text='Further attempts after a passing failure.', validators=[django.core.validators.MaxValueValidator(20)])),
-                ('time_limit_s', models.PositiveIntegerField(default=21600, help_text='A run still going after this long is stopped and fails.', validators=[django.core.validators.MinValueValidator(10), django.core.validators.MaxValueValidator(604800)], verbose_name='time limit (seconds)')),
+                ('time_limit_s', models.PositiveIntegerField(default=21600, help_text='An attempt that takes longer is stopped, and its run fails.', validators=[django.core.validators.MinValueValidator(10), django.core.validators.MaxValueValidator(604800)], verbose_name='time limit (seconds)')),
                 ('active_from', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -37,6 +38,8 @@ class Command(BaseCommand):
         folder = os.environ.get(launch.INSIDE)
         if folder is None:
             raise CommandError("Start it as `manage.py demo`.", returncode=2)
+        # Its own lines say what happens.
+        logging.getLogger("pipelines").setLevel(logging.WARNING)
         try:
             self._load(Path(folder))
         except EmbeddedError as error:

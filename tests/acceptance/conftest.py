@@ -162,6 +162,35 @@ def caught_loading(run: Run) -> Run:
     return run
 
 
+# What a pipeline needs for `slow_target`.
+SLOW = {"write_disposition": "append", "adopt_target": True}
+
+
+def make_slow(cursor: Any, table: str) -> None:
+    """A target that takes minutes for a large table, until `make_quick`: a load is caught in the middle for sure."""
+    cursor.execute(
+        f"""
+        CREATE TABLE public.{table} (id bigint, name text);
+        CREATE FUNCTION public.slow_{table}() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_sleep(0.0002); RETURN NEW; END';
+        CREATE TRIGGER slow BEFORE INSERT ON public.{table} FOR EACH ROW EXECUTE FUNCTION public.slow_{table}();
+        """
+    )
+
+
+def make_quick(cursor: Any, table: str) -> None:
+    cursor.execute(f"DROP TRIGGER slow ON public.{table}")
+
+
+@pytest.fixture
+def slow_target(warehouse_cursor: Any) -> Callable[[Pipeline], Pipeline]:
+    def slow(pipeline: Pipeline) -> Pipeline:
+        make_slow(warehouse_cursor, pipeline.target_table)
+        return pipeline
+
+    return slow
+
+
 class Api:
     """A client of the REST API with a token."""
 

@@ -6,13 +6,14 @@ import re
 import secrets
 
 import pytest
+from django.db import connections
 from playwright.sync_api import Page, expect
 
 from pipelines.models import Connection, Pipeline
 from runs.models import LogLine, Run
 from runs.states import RunStatus
 from tests.acceptance import browser
-from tests.acceptance.conftest import ended, numbers
+from tests.acceptance.conftest import SLOW, ended, numbers
 from tests.acceptance.product import wait_for
 
 pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="Chromium is not installed")
@@ -25,12 +26,15 @@ def page(product, operator):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         with browser.browsing() as chromium:
+            connections.close_all()
             page = chromium.new_page()
             errors: list[str] = []
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
             browser.log_in(page, product.url, "olga", "a long enough password")
             yield page
+            # Inside Playwright's loop Django has a connection of its own, which the next test must not inherit.
+            connections.close_all()
             assert not errors
 
 
@@ -123,8 +127,8 @@ def test_a_definite_mistake_is_told_at_its_field(product, page, source, destinat
     assert not Pipeline.objects.filter(name=f"wrong {mark}").exists()
 
 
-def test_cancel_from_the_page(product, page, make_pipeline, large_table, run_now):
-    run = run_now(make_pipeline(large_table))
+def test_cancel_from_the_page(product, page, make_pipeline, large_table, run_now, slow_target):
+    run = run_now(slow_target(make_pipeline(large_table, **SLOW)))
     page.goto(f"{product.url}/runs/{run.pk}/")
     page.get_by_role("button", name="Cancel").first.click()
     assert ended(run).status == RunStatus.CANCELLED

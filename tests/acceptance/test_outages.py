@@ -13,7 +13,16 @@ from datamantri.embedded.stack import EmbeddedStack
 from pipelines.models import Connection
 from runs import services
 from runs.states import RunStatus
-from tests.acceptance.conftest import DATASET, PROJECT, caught_loading, ended, numbers
+from tests.acceptance.conftest import (
+    DATASET,
+    PROJECT,
+    SLOW,
+    caught_loading,
+    ended,
+    make_quick,
+    make_slow,
+    numbers,
+)
 from tests.acceptance.product import options_without_secret, wait_for
 
 ROWS = 3_000_000
@@ -33,11 +42,16 @@ def test_a_destination_restarted_in_the_middle(make_pipeline, large_table, run_n
     connection = Connection.objects.create(
         name=f"other {secrets.token_hex(3)}", kind="postgres", options=options, secrets=hidden
     )
-    pipeline = make_pipeline(large_table, destination=connection, write_disposition="append")
+    pipeline = make_pipeline(large_table, destination=connection, **SLOW)
+    with other_server.postgres.connect("warehouse") as session, session.cursor() as cursor:
+        make_slow(cursor, pipeline.target_table)
+        cursor.execute(f"ALTER TABLE public.{pipeline.target_table} OWNER TO warehouse")
     run = caught_loading(run_now(pipeline))
     other_server.postgres.kill()
     time.sleep(1)
     other_server.postgres.start()
+    with other_server.postgres.connect("warehouse") as session, session.cursor() as cursor:
+        make_quick(cursor, pipeline.target_table)
     assert ended(run, limit_s=90).status == RunStatus.SUCCEEDED, run.error_message
     assert run.attempt >= 2
     with other_server.postgres.connect("warehouse") as session, session.cursor() as cursor:
@@ -58,7 +72,11 @@ def test_an_emulator_killed_in_the_middle(product, make_pipeline, run_now, wareh
         loader.load(client, f"{PROJECT}.{table}", {"id": "INT64", "name": "STRING"}, numbers(ROWS))
         pipeline = make_pipeline(table, write_disposition="append")
         run = caught_loading(run_now(pipeline))
+        # Held still until the emulator is gone: a quick machine would be done by then.
+        [child] = product.children("worker-lake")
+        child.suspend()
         stack.emulator.kill()
+        child.resume()
 
         def gave_up() -> bool:
             run.refresh_from_db()
@@ -75,10 +93,13 @@ def test_an_emulator_killed_in_the_middle(product, make_pipeline, run_now, wareh
         product.start(processes.worker(2))
 
 
-def test_a_worker_asked_to_end_hands_its_run_over(product, make_pipeline, large_table, run_now, warehouse_cursor):
-    pipeline = make_pipeline(large_table, write_disposition="append")
+def test_a_worker_asked_to_end_hands_its_run_over(
+    product, make_pipeline, large_table, run_now, slow_target, warehouse_cursor
+):
+    pipeline = slow_target(make_pipeline(large_table, **SLOW))
     run = caught_loading(run_now(pipeline))
     product.stop("worker")
+    make_quick(warehouse_cursor, pipeline.target_table)
     product.start(processes.worker(2))
     assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
     assert run.failures == 0
@@ -99,15 +120,15 @@ def test_a_run_asked_for_while_no_worker_lives_says_so_and_runs_later(product, m
     assert ended(run).status == RunStatus.SUCCEEDED
 
 
-def test_a_time_limit_ends_a_run(make_pipeline, large_table, run_now, operator, warehouse_cursor):
-    pipeline = make_pipeline(large_table)
-    # Ten seconds are the least that a form takes; the definition is shortened to catch a quick machine.
-    definition = {**pipeline.revision.definition, "time_limit_s": 1}
+def test_a_time_limit_ends_a_run(make_pipeline, large_table, run_now, operator, slow_target, warehouse_cursor):
+    pipeline = slow_target(make_pipeline(large_table, **SLOW))
+    # Ten seconds are the least that a form takes; the definition is shortened to save the test's time.
+    definition = {**pipeline.revision.definition, "time_limit_s": 2}
     type(pipeline.revision).objects.filter(pk=pipeline.revision_id).update(definition=definition)
     run = ended(run_now(pipeline))
     assert (run.status, run.error_code) == (RunStatus.FAILED, "time_limit")
-    warehouse_cursor.execute("SELECT to_regclass(%s)", [f"public.{pipeline.target_table}"])
-    assert warehouse_cursor.fetchone() == (None,)
+    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (0,)
     assert services.request_run(pipeline, trigger="manual", by=operator)[1]
 
 

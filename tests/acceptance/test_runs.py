@@ -12,7 +12,7 @@ from pipelines.services import ScheduleSpec
 from runs import doorbell, services
 from runs.models import LogLine, Skip
 from runs.states import RunStatus
-from tests.acceptance.conftest import caught_loading, ended, numbers
+from tests.acceptance.conftest import SLOW, caught_loading, ended, make_quick, numbers
 from tests.acceptance.product import wait_for
 
 ROWS = 1000
@@ -122,42 +122,52 @@ def test_a_second_beat_and_a_second_worker_change_nothing(product, make_pipeline
         product.stop("worker-two")
 
 
-def test_a_worker_killed_in_the_middle_ends_right(product, make_pipeline, large_table, run_now, warehouse_cursor):
-    pipeline = make_pipeline(large_table, write_disposition="append")
+def test_a_worker_killed_in_the_middle_ends_right(
+    product, make_pipeline, large_table, run_now, slow_target, warehouse_cursor
+):
+    pipeline = slow_target(make_pipeline(large_table, **SLOW))
     run = caught_loading(run_now(pipeline))
     pid = int(run.worker.rsplit(":", 1)[1])
     [child] = [child for child in product.children() if child.pid == pid]
     child.kill()
+    # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
+    wait_for(lambda: run.attempts.filter(outcome="lost").exists(), saying="the loss is noticed")
+    make_quick(warehouse_cursor, pipeline.target_table)
     ended(run)
     assert run.status == RunStatus.SUCCEEDED, run.error_message
-    assert run.attempt >= 2
     assert run.attempts.order_by("number").first().outcome == "lost"
     warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
 
 
-def test_cancel_stops_a_load_and_publishes_nothing(make_pipeline, large_table, run_now, operator, warehouse_cursor):
-    pipeline = make_pipeline(large_table)
+def test_cancel_stops_a_load_and_publishes_nothing(
+    make_pipeline, large_table, run_now, operator, slow_target, warehouse_cursor
+):
+    pipeline = slow_target(make_pipeline(large_table, **SLOW))
     run = caught_loading(run_now(pipeline))
     asked = time.monotonic()
     services.cancel_run(run, by=operator)
     assert ended(run).status == RunStatus.CANCELLED
     assert time.monotonic() - asked < 8
-    warehouse_cursor.execute("SELECT to_regclass(%s)", [f"public.{pipeline.target_table}"])
-    assert warehouse_cursor.fetchone() == (None,)
+    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (0,)
 
 
-def test_a_destination_that_drops_the_connection_is_tried_again(make_pipeline, large_table, run_now, warehouse_cursor):
-    pipeline = make_pipeline(large_table)
+def test_a_destination_that_drops_the_connection_is_tried_again(
+    make_pipeline, large_table, run_now, slow_target, warehouse_cursor
+):
+    pipeline = slow_target(make_pipeline(large_table, **SLOW))
     run = caught_loading(run_now(pipeline))
     warehouse_cursor.execute(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
+    wait_for(lambda: run.attempts.exclude(outcome="").exists(), saying="the loss is noticed")
+    make_quick(warehouse_cursor, pipeline.target_table)
     assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
-    assert run.failures + run.losses >= 1 or run.attempt >= 2
-    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
-    assert warehouse_cursor.fetchone() == (3_000_000,)
+    assert run.attempt >= 2
+    warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
 
 
 def test_a_missing_source_table_fails_at_once_in_plain_words(make_pipeline, run_now):

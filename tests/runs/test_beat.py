@@ -63,7 +63,7 @@ def test_answers_of_look_ups_that_nobody_read_do_not_stay(beat: Ticker) -> None:
         TaskResult.objects.create(task_id=name, status="SUCCESS", result='{"ok": "rows"}')
     TaskResult.objects.filter(task_id="old").update(date_done=timezone.now() - timedelta(hours=2))
     beat.tick()
-    assert TaskResult.objects.get().task_id == "new"
+    assert TaskResult.objects.get(task_id__in=["old", "new"]).task_id == "new"
 
 
 def test_beat_sleeps_until_the_next_tick_but_a_second_at_most(beat: Ticker, every_minute: Schedule) -> None:

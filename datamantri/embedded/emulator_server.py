@@ -1,19 +1,63 @@
-"""`python -P emulator_server.py …`: the BigQuery emulator, with threads enough for its reads.
+"""`python -P emulator_server.py …`: the BigQuery emulator, mended where many read from it at once.
 
 A reader that goes away in the middle of a stream keeps one of the emulator's threads for ever, and a
 machine with two cores has six of them: a few killed workers, and nobody can read any more.
+
+Its threads share one DuckDB connection, which holds one result at a time: a query that ends between
+another's `execute` and `fetch` hands that one the wrong rows. Here a result is taken before the
+connection is let go.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc.aio
+import pyarrow as pa
 from bqemulator.cli import main
+from bqemulator.storage.engine import DuckDBEngine, _annotate_with_duckdb_types
 
 THREADS = 512  # made when needed
 
+_one_at_a_time = threading.RLock()
+_execute = DuckDBEngine.execute
+
+
+class Result:
+    """The rows of a finished statement, with what the emulator asks of a DuckDB cursor."""
+
+    def __init__(self, rows: list[tuple[Any, ...]], to_arrow_table: Callable[[], pa.Table]) -> None:
+        self._rows = iter(rows)
+        self.to_arrow_table = to_arrow_table
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        return next(self._rows, None)
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        return list(self._rows)
+
+
+def execute(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Result:
+    """Run a statement and take its rows; their Arrow form, asked for of queries only, runs it again."""
+    with _one_at_a_time:
+        rows = _execute(engine, sql, parameters).fetchall()
+    return Result(rows, functools.partial(fetch_arrow, engine, sql, parameters))
+
+
+def fetch_arrow(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> pa.Table:
+    """Run a query and take its Arrow table."""
+    with _one_at_a_time:
+        result = _execute(engine, sql, parameters)
+        description = result.description
+        return _annotate_with_duckdb_types(result.to_arrow_table(), description)
+
+
 if __name__ == "__main__":
     grpc.aio.server = functools.partial(grpc.aio.server, migration_thread_pool=ThreadPoolExecutor(THREADS))
+    DuckDBEngine.execute = execute
+    DuckDBEngine.fetch_arrow = fetch_arrow
     main()

@@ -21,6 +21,7 @@ from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from datamantri import processes
 from datamantri.embedded.product import Product
 from datamantri.embedded.stack import WAREHOUSE
 
@@ -150,7 +151,7 @@ def measure_memory(product: Product) -> dict[str, float]:
     for table in ("narrow", "long"):
         done = subprocess.run(
             [sys.executable, "-m", "bench.engine", table, json.dumps(warehouse_options(product))],
-            env=os.environ,
+            env={**os.environ, **processes.worker().env},
             capture_output=True,
             text=True,
             timeout=300,

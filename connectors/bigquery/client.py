@@ -41,6 +41,10 @@ _CHANNEL = (
     # A channel outlives a restart of the other side: look again soon, not in two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # What may lie here unread, per stream: enough for a distant BigQuery. gRPC's own measure of the way
+    # takes in ever more while PostgreSQL is the slower side.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 4 << 20),
     ("grpc.primary_user_agent", "datamantri"),
 )
 

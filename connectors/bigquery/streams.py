@@ -104,6 +104,8 @@ def read_stream(
                 if content.arrow_schema.serialized_schema:
                     schema = pa.ipc.read_schema(pa.py_buffer(content.arrow_schema.serialized_schema))
                 batch = _decode(content.arrow_record_batch.serialized_record_batch, schema, doing)
+                # Two copies of the rows' bytes, while the reader waits for room.
+                del message, content
                 if batch.num_rows:
                     yield batch
                     position += batch.num_rows
@@ -155,11 +157,11 @@ class _SilenceWatch:
     def messages(self, call: Iterator[types.ReadRowsResponse]) -> Iterator[types.ReadRowsResponse]:
         while True:
             self._waiting_since = time.monotonic()
-            message = next(call, None)
+            message = [next(call, None)]
             self._waiting_since = None
-            if message is None:
+            if message[0] is None:
                 return
-            yield message
+            yield message.pop()
 
     def close(self) -> None:
         self._closed.set()

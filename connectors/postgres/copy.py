@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # What may wait between readers and COPY. In bytes, for one batch can be 45 MB; small, for a queue only
 # has to bridge hiccups and fills up whenever PostgreSQL is the slower side.
-QUEUE_BYTES = 16 << 20
+QUEUE_BYTES = 8 << 20
 STOP_POLL_S = 0.5
 JOIN_S = 10
 
@@ -74,14 +74,13 @@ def copy_parts(
     The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
     `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
     """
-    feed = _Feed(stop, len(readers))
+    feed = _Feed(readers, stop)
     stream = _Stream(feed, BatchEncoder(columns), on_batch, cursor.connection)
-    crew = _Crew(readers, feed)
     take_back = stop.on_stop(feed.wake)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
         cursor.execute("SET LOCAL client_min_messages = error")
-        crew.start_next()
+        feed.start()
         cursor.copy_expert(_statement(table, columns, freeze), cast("BinaryIO", stream))
     except psycopg2.Error as error:
         # Our own error comes back as PostgreSQL's echo of what psycopg2 told it.
@@ -98,7 +97,7 @@ def copy_parts(
     finally:
         feed.close()
         take_back()
-        crew.join()
+        feed.join()
     return CopyResult(cursor.rowcount, stream.bytes)
 
 
@@ -110,97 +109,33 @@ def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -
     )
 
 
-class _Crew:
-    """Reader threads, each started when the one before has its first batch.
-
-    All at once they would share the source and all be late with their first batch, and PostgreSQL,
-    usually the slower side, would wait for it.
-    """
-
-    def __init__(self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], feed: _Feed) -> None:
-        self._waiting = deque(readers)
-        self._feed = feed
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-
-    def start_next(self) -> None:
-        with self._lock:
-            if not self._waiting or self._feed.is_closed:
-                return
-            name = f"reader-{len(self._threads)}"
-            thread = threading.Thread(target=self._read, args=(self._waiting.popleft(),), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def join(self) -> None:
-        """Wait for all threads; the feed is closed, so none starts any more."""
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(JOIN_S)
-
-    def _read(self, reader: Callable[[], Iterator[pa.RecordBatch]]) -> None:
-        """Drain one reader into the feed, on this thread to the last: its network call lives here."""
-        error: BaseException | None = None
-        is_first = True
-        try:
-            batches = reader()
-            try:
-                for batch in batches:
-                    if is_first:
-                        is_first = False
-                        self.start_next()
-                    self._feed.put(batch)
-            finally:
-                close = getattr(batches, "close", None)
-                if close is not None:
-                    close()
-        except _Closed:
-            error = None
-        except BaseException as raised:  # noqa: BLE001 - raised again by the COPY's thread
-            error = raised
-        if is_first and error is None:
-            self.start_next()
-        self._feed.finish(error)
-
-
 class _Closed(Exception):
     """The COPY is over: readers stop."""
 
 
 class _Feed:
-    """Batches from all readers to the one COPY; also carries what a reader raised."""
+    """Batches on their way to the one COPY, and the threads that read them; carries what a reader raised.
 
-    def __init__(self, stop: StopSignal, readers: int) -> None:
+    One thread at first, and another whenever the COPY has to wait for rows. As many as there are
+    readers would share the source and all be late with their first batch; and where PostgreSQL is the
+    slower side, each would hold memory for rows that nobody waits for.
+    """
+
+    def __init__(self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], stop: StopSignal) -> None:
         self._stop = stop
-        self._readers = readers
+        self._waiting = deque(readers)
+        self._reading: list[threading.Thread] = []
+        self._opening: threading.Thread | None = None  # the newest, until it shows what it brings
         self._batches: deque[pa.RecordBatch] = deque()
         self._bytes = 0
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    @property
-    def is_closed(self) -> bool:
-        return self._closed
-
-    def put(self, batch: pa.RecordBatch) -> None:
-        """Wait for room; raises _Closed when the COPY is over."""
-        size = batch.nbytes
+    def start(self) -> None:
+        """Start the first reader."""
         with self._changed:
-            self._changed.wait_for(lambda: self._bytes < QUEUE_BYTES or self._closed)
-            if self._closed:
-                raise _Closed
-            self._batches.append(batch)
-            self._bytes += size
-            self._changed.notify_all()
-
-    def finish(self, error: BaseException | None) -> None:
-        """A reader has no more batches, or failed."""
-        with self._changed:
-            self._readers -= 1
-            self._error = self._error or error
-            self._changed.notify_all()
+            self._start_another()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield batches until all readers are done; raises what one of them raised, or Stopped."""
@@ -217,6 +152,13 @@ class _Feed:
             self._batches.clear()
             self._changed.notify_all()
 
+    def join(self) -> None:
+        """Wait for all threads; the feed is closed, so none starts any more."""
+        with self._changed:
+            threads = list(self._reading)
+        for thread in threads:
+            thread.join(JOIN_S)
+
     def _next(self) -> pa.RecordBatch | None:
         with self._changed:
             while True:
@@ -229,9 +171,62 @@ class _Feed:
                     self._bytes -= batch.nbytes
                     self._changed.notify_all()
                     return batch
-                if not self._readers:
+                self._start_another()
+                if not self._reading:
                     return None
                 self._changed.wait(STOP_POLL_S)
+
+    def _start_another(self) -> None:
+        """Start a reader unless the newest has yet to bring something; with the lock held."""
+        if self._waiting and self._opening is None and not self._closed:
+            thread = threading.Thread(target=self._read, args=(self._waiting.popleft(),), name="reader", daemon=True)
+            self._opening = thread
+            self._reading.append(thread)
+            thread.start()
+
+    def _read(self, reader: Callable[[], Iterator[pa.RecordBatch]]) -> None:
+        """Drain one reader, on this thread to the last: its network call lives here."""
+        error: BaseException | None = None
+        try:
+            batches = reader()
+            try:
+                for batch in batches:
+                    self._put(batch)
+            finally:
+                close = getattr(batches, "close", None)
+                if close is not None:
+                    close()
+        except _Closed:
+            error = None
+        except BaseException as raised:  # noqa: BLE001 - raised again by the COPY's thread
+            error = raised
+        self._finish(error)
+
+    def _put(self, batch: pa.RecordBatch) -> None:
+        """Wait for room; raises _Closed when the COPY is over."""
+        size = batch.nbytes
+        with self._changed:
+            self._has_shown_itself()
+            self._changed.wait_for(lambda: self._bytes < QUEUE_BYTES or self._closed)
+            if self._closed:
+                raise _Closed
+            self._batches.append(batch)
+            self._bytes += size
+            self._changed.notify_all()
+
+    def _finish(self, error: BaseException | None) -> None:
+        """This thread has no more batches, or failed; another takes its place."""
+        with self._changed:
+            self._has_shown_itself()
+            self._reading.remove(threading.current_thread())
+            self._error = self._error or error
+            if self._error is None:
+                self._start_another()
+            self._changed.notify_all()
+
+    def _has_shown_itself(self) -> None:
+        if self._opening is threading.current_thread():
+            self._opening = None
 
 
 class _Stream:

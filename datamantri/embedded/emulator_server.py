@@ -6,6 +6,9 @@ machine with two cores has six of them: a few killed workers, and nobody can rea
 Its threads share one DuckDB connection, which holds one result at a time: a query that ends between
 another's `execute` and `fetch` hands that one the wrong rows. Here a result is taken before the
 connection is let go.
+
+It keeps the rows of every read session for ever: a night of schedules, and the machine is out of
+memory. Here the sessions that were not used for longest make room.
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ import grpc.aio
 import pyarrow as pa
 from bqemulator.cli import main
 from bqemulator.storage.engine import DuckDBEngine, _annotate_with_duckdb_types
+from bqemulator.streaming import read_session
 
 THREADS = 512  # made when needed
+SESSION_BYTES = 1 << 30
+SESSIONS_KEPT = 4  # whatever their size
 
 _one_at_a_time = threading.RLock()
+_sessions_change = threading.Lock()
 _execute = DuckDBEngine.execute
 
 
@@ -56,8 +63,30 @@ def fetch_arrow(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = N
         return _annotate_with_duckdb_types(result.to_arrow_table(), description)
 
 
+class Sessions(dict[str, read_session.ReadSessionState]):
+    """Read sessions by name, the one used last at the end; those at the front go when there are too many bytes."""
+
+    def __setitem__(self, name: str, session: read_session.ReadSessionState) -> None:
+        with _sessions_change:
+            super().__setitem__(name, session)
+            held = sum(kept.table.nbytes for kept in self.values())
+            for oldest in list(self)[:-SESSIONS_KEPT]:
+                if held <= SESSION_BYTES:
+                    return
+                held -= self.pop(oldest).table.nbytes
+
+    def get(self, name: str, default: Any = None) -> Any:
+        with _sessions_change:
+            if name not in self:
+                return default
+            session = self.pop(name)
+            super().__setitem__(name, session)
+            return session
+
+
 if __name__ == "__main__":
     grpc.aio.server = functools.partial(grpc.aio.server, migration_thread_pool=ThreadPoolExecutor(THREADS))
     DuckDBEngine.execute = execute
     DuckDBEngine.fetch_arrow = fetch_arrow
+    read_session._SESSIONS = Sessions()
     main()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pytest
+from bqemulator.streaming.read_session import ReadSessionState
 from google.cloud.bigquery import SchemaField
 
+from datamantri.embedded import emulator_server
 from tests.emulator_tables import EmulatorTables
 
 CLIENTS = 8
@@ -33,3 +36,23 @@ def test_clients_that_ask_at_once_each_get_their_own_rows(emulator: dict[str, st
     with ThreadPoolExecutor(CLIENTS) as pool:
         assert [wrong for answers in pool.map(ask, range(CLIENTS)) for wrong in answers] == []
     tables.close()
+
+
+def test_sessions_that_nobody_uses_make_room_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator_server, "SESSION_BYTES", 10 * 8000)
+    sessions = emulator_server.Sessions()
+    rows = pa.table({"n": pa.array(range(1000), pa.int64())})
+    for n in range(10):
+        sessions[f"s{n}"] = ReadSessionState(f"s{n}", rows, b"")
+    assert sessions.get("s0").table is rows
+    sessions["large"] = ReadSessionState("large", pa.concat_tables([rows] * 4), b"")
+    assert list(sessions) == ["s5", "s6", "s7", "s8", "s9", "s0", "large"]
+    assert sessions.get("s1") is None
+
+
+def test_the_newest_sessions_stay_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulator_server, "SESSION_BYTES", 1)
+    sessions = emulator_server.Sessions()
+    for n in range(6):
+        sessions[f"s{n}"] = ReadSessionState(f"s{n}", pa.table({"n": [n]}), b"")
+    assert list(sessions) == ["s2", "s3", "s4", "s5"]

@@ -19,6 +19,7 @@ from connectors import transfer
 from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.postgres.copy import READERS
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
 from datamantri import processes
@@ -74,10 +75,63 @@ def drain(table: str) -> int:
         def count(part: Any) -> int:
             return sum(batch.num_rows for batch in source.read(part, stop=NeverStop()))
 
-        with ThreadPoolExecutor(max_workers=max(1, len(plan.parts))) as pool:
+        with ThreadPoolExecutor(max_workers=READERS) as pool:
             return sum(pool.map(count, plan.parts))
     finally:
         source.close()
+
+
+class Loader:
+    """A process that loads and drains as a worker's child does, with its settings, and stays warm."""
+
+    def __init__(self, warehouse: dict[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.engine", json.dumps(warehouse)],
+            env={**os.environ, **processes.worker().env},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def load(self, table: str) -> float:
+        """Seconds of one direct load."""
+        return float(self._ask(f"load {table}"))
+
+    def drain(self, table: str) -> float:
+        """Seconds to read all rows and keep none."""
+        return float(self._ask(f"drain {table}"))
+
+    def peak_mb(self) -> float:
+        """The process's own peak; `ru_maxrss` would begin with what its parent held when it forked."""
+        return int(self._ask("peak")) / 1024
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def _ask(self, question: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(question + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"The loading process ended at: {question}")
+        return answer
+
+
+def _answer(warehouse: dict[str, Any]) -> None:
+    """The other side of a Loader."""
+    for question in sys.stdin:
+        match question.split():
+            case ["load", table]:
+                say(str(seconds_of(lambda table=table: load_once(table, warehouse))))
+            case ["drain", table]:
+                say(str(seconds_of(lambda table=table: drain(table))))
+            case ["peak"]:
+                status = Path("/proc/self/status").read_text()
+                say(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 class Floor:
@@ -112,21 +166,21 @@ class Floor:
 
 def measure(product: Product, full_run: Callable[[str], float]) -> dict[str, float]:
     """Floor, drain, engine and full run of both tables; `full_run` gives trigger → succeeded in seconds."""
-    warehouse = warehouse_options(product)
+    loader = Loader(warehouse_options(product))
     figures: dict[str, float] = {}
     overheads: list[float] = []
     say(f"{'':10} {'COPY (a)':>9} {'drain (b)':>9} {'engine (c)':>10} {'run (d)':>8} {'c/max(a,b)':>10}")
     for table in ("narrow", "wide"):
-        load_once(table, warehouse)  # warm, and the floor copies its rows
-        drain(table)
+        loader.load(table)  # warm, and the floor copies its rows
+        loader.drain(table)
         full_run(table)
         floor = Floor(product, table)
         rounds = []
         for _ in range(ROUNDS):
             a = seconds_of(floor.copy)
             floor.empty()
-            b = seconds_of(lambda table=table: drain(table))
-            c = seconds_of(lambda table=table: load_once(table, warehouse))
+            b = loader.drain(table)
+            c = loader.load(table)
             d = full_run(table)
             rounds.append((a, b, c, d))
         floor.close()
@@ -141,6 +195,7 @@ def measure(product: Product, full_run: Callable[[str], float]) -> dict[str, flo
             f"{table}_run_s": d,
             f"{table}_engine_over_limit": ratio,
         }
+    loader.close()
     figures["run_overhead_s"] = max(overheads)
     return figures
 
@@ -149,25 +204,13 @@ def measure_memory(product: Product) -> dict[str, float]:
     """Peak memory of a process that loads, at one and at five million rows."""
     peaks = {}
     for table in ("narrow", "long"):
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.engine", table, json.dumps(warehouse_options(product))],
-            env={**os.environ, **processes.worker().env},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
-        peaks[table] = int(done.stdout) / 1024
+        loader = Loader(warehouse_options(product))
+        loader.load(table)
+        peaks[table] = loader.peak_mb()
+        loader.close()
     say(f"peak RSS: {peaks['narrow']:.0f} MB at 1,000,000 rows, {peaks['long']:.0f} MB at 5,000,000")
     return {"rss_1m_mb": peaks["narrow"], "rss_growth_5m_over_1m": peaks["long"] / peaks["narrow"]}
 
 
-def _peak_kb() -> str:
-    """This process's own peak; `ru_maxrss` would begin with what its parent held when it forked."""
-    status = Path("/proc/self/status").read_text()
-    return next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-
-
 if __name__ == "__main__":
-    load_once(sys.argv[1], json.loads(sys.argv[2]))
-    sys.stdout.write(_peak_kb())
+    _answer(json.loads(sys.argv[1]))

@@ -267,7 +267,7 @@ class Source(ABC):
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview: ...
 
     @abstractmethod
-    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
         """Fix what will be read: schema, snapshot time, parts, estimated rows and bytes.
 
         A query is run here: `stop` cancels it.

@@ -17,6 +17,9 @@ from datamantri import env
 LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 # No pages, and no system checks that deployment has run already.
 NO_PAGES = {**LEAN, "DATAMANTRI_PAGES": "0", "CELERY_SKIP_CHECKS": "1"}
+# A transfer handles batches of some megabytes, one after the other: their memory is kept, not given to the system
+# and asked for again page by page.
+BATCHES = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 CELERY = (sys.executable, "-m", "datamantri.run_celery")
 
 
@@ -38,12 +41,12 @@ def web(host: str = "127.0.0.1", port: int = 8000) -> ProcessSpec:
 
 def worker(children: int = 2, name: str = "worker") -> ProcessSpec:
     """Runs transfers, in `children` processes; names tell several workers on one machine apart."""
-    return _worker(name, "transfers,control", "prefork", children)
+    return _worker(name, "transfers,control", "prefork", children, BATCHES)
 
 
 def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
     """Answers what a page waits for; apart from `worker`, so that a page never waits behind a transfer."""
-    return _worker(name, "lookups", "threads", threads)
+    return _worker(name, "lookups", "threads", threads, {})
 
 
 def beat(name: str = "beat") -> ProcessSpec:
@@ -51,9 +54,9 @@ def beat(name: str = "beat") -> ProcessSpec:
     return ProcessSpec(name, (*CELERY, "beat"), dict(NO_PAGES), ready="beat: Starting")
 
 
-def _worker(name: str, queues: str, pool: str, concurrency: int) -> ProcessSpec:
+def _worker(name: str, queues: str, pool: str, concurrency: int, memory: dict[str, str]) -> ProcessSpec:
     argv = (*CELERY, "worker", "--name", name, "--queues", queues, "--pool", pool, "--concurrency", str(concurrency))
-    return ProcessSpec(name, argv, dict(NO_PAGES), ready=" ready.")
+    return ProcessSpec(name, argv, {**NO_PAGES, **memory}, ready=" ready.")
 
 
 def main(arguments: list[str]) -> None:

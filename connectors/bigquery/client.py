@@ -18,9 +18,11 @@ import grpc
 import requests
 from google.api_core import exceptions as google_errors
 from google.api_core.client_options import ClientOptions
+from google.api_core.gapic_v1 import routing_header
 from google.api_core.retry import Retry
 from google.auth.transport.requests import AuthorizedSession
 from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import types
 from google.cloud.bigquery_storage_v1.services.big_query_read.transports.grpc import BigQueryReadGrpcTransport
 
 from connectors.bigquery import credentials
@@ -31,6 +33,7 @@ REST_VARIABLE = "BIGQUERY_REST_ENDPOINT"
 STORAGE_VARIABLE = "BIGQUERY_STORAGE_ENDPOINT"
 GOOGLE_REST = "https://bigquery.googleapis.com"
 GOOGLE_STORAGE = "bigquerystorage.googleapis.com:443"
+_READ_ROWS = "/google.cloud.bigquery.storage.v1.BigQueryRead/ReadRows"
 KEPT_CLIENTS = 16
 _KEEPALIVE_MS = 60_000
 _CLOCK_TOLERANCE = timedelta(seconds=3)
@@ -113,6 +116,12 @@ class Clients:
                 self._channel = self._open_channel()
                 self._storage = BigQueryReadGrpcTransport(channel=self._channel)
             return self._storage
+
+    def read_rows(self, stream: str, position: int) -> grpc.Call:
+        """A read stream's messages from row `position` on, as bytes; see `messages`."""
+        ask = self.storage.grpc_channel.unary_stream(_READ_ROWS, request_serializer=types.ReadRowsRequest.serialize)
+        request = types.ReadRowsRequest(read_stream=stream, offset=position)
+        return ask(request, metadata=(routing_header.to_grpc_metadata((("read_stream", stream),)),))
 
     def get(self, path: str, parameters: Mapping[str, Any], timeout_s: float) -> Any:
         """The JSON at a path of the REST API; raises as Google's client does."""

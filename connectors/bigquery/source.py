@@ -118,7 +118,7 @@ class BigQuerySource(Source):
         )
         return self._page(PageSource.of_job(job), limit, deadline, doing, ())
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
         if request.query:
             query.dry_run(self._clients(), request.query, timeout_s=self._timeout_s)
             return self._plan_query(request, request.query, max_parts, stop, query.QUERY)

@@ -14,6 +14,7 @@ from google.api_core.gapic_v1 import routing_header
 from google.cloud.bigquery_storage_v1 import types
 
 from connectors.base import StopSignal
+from connectors.bigquery import messages
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explain, explained
 from connectors.errors import ConnectorError, TransientError
@@ -82,7 +83,7 @@ def read_stream(
     silence_s: float = SILENCE_S,
     doing: Doing,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of `stream` from row `start` on; batches share memory with the messages they came in.
+    """Yield the rows of `stream` from row `start` on.
 
     With `reopen`, a stream that the server cut is opened again behind the rows already yielded: only
     for servers that honour the offset. Raises TransientError with code source_silent after
@@ -91,21 +92,13 @@ def read_stream(
     position = start
     cuts = 0
     while True:
-        call: grpc.Call = clients.storage.read_rows(
-            types.ReadRowsRequest(read_stream=stream, offset=position),
-            metadata=(routing_header.to_grpc_metadata((("read_stream", stream),)),),
-        )
+        call = clients.read_rows(stream, position)
         forget = stop.on_stop(call.cancel)
         watch = _SilenceWatch(call.cancel, silence_s)
         try:
             stop.check()
-            for message in watch.messages(call):
-                content = types.ReadRowsResponse.pb(message)
-                if content.arrow_schema.serialized_schema:
-                    schema = pa.ipc.read_schema(pa.py_buffer(content.arrow_schema.serialized_schema))
-                batch = _decode(content.arrow_record_batch.serialized_record_batch, schema, doing)
-                # Two copies of the rows' bytes, while the reader waits for room.
-                del message, content
+            for data in watch.messages(call):
+                schema, batch = _decode(data, schema, doing)
                 if batch.num_rows:
                     yield batch
                     position += batch.num_rows
@@ -131,13 +124,24 @@ def read_stream(
         time.sleep(_REOPEN_WAIT_S)
 
 
-def _decode(data: bytes, schema: pa.Schema | None, doing: Doing) -> pa.RecordBatch:
-    if schema is None:
-        raise TransientError(f"{doing.thing}: BigQuery sent rows without their schema.", code="bad_answer")
+def _decode(data: bytes, schema: pa.Schema | None, doing: Doing) -> tuple[pa.Schema, pa.RecordBatch]:
+    """A message's rows, and the schema that they and those after them have."""
     try:
-        return pa.ipc.read_record_batch(pa.py_buffer(data), schema)
-    except (pa.ArrowInvalid, OSError) as error:
+        message = messages.parse(data)
+        if message.schema:
+            schema = pa.ipc.read_schema(pa.py_buffer(message.schema))
+        if schema is None:
+            raise TransientError(f"{doing.thing}: BigQuery sent rows without their schema.", code="bad_answer")
+        return schema, pa.ipc.read_record_batch(_aligned(message.batch), schema)
+    except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise ConnectorError(f"{doing.thing}: a batch of rows cannot be decoded: {error}", code="bad_answer") from error
+
+
+def _aligned(data: memoryview) -> pa.Buffer:
+    """A copy that begins where Arrow's own buffers may: inside a message, numbers lie at odd addresses."""
+    buffer = pa.allocate_buffer(len(data))
+    memoryview(buffer).cast("B")[:] = data
+    return buffer
 
 
 class _SilenceWatch:
@@ -154,14 +158,14 @@ class _SilenceWatch:
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="bigquery-silence", daemon=True).start()
 
-    def messages(self, call: Iterator[types.ReadRowsResponse]) -> Iterator[types.ReadRowsResponse]:
+    def messages(self, call: Iterator[bytes]) -> Iterator[bytes]:
         while True:
             self._waiting_since = time.monotonic()
-            message = [next(call, None)]
+            message = next(call, None)
             self._waiting_since = None
-            if message[0] is None:
+            if message is None:
                 return
-            yield message.pop()
+            yield message
 
     def close(self) -> None:
         self._closed.set()

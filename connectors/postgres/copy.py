@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # What may wait between readers and COPY. In bytes, for one batch can be 45 MB; small, for a queue only
 # has to bridge hiccups and fills up whenever PostgreSQL is the slower side.
 QUEUE_BYTES = 8 << 20
+READERS = 4  # at a time, whatever the number of parts
 STOP_POLL_S = 0.5
 JOIN_S = 10
 
@@ -178,7 +179,7 @@ class _Feed:
 
     def _start_another(self) -> None:
         """Start a reader unless the newest has yet to bring something; with the lock held."""
-        if self._waiting and self._opening is None and not self._closed:
+        if self._waiting and self._opening is None and not self._closed and len(self._reading) < READERS:
             thread = threading.Thread(target=self._read, args=(self._waiting.popleft(),), name="reader", daemon=True)
             self._opening = thread
             self._reading.append(thread)

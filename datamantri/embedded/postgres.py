@@ -36,6 +36,7 @@ SETTINGS = {
     # Nobody replicates it: a table that is loaded in the transaction that made it needs no WAL.
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    "backend_flush_after": "1MB",  # what such a load must have on the disk by its commit is on its way there
     "max_wal_size": "3GB",
     "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",

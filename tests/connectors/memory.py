@@ -49,7 +49,7 @@ class MemorySource(Source):
         self.warnings = tuple(warnings)
         self.reads = 0
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
         rows = sum(b.num_rows for b in self.batches)
         moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         return ReadPlan(self.columns, (Part("only"),), moment, rows, facts={"from": "memory"}, warnings=self.warnings)

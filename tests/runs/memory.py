@@ -47,7 +47,7 @@ class ScriptedSource(MemorySource):
     def __init__(self, options: MemoryOptions) -> None:
         super().__init__([batch(range(script.rows))])
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 4, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
         assert stop is not None
         script.requests.append(request)
         script.call(script.on_plan, stop)

@@ -11,15 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from datamantri import env
+from datamantri import env, memory
 
 # Threads that hold an allocation arena each waste memory; two are enough for what these processes allocate.
 LEAN = {"DJANGO_SETTINGS_MODULE": "datamantri.settings", "MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}
 # No pages, and no system checks that deployment has run already.
 NO_PAGES = {**LEAN, "DATAMANTRI_PAGES": "0", "CELERY_SKIP_CHECKS": "1"}
-# A transfer handles batches of some megabytes, one after the other: their memory is kept, not given to the system
-# and asked for again page by page.
-BATCHES = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 CELERY = (sys.executable, "-m", "datamantri.run_celery")
 
 
@@ -41,7 +38,7 @@ def web(host: str = "127.0.0.1", port: int = 8000) -> ProcessSpec:
 
 def worker(children: int = 2, name: str = "worker") -> ProcessSpec:
     """Runs transfers, in `children` processes; names tell several workers on one machine apart."""
-    return _worker(name, "transfers,control", "prefork", children, BATCHES)
+    return _worker(name, "transfers,control", "prefork", children, memory.FOR_BATCHES)
 
 
 def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
@@ -54,9 +51,9 @@ def beat(name: str = "beat") -> ProcessSpec:
     return ProcessSpec(name, (*CELERY, "beat"), dict(NO_PAGES), ready="beat: Starting")
 
 
-def _worker(name: str, queues: str, pool: str, concurrency: int, memory: dict[str, str]) -> ProcessSpec:
+def _worker(name: str, queues: str, pool: str, concurrency: int, allocator: dict[str, str]) -> ProcessSpec:
     argv = (*CELERY, "worker", "--name", name, "--queues", queues, "--pool", pool, "--concurrency", str(concurrency))
-    return ProcessSpec(name, argv, {**NO_PAGES, **memory}, ready=" ready.")
+    return ProcessSpec(name, argv, {**NO_PAGES, **allocator}, ready=" ready.")
 
 
 def main(arguments: list[str]) -> None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 NAME = "DATAMANTRI_PROCESS"
 RETRY_S = 1.0
+JOIN_S = 5
 
 
 def process_name() -> str:
@@ -57,9 +58,10 @@ class Presence:
         self._lost: list[str] = []
         self._noted = threading.Event()
         self._saying = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="presence", daemon=True).start()
+        self._thread.start()
 
     def lose(self, task_id: str) -> None:
         self._lost.append(task_id)
@@ -74,6 +76,8 @@ class Presence:
         with self._saying:
             self._has_left = True
             services.end_process(self._name)
+        self._noted.set()
+        self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         while not self._has_left:
@@ -90,7 +94,8 @@ class Presence:
                 # The thread must outlive it: a worker that says nothing counts as dead, and nobody would call it.
                 log.exception("This worker could not say that it lives")
                 wait_s = RETRY_S
-            self._noted.wait(wait_s)
+            if not self._has_left:
+                self._noted.wait(wait_s)
 
     def _say(self) -> None:
         if self._has_left:

@@ -47,7 +47,7 @@ _CHANNEL = (
     # What may lie here unread, per stream: enough for a distant BigQuery. gRPC's own measure of the way
     # takes in ever more while PostgreSQL is the slower side.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.lookahead_bytes", 2 << 20),
     ("grpc.primary_user_agent", "datamantri"),
 )
 

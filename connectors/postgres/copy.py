@@ -216,12 +216,12 @@ class _Feed:
             self._changed.notify_all()
 
     def _finish(self, error: BaseException | None) -> None:
-        """This thread has no more batches, or failed; another takes its place."""
+        """This thread has no more batches, or failed; another takes its place, unless there are rows enough."""
         with self._changed:
             self._has_shown_itself()
             self._reading.remove(threading.current_thread())
             self._error = self._error or error
-            if self._error is None:
+            if self._error is None and (not self._reading or self._bytes < QUEUE_BYTES // 2):
                 self._start_another()
             self._changed.notify_all()
 

@@ -14,7 +14,7 @@ import urllib.request
 from importlib.metadata import version
 from pathlib import Path
 
-from datamantri import processes
+from datamantri import memory
 from datamantri.embedded import ports
 from datamantri.embedded.errors import EmbeddedError
 from datamantri.embedded.supervisor import SERVER, ChildSpec, Supervisor
@@ -85,7 +85,7 @@ class Emulator:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("BQEMU_", "PYTHON"))}
         env = {
             **inherited,
-            **processes.BATCHES,
+            **memory.FOR_BATCHES,
             "HOME": str(home),
             "BQEMU_WRITE_API_MAX_REQUEST_BYTES": "268435456",  # wide tables are larger than the default message
             "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",  # would be downloaded

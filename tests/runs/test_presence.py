@@ -53,7 +53,6 @@ def worker(bells: list[int], settings: Any, monkeypatch: pytest.MonkeyPatch) -> 
     until(lambda: Process.objects.filter(pk=NAME).exists())
     yield worker
     worker.leave()
-    time.sleep(0.3)
 
 
 def test_a_worker_that_starts_rings_for_what_waited(worker: Presence, bells: list[int]) -> None:

@@ -139,6 +139,22 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What a publish did to the target's rows.
+
+    `duplicates` are rows of the source beyond one for each key; `stale` those older than what the
+    target has.
+    """
+
+    inserted: int
+    updated: int = 0
+    unchanged: int = 0
+    deleted: int = 0
+    duplicates: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True)
 class Target:
     """The table that readers see."""
 

@@ -126,7 +126,7 @@ class _Feed:
         self._stop = stop
         self._waiting = deque(readers)
         self._reading: list[threading.Thread] = []
-        self._opening: threading.Thread | None = None  # the newest, until it shows what it brings
+        self._opening: threading.Thread | None = None  # the newest, until its second batch shows its pace
         self._batches: deque[pa.RecordBatch] = deque()
         self._bytes = 0
         self._closed = False
@@ -191,7 +191,9 @@ class _Feed:
         try:
             batches = reader()
             try:
-                for batch in batches:
+                for number, batch in enumerate(batches):
+                    if number == 1:
+                        self._has_opened()
                     self._put(batch)
             finally:
                 close = getattr(batches, "close", None)
@@ -207,7 +209,6 @@ class _Feed:
         """Wait for room; raises _Closed when the COPY is over."""
         size = batch.nbytes
         with self._changed:
-            self._has_shown_itself()
             self._changed.wait_for(lambda: self._bytes < QUEUE_BYTES or self._closed)
             if self._closed:
                 raise _Closed
@@ -218,16 +219,17 @@ class _Feed:
     def _finish(self, error: BaseException | None) -> None:
         """This thread has no more batches, or failed; another takes its place, unless there are rows enough."""
         with self._changed:
-            self._has_shown_itself()
+            self._has_opened()
             self._reading.remove(threading.current_thread())
             self._error = self._error or error
             if self._error is None and (not self._reading or self._bytes < QUEUE_BYTES // 2):
                 self._start_another()
             self._changed.notify_all()
 
-    def _has_shown_itself(self) -> None:
-        if self._opening is threading.current_thread():
-            self._opening = None
+    def _has_opened(self) -> None:
+        with self._changed:
+            if self._opening is threading.current_thread():
+                self._opening = None
 
 
 class _Stream:

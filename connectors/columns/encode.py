@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from pgpq.schema import Jsonb
 from connectors.base import Column
 from connectors.columns import binary
 from connectors.columns.arrow import fits
+from connectors.columns.characters import Characters
 from connectors.columns.json_text import json_text
-from connectors.columns.refused import refuse_nul, refuse_nul_in_json
 from connectors.errors import ConnectorError
 
 # Large enough that a call costs little, small enough that a slice stays in the processor's cache.
@@ -35,11 +35,13 @@ class BatchEncoder:
     """Encodes batches whose columns come in any order into rows in the order of `columns`.
 
     `header()`, then `encode()` for each batch, then `finish()`: the buffers in this order are one COPY.
+    `text_policy` says what becomes of characters that PostgreSQL refuses: fail, strip, or replace by U+FFFD.
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], text_policy: str = "fail") -> None:
         self._columns = tuple(columns)
-        self._encodings = tuple(_encoding(column) for column in self._columns)
+        self._characters = Characters(text_policy)
+        self._encodings = tuple(_encoding(column, self._characters) for column in self._columns)
         # Numbered, for pgpq finds its encoders by name.
         fields = [pa.field(str(i), encoding.arrow) for i, encoding in enumerate(self._encodings)]
         self._schema = pa.schema(fields)
@@ -48,6 +50,11 @@ class BatchEncoder:
         self._checked: pa.Schema | None = None
         self._positions: list[int] = []
 
+    @property
+    def repaired(self) -> Mapping[str, int]:
+        """How many values were changed, by column; `s.a` is the field a of the STRUCT column s."""
+        return self._characters.repaired
+
     def header(self) -> bytes:
         return bytes(self._encoder.write_header())
 
@@ -55,7 +62,7 @@ class BatchEncoder:
         """Yield buffers of one to a few megabytes; the last rows may wait for the next call or `finish`.
 
         Raises ConnectorError: column_type_changed if the batch is not what `columns` says,
-        nul_character or value_out_of_range if PostgreSQL cannot hold a value.
+        nul_character, invalid_utf8 or value_out_of_range if PostgreSQL cannot hold a value.
         """
         self._check(batch.schema)
         arrays = [batch.column(position) for position in self._positions]
@@ -106,10 +113,10 @@ def _position(column: Column, schema: pa.Schema) -> int:
     )
 
 
-def _encoding(column: Column) -> Encoding:
+def _encoding(column: Column, characters: Characters) -> Encoding:
     if column.type == "STRUCT":
-        return replace(_JSONB, prepare=lambda array: json_text(array, column))
-    scalar = _scalar(replace(column, repeated=False))
+        return replace(_JSONB, prepare=lambda array: json_text(array, column, characters))
+    scalar = _scalar(replace(column, repeated=False), characters)
     if not column.repeated:
         return scalar
     oid = binary.array_oid(column)
@@ -119,14 +126,17 @@ def _encoding(column: Column) -> Encoding:
     return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(scalar.prepare or _same))
 
 
-def _scalar(column: Column) -> Encoding:
+def _scalar(column: Column, characters: Characters) -> Encoding:
+    def mend(array: pa.Array) -> pa.Array:
+        return characters.mend(array, column.type, column.name)
+
     match column.type:
         case "STRING":
-            return Encoding(pa.string(), encoders.StringEncoderBuilder, _checked(refuse_nul, column))
+            return Encoding(pa.string(), encoders.StringEncoderBuilder, mend)
         case "JSON":
-            return replace(_JSONB, prepare=_checked(refuse_nul_in_json, column))
+            return replace(_JSONB, prepare=mend)
         case "GEOGRAPHY":
-            return Encoding(pa.string(), encoders.StringEncoderBuilder, _well_known)
+            return Encoding(pa.string(), encoders.StringEncoderBuilder, lambda array: mend(_well_known(array)))
         case "BIGNUMERIC":
             return _sent(binary.numeric)
         case "INTERVAL":
@@ -153,14 +163,6 @@ _JSONB = Encoding(pa.string(), lambda field: encoders.StringEncoderBuilder.new_w
 def _sent(prepare: Callable[[pa.Array], pa.Array]) -> Encoding:
     """A column that is turned into PostgreSQL's send format here; pgpq writes it as it is."""
     return Encoding(pa.binary(), encoders.BinaryEncoderBuilder, prepare)
-
-
-def _checked(refuse: Callable[[pa.Array, str], None], column: Column) -> Callable[[pa.Array], pa.Array]:
-    def prepare(array: pa.Array) -> pa.Array:
-        refuse(array, column.name)
-        return array
-
-    return prepare
 
 
 def _well_known(array: pa.Array) -> pa.Array:

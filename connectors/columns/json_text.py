@@ -17,50 +17,49 @@ import pyarrow.compute as pc
 from connectors.base import Column
 from connectors.columns.binary import hex_text, interval_parts
 from connectors.columns.buffers import Numbers, cut, is_valid, offsets, value_bytes
-from connectors.columns.refused import refuse_nul, refuse_nul_in_json
+from connectors.columns.characters import Characters
 
 _NULL = pa.scalar("null")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', **{chr(c): json.dumps(chr(c))[1:-1] for c in range(1, 0x20)}}
 _ESCAPED_BYTES = bytes(map(ord, _ESCAPES))
 
 
-def json_text(array: pa.Array, column: Column) -> pa.Array:
+def json_text(array: pa.Array, column: Column, characters: Characters) -> pa.Array:
     """JSON texts of a STRUCT or ARRAY of STRUCT column; a NULL array is an empty one, as in BigQuery."""
-    text = _value(array, column, column.name)
+    text = _value(array, column, column.name, characters)
     return text if column.repeated else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
 
 
-def _value(array: pa.Array, column: Column, path: str) -> pa.Array:
+def _value(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
     """The JSON text of every value, `null` for NULL."""
     if column.repeated:
-        return _list(array, column, path)
+        return _list(array, column, path, characters)
     if column.type == "STRUCT":
-        return _struct(array, column, path)
-    return _SCALARS[column.type](array, path).fill_null("null")
+        return _struct(array, column, path, characters)
+    return _SCALARS[column.type](characters.mend(array, column.type, path)).fill_null("null")
 
 
-def _list(array: pa.Array, column: Column, path: str) -> pa.Array:
+def _list(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
     element = Column(column.name, column.type, element=column.element, columns=column.columns)
-    texts = _value(array.flatten(), element, path)
+    texts = _value(array.flatten(), element, path, characters)
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
     joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(counts)), texts), ",")
     return pc.binary_join_element_wise("[", joined, "]", "")
 
 
-def _struct(array: pa.Array, column: Column, path: str) -> pa.Array:
+def _struct(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
     pieces: list[pa.Array | str] = []
     # flatten() carries the struct's own NULLs and offset down to its fields; field() would not.
     fields = dict(zip((f.name for f in array.type), array.flatten(), strict=True))
     for i, child in enumerate(column.columns):
         key = json.dumps(child.name, ensure_ascii=False)
         pieces.append(f"{',' if i else '{'}{key}:")
-        pieces.append(_value(fields[child.name], child, f"{path}.{child.name}"))
+        pieces.append(_value(fields[child.name], child, f"{path}.{child.name}", characters))
     text = pc.binary_join_element_wise(*pieces, "}", "")
     return pc.if_else(array.is_valid(), text, _NULL)
 
 
-def _string(array: pa.Array, path: str) -> pa.Array:
-    refuse_nul(array, path)
+def _string(array: pa.Array) -> pa.Array:
     present = set(value_bytes(array)).intersection(_ESCAPED_BYTES)
     # The backslash comes first in _ESCAPES, or it would escape the escapes.
     for plain, escaped in _ESCAPES.items():
@@ -69,16 +68,15 @@ def _string(array: pa.Array, path: str) -> pa.Array:
     return _quoted(array)
 
 
-def _json(array: pa.Array, path: str) -> pa.Array:
-    refuse_nul_in_json(array, path)
+def _json(array: pa.Array) -> pa.Array:
     return array
 
 
-def _plain(array: pa.Array, path: str) -> pa.Array:
+def _plain(array: pa.Array) -> pa.Array:
     return array.cast(pa.string())
 
 
-def _float(array: pa.Array, path: str) -> pa.Array:
+def _float(array: pa.Array) -> pa.Array:
     text = array.cast(pa.string())
     if not pc.all(pc.is_finite(array)).as_py():
         for arrow, ours in (("nan", '"NaN"'), ("inf", '"Infinity"'), ("-inf", '"-Infinity"')):
@@ -86,7 +84,7 @@ def _float(array: pa.Array, path: str) -> pa.Array:
     return text
 
 
-def _decimal(array: pa.Array, path: str) -> pa.Array:
+def _decimal(array: pa.Array) -> pa.Array:
     """Without trailing zeros, as BigQuery writes them; Arrow prints very small ones with an exponent."""
     text = array.cast(pa.string())
     text = pc.replace_substring_regex(text, r"^-?0(\.0*)?(E.*)?$", "0")
@@ -94,11 +92,11 @@ def _decimal(array: pa.Array, path: str) -> pa.Array:
     return pc.replace_substring_regex(text, r"\.(E.*)?$", r"\1")
 
 
-def _iso(array: pa.Array, path: str) -> pa.Array:
+def _iso(array: pa.Array) -> pa.Array:
     return _quoted(array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array))
 
 
-def _time(array: pa.Array, path: str) -> pa.Array:
+def _time(array: pa.Array) -> pa.Array:
     return _quoted(_trimmed(array.cast(pa.string())))
 
 
@@ -107,7 +105,7 @@ def _trimmed(text: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(text, r"\.?0+$", "")
 
 
-def _bytes(array: pa.Array, path: str) -> pa.Array:
+def _bytes(array: pa.Array) -> pa.Array:
     """Base64 of every value, by one call over all of them: each is first filled up to a multiple of three bytes."""
     lengths = pc.binary_length(array).fill_null(0).to_numpy()
     missing = -lengths % 3
@@ -119,11 +117,11 @@ def _bytes(array: pa.Array, path: str) -> pa.Array:
     return _quoted(cut(text, bounds, is_valid(array), pa.string()))
 
 
-def _geography(array: pa.Array, path: str) -> pa.Array:
-    return _string(hex_text(array) if pa.types.is_binary(array.type) else array, path)
+def _geography(array: pa.Array) -> pa.Array:
+    return _string(hex_text(array) if pa.types.is_binary(array.type) else array)
 
 
-def _interval(array: pa.Array, path: str) -> pa.Array:
+def _interval(array: pa.Array) -> pa.Array:
     """BigQuery's `years-months days hours:minutes:seconds.fraction`, each of the three with its own sign."""
     months, days, nanos = interval_parts(array)
     micros = np.abs(nanos // 1000)
@@ -138,7 +136,7 @@ def _interval(array: pa.Array, path: str) -> pa.Array:
     return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))
 
 
-def _range(array: pa.Array, path: str) -> pa.Array:
+def _range(array: pa.Array) -> pa.Array:
     start, end = (_bound(values) for values in array.flatten())
     text = pc.binary_join_element_wise("[", start, ", ", end, ")", "")
     return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectors.base import Column
+from connectors.columns.characters import Characters
 from connectors.columns.json_text import json_text
 from connectors.errors import ConnectorError
 from tests.connectors.columns.values import KINDS
@@ -24,7 +25,7 @@ DOUBTFUL = '"\\/\b\f\n\r\t\x01\x1f\x7f é😀\u2028</script>'
 
 def documents(array: pa.Array, column: Column) -> list[Any]:
     """What PostgreSQL would read: numbers keep their digits."""
-    texts = json_text(array, column).to_pylist()
+    texts = json_text(array, column, Characters("fail")).to_pylist()
     return [None if text is None else json.loads(text, parse_float=decimal.Decimal) for text in texts]
 
 
@@ -136,7 +137,7 @@ def test_structs_in_arrays_in_structs_keep_their_keys() -> None:
     ]
     arrow = pa.struct([("d", pa.date32()), ("n", pa.list_(pa.decimal128(38, 9)))])
     array = pa.array(rows, pa.list_(pa.struct([("id", pa.int64()), ('odd "key"', pa.list_(arrow))])))
-    assert json_text(array, column).to_pylist() == [
+    assert json_text(array, column, Characters("fail")).to_pylist() == [
         '[{"id":1,"odd \\"key\\"":[{"d":"2020-01-02","n":[1.5,null]},null]},null]',
         "[]",
         "[]",
@@ -147,7 +148,11 @@ def test_structs_in_arrays_in_structs_keep_their_keys() -> None:
 def test_values_under_a_null_struct_do_not_show() -> None:
     values = pa.array([1, 2, 3], pa.int64())
     array = pa.StructArray.from_arrays([values], ["a"], mask=pa.array([False, True, False]))
-    assert json_text(array, struct(Column("a", "INT64"))).to_pylist() == ['{"a":1}', None, '{"a":3}']
+    assert json_text(array, struct(Column("a", "INT64")), Characters("fail")).to_pylist() == [
+        '{"a":1}',
+        None,
+        '{"a":3}',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,12 +169,12 @@ def test_values_under_a_null_struct_do_not_show() -> None:
 )
 def test_a_numeric_keeps_its_digits_and_no_others(text: str, shown: str) -> None:
     array = pa.array([{"n": decimal.Decimal(text)}], pa.struct([("n", pa.decimal128(38, 9))]))
-    assert json_text(array, struct(Column("n", "NUMERIC"))).to_pylist() == [f'{{"n":{shown}}}']
+    assert json_text(array, struct(Column("n", "NUMERIC")), Characters("fail")).to_pylist() == [f'{{"n":{shown}}}']
 
 
 def test_a_nul_inside_a_struct_names_the_path_to_it() -> None:
     array = pa.array([{"a": {"b": "x"}}, {"a": {"b": "x\0"}}], pa.struct([("a", pa.struct([("b", pa.string())]))]))
     column = struct(Column("a", "STRUCT", columns=(Column("b", "STRING"),)))
     with pytest.raises(ConnectorError) as caught:
-        json_text(array, column)
+        json_text(array, column, Characters("fail"))
     assert (caught.value.code, caught.value.field) == ("nul_character", "s.a.b")

@@ -69,16 +69,21 @@ def numeric(array: pa.Array) -> pa.Array:
 def interval(array: pa.Array) -> pa.Array:
     """month_day_nano → interval_send: microseconds, days, months."""
     sent = np.empty(len(array), [("micros", ">i8"), ("days", ">i4"), ("months", ">i4")])
-    sent["months"], sent["days"], nanos = interval_parts(array)
-    sent["micros"] = nanos // 1000
+    sent["months"], sent["days"], sent["micros"] = interval_parts(array)
     return _fixed(sent, is_valid(array))
 
 
 def interval_parts(array: pa.Array) -> tuple[Numbers, Numbers, Numbers]:
-    """Months, days and nanoseconds of a month_day_nano array; anything where it is NULL."""
+    """Months, days and microseconds of a month_day_nano array; anything where it is NULL.
+
+    Raises ArrowInvalid rather than lose a fraction of a microsecond.
+    """
     parts = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanos", "<i8")])
     values = np.frombuffer(array.buffers()[1] or b"", parts)[array.offset : array.offset + len(array)]
-    return values["months"], values["days"], values["nanos"]
+    micros = values["nanos"] // 1000
+    if (is_valid(array) & (micros * 1000 != values["nanos"])).any():
+        raise pa.ArrowInvalid("an interval with nanoseconds, where PostgreSQL keeps microseconds")
+    return values["months"], values["days"], micros
 
 
 def timestamp(array: pa.Array) -> pa.Array:

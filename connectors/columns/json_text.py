@@ -123,13 +123,12 @@ def _geography(array: pa.Array) -> pa.Array:
 
 def _interval(array: pa.Array) -> pa.Array:
     """BigQuery's `years-months days hours:minutes:seconds.fraction`, each of the three with its own sign."""
-    months, days, nanos = interval_parts(array)
-    micros = np.abs(nanos // 1000)
-    seconds, fraction = micros // 1_000_000, micros % 1_000_000
+    months, days, micros = interval_parts(array)
+    seconds, fraction = np.abs(micros) // 1_000_000, np.abs(micros) % 1_000_000
     digits = pc.utf8_lpad(pa.array(fraction).cast(pa.string()), 6, "0")
     text = pc.binary_join_element_wise(
         *(_sign(months), _text(np.abs(months) // 12), "-", _text(np.abs(months) % 12), " ", _text(days), " "),
-        *(_sign(nanos), _text(seconds // 3600), ":", _text(seconds // 60 % 60), ":", _text(seconds % 60)),
+        *(_sign(micros), _text(seconds // 3600), ":", _text(seconds // 60 % 60), ":", _text(seconds % 60)),
         _trimmed(pc.binary_join_element_wise(".", digits, "")),
         "",
     )

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from connectors.base import Column
 
-EPOCH = dt.datetime(1970, 1, 1)
+# The same values every time, and tables made once for all of them.
+few = settings(
+    deadline=None, max_examples=50, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 # What PostgreSQL can store: no NUL, no lone surrogates.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 dates = st.dates()

@@ -1,0 +1,191 @@
+"""The REST side: requests as they come in, what each needs, and what is added to the emulator's answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.bigquery.calls import Call
+from tests.bigquery.jobs import Jobs, written_by
+from tests.bigquery.roles import NO_TOKEN, Denied, Roles, Unauthenticated
+from tests.bigquery.snapshots import Snapshots
+from tests.bigquery.statements import TableName
+from tests.bigquery.upstream import Answer, Upstream
+
+_PATH = re.compile(r"/(?P<upload>upload/)?(?:bigquery/v2/)?projects/(?P<project>[^/]+)(?:/(?P<rest>.*))?")
+_ON_TABLE = {"GET": "get", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
+
+
+class Rest:
+    """Answers one request after another, each in a thread of its own; `admit` sees all of them first."""
+
+    def __init__(
+        self, upstream: Upstream, snapshots: Snapshots, jobs: Jobs, roles: Roles, admit: Callable[[Call], str]
+    ) -> None:
+        self._upstream = upstream
+        self._snapshots = snapshots
+        self._jobs = jobs
+        self._roles = roles
+        self._admit = admit
+        self._uploads: dict[str, list[TableName]] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.answer))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def start(self) -> None:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, call: Call, path: str, body: bytes) -> Answer:
+        try:
+            who = self._admit(call)
+            return self._answer(call, who, path, body)
+        except Unauthenticated as error:
+            return Answer.refusal(401, "required" if str(error) == NO_TOKEN else "authError", str(error))
+        except Denied as error:
+            return Answer.refusal(403, "accessDenied", str(error))
+
+    def _answer(self, call: Call, who: str, path: str, body: bytes) -> Answer:
+        split = urlsplit(path)
+        found = _PATH.fullmatch(split.path)
+        forward = partial(self._upstream.ask, call.method, path, call.headers, body)
+        if found is None or not found["rest"]:
+            return forward()
+        project, words = unquote(found["project"]), [unquote(word) for word in found["rest"].split("/")]
+        if found["upload"]:
+            return self._upload(call, who, project, parse_qs(split.query), body, forward)
+        if words[0] in ("jobs", "queries"):
+            return self._job(call, who, project, words, body, path)
+        if words[0] == "datasets":
+            return self._dataset(call, who, project, words, forward)
+        return forward()
+
+    def _job(self, call: Call, who: str, project: str, words: list[str], body: bytes, path: str) -> Answer:
+        if call.method == "POST" and len(words) == 1:
+            content = json.loads(body)
+
+            def forward() -> Answer:
+                # Written anew: a job without a name has got one.
+                return self._upstream.ask("POST", path, call.headers, json.dumps(content).encode())
+
+            start = self._jobs.insert if words[0] == "jobs" else self._jobs.query
+            return start(who, project, content, forward)
+        same = partial(self._upstream.ask, call.method, path, call.headers, body)
+        if call.method == "GET" and len(words) == 2:
+            return (self._jobs.get if words[0] == "jobs" else self._jobs.results)(project, words[1], same)
+        return same()
+
+    def _upload(
+        self,
+        call: Call,
+        who: str,
+        project: str,
+        query: dict[str, list[str]],
+        body: bytes,
+        forward: Callable[[], Answer],
+    ) -> Answer:
+        if call.method == "PUT":
+            return self._jobs.write(who, self._uploads.get(query["upload_id"][0], []), forward)
+        if query.get("uploadType") == ["multipart"]:
+            return self._jobs.insert(who, project, _first_part(call.headers["content-type"], body), forward)
+        # The first request of a resumable upload only says what will come.
+        content = json.loads(body)
+        names = written_by(content["configuration"], project)
+        answer = forward()
+        if answer.is_good:
+            place = next(value for name, value in answer.headers.items() if name.lower() == "location")
+            self._uploads[parse_qs(urlsplit(place).query)["upload_id"][0]] = names
+        return answer
+
+    def _dataset(self, call: Call, who: str, project: str, words: list[str], forward: Callable[[], Answer]) -> Answer:
+        """datasets / D / tables / T / data or insertAll"""
+        if len(words) >= 4 and words[2] == "tables":
+            return self._table(call, who, TableName(project, words[1], words[3]), words[4:], forward)
+        if len(words) == 3 and words[2] == "tables":
+            verb = "list" if call.method == "GET" else "create"
+            self._roles.check_dataset(who, f"bigquery.tables.{verb}", project, words[1])
+            if verb == "list":
+                return forward()
+            return self._create_table(project, words[1], call, forward)
+        if len(words) == 2:
+            verb = "get" if call.method == "GET" else "update"
+            self._roles.check_dataset(who, f"bigquery.datasets.{verb}", project, words[1])
+            if call.method == "DELETE":
+                with self._snapshots.changing(self._upstream.tables(project, words[1]), forget=True):
+                    return forward()
+        elif call.method == "POST" and len(words) == 1:
+            self._roles.check_project(who, "bigquery.datasets.create", project)
+        return forward()
+
+    def _create_table(self, project: str, dataset: str, call: Call, forward: Callable[[], Answer]) -> Answer:
+        answer = forward()
+        if answer.is_good:
+            name = TableName.of(answer.content["tableReference"], project)
+            # Marked after the fact: only now is it sure that it was not there before.
+            with self._snapshots.changing([name], forget=True):
+                pass
+        return answer
+
+    def _table(self, call: Call, who: str, name: TableName, words: list[str], forward: Callable[[], Answer]) -> Answer:
+        if words == ["insertAll"]:
+            return self._jobs.write(who, [name], forward)
+        if words:
+            if self._jobs.behind(name) is None:
+                self._roles.check_table(who, "bigquery.tables.getData", name)
+            return forward()
+        self._roles.check_table(who, f"bigquery.tables.{_ON_TABLE.get(call.method, 'update')}", name)
+        if call.method != "GET":
+            with self._snapshots.changing([name], forget=call.method == "DELETE"):
+                return forward()
+        answer = forward()
+        return Answer.of(self._described(name, answer.content)) if answer.is_good else answer
+
+    def _described(self, name: TableName, resource: dict[str, Any]) -> dict[str, Any]:
+        if changed := self._snapshots.changed(name):
+            resource["lastModifiedTime"] = str(int(changed.timestamp() * 1000))
+        if resource.get("type") == "TABLE" and self._jobs.behind(name) is None:
+            size = str(self._snapshots.size(name))
+            resource |= {"numBytes": size, "numActiveLogicalBytes": size, "numTotalLogicalBytes": size}
+        return resource
+
+
+def _first_part(content_type: str, body: bytes) -> dict[str, Any]:
+    """The JSON that stands before the data of a multipart upload."""
+    found = re.search(r'boundary="?([^";]+)"?', content_type)
+    if found is None:
+        return {}
+    part = body.split(b"--" + found[1].encode(), 2)[1]
+    return json.loads(part.replace(b"\r\n", b"\n").split(b"\n\n", 1)[1])
+
+
+def _handler(answer: Callable[[Call, str, bytes], Answer]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            given = answer(Call("rest", self.command, urlsplit(self.path).path, headers), self.path, body)
+            self.send_response(given.status)
+            for name, value in given.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(given.body)))
+            self.end_headers()
+            self.wfile.write(given.body)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
+
+        def log_message(self, *arguments: object) -> None:
+            return None
+
+    return Handler

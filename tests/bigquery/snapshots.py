@@ -1,0 +1,130 @@
+"""Tables as they were at any time since the proxy began to watch them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from tests.bigquery import sizes
+from tests.bigquery.statements import TableName, understand
+from tests.bigquery.upstream import Upstream
+
+_VIEWS = ("VIEW", "MATERIALIZED_VIEW")
+
+
+class NoSuchTable(Exception):
+    """The emulator does not know it."""
+
+
+class NoSuchTime(Exception):
+    """The table was not there then."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A table's rows from `since` on, before `until`."""
+
+    since: datetime
+    until: datetime
+    rows: pa.Table
+
+
+class Snapshots:
+    """Keeps a copy of each table that is asked for, and of each one before it changes.
+
+    It knows of changes that pass through the proxy only. `lock` is held while something changes.
+    """
+
+    def __init__(self, upstream: Upstream, *, keeps_history: bool = True) -> None:
+        self.lock = threading.RLock()
+        self._upstream = upstream
+        self._keeps_history = keeps_history
+        self._current: dict[TableName, pa.Table] = {}
+        self._sizes: dict[TableName, int] = {}
+        self._history: dict[TableName, list[Version]] = {}
+        self._changed: dict[TableName, datetime] = {}
+
+    @contextmanager
+    def changing(self, names: Iterable[TableName], *, forget: bool = False) -> Iterator[None]:
+        """Around a request that may change these tables; `forget` when it makes or drops them."""
+        names = list(names)
+        with self.lock:
+            if self._keeps_history and not forget:
+                for name in names:
+                    if (resource := self._upstream.resource(name)) is not None and not _is_view(resource):
+                        self._now(name)
+            try:
+                yield
+            finally:
+                for name in names:
+                    self._note_change(name, forget)
+
+    def changed(self, name: TableName) -> datetime | None:
+        """When a request last changed it; None if the proxy saw none."""
+        with self.lock:
+            return self._changed.get(name)
+
+    def at(self, name: TableName, time: datetime | None) -> pa.Table:
+        """The table's rows at `time`, or now. Raises NoSuchTable, NoSuchTime."""
+        with self.lock:
+            resource = self._upstream.resource(name)
+            if resource is None:
+                raise NoSuchTable(str(name))
+            since = self._since(name, resource)
+            if time is None or time >= since:
+                return self._now(name)
+            for version in self._history.get(name, ()):
+                if version.since <= time < version.until:
+                    return version.rows
+            earliest = min([since, *(version.since for version in self._history.get(name, ()))])
+            milliseconds = int(time.timestamp() * 1000)
+            raise NoSuchTime(
+                f"Invalid snapshot time {milliseconds} for table {name}@{milliseconds}."
+                f" Cannot read before {int(earliest.timestamp() * 1000)}."
+            )
+
+    def size(self, name: TableName) -> int:
+        """Logical bytes of a table, of those behind a view, or of all that a wildcard names; 0 if there is none."""
+        if name.table.endswith("*"):
+            found = self._upstream.tables(name.project, name.dataset)
+            return sum(self.size(table) for table in found if table.table.startswith(name.table[:-1]))
+        with self.lock:
+            resource = self._upstream.resource(name)
+            if resource is None:
+                return 0
+            if _is_view(resource):
+                sql = resource.get("view", resource.get("materializedView", {})).get("query", "")
+                return sum(self.size(table) for table in understand(sql, name.project).reads)
+            if name not in self._sizes:
+                self._sizes[name] = sizes.logical_bytes(self._now(name))
+            return self._sizes[name]
+
+    def _now(self, name: TableName) -> pa.Table:
+        if name not in self._current:
+            self._current[name] = self._upstream.rows(name)
+        return self._current[name]
+
+    def _since(self, name: TableName, resource: dict[str, Any]) -> datetime:
+        created = datetime.fromtimestamp(int(resource.get("creationTime", 0)) / 1000, UTC)
+        return self._changed.get(name, created)
+
+    def _note_change(self, name: TableName, forget: bool) -> None:
+        now = datetime.now(UTC)
+        rows = self._current.pop(name, None)
+        self._sizes.pop(name, None)
+        if forget:
+            self._history.pop(name, None)
+        elif rows is not None and self._keeps_history:
+            since = self._changed.get(name, datetime.fromtimestamp(0, UTC))
+            self._history.setdefault(name, []).append(Version(since, now, rows))
+        self._changed[name] = now
+
+
+def _is_view(resource: dict[str, Any]) -> bool:
+    return resource.get("type") in _VIEWS

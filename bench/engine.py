@@ -16,7 +16,7 @@ from psycopg2 import sql
 
 from bench.place import DATASET, median, say, seconds_of, warehouse_options
 from connectors import transfer
-from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition
+from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.postgres.copy import READERS
@@ -57,7 +57,7 @@ def load_once(table: str, warehouse: dict[str, Any]) -> transfer.Receipt:
             owner=owner,
             read=ReadRequest(table=f"{DATASET}.{table}"),
             target=target,
-            disposition=WriteDisposition.REPLACE,
+            mode=WriteMode(WriteDisposition.REPLACE),
             fingerprint=table,
         )
         return transfer.direct(source, destination, fence, request, reporter=Silent(), stop=NeverStop())

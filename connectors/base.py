@@ -24,6 +24,16 @@ class WriteDisposition(StrEnum):
 
     APPEND = "append"
     REPLACE = "replace"
+    MERGE = "merge"
+
+
+@dataclass(frozen=True)
+class WriteMode:
+    """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source."""
+
+    disposition: WriteDisposition
+    key: tuple[str, ...] = ()
+    cursor: str = ""
 
 
 @dataclass(frozen=True)
@@ -318,7 +328,7 @@ class Destination(ABC):
 
     @abstractmethod
     def validate_target(
-        self, target: Target, columns: tuple[Column, ...], disposition: WriteDisposition, *, pipeline: UUID, adopt: bool
+        self, target: Target, columns: tuple[Column, ...], mode: WriteMode, *, pipeline: UUID, adopt: bool
     ) -> list[ConnectorError]:
         """What stands against writing `columns` to `target`, found without writing; each with its `field`."""
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from connectors.base import (
+    Changes,
     Column,
     Fence,
     Owner,
@@ -21,6 +22,7 @@ from connectors.base import (
     StopSignal,
     Target,
     WriteDisposition,
+    WriteMode,
 )
 from connectors.errors import ConnectorError
 from connectors.postgres.control import AlreadyApplied
@@ -40,7 +42,7 @@ class TransferRequest:
     owner: Owner
     read: ReadRequest
     target: Target
-    disposition: WriteDisposition
+    mode: WriteMode
     fingerprint: str = ""
     adopt: bool = False
     expected: tuple[Column, ...] = ()
@@ -50,9 +52,10 @@ class TransferRequest:
 class Receipt:
     """What a run did, as the destination keeps it in `applied`.
 
-    `method` is append, rename or create; `bytes` are those of the COPY; `seconds` has one entry per
-    phase. `lock_wait_ms` and `lock_held_ms` are about the exclusive lock that readers feel; in the
-    kept receipt the latter ends just before the commit.
+    `method` is append, rename, create or merge; `changes` counts what became of the target's rows;
+    `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
+    are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
+    the latter ends just before the commit.
     """
 
     rows: int
@@ -63,6 +66,7 @@ class Receipt:
     token: int
     snapshot_time: datetime
     published_at: datetime
+    changes: Changes
     lock_wait_ms: float = 0.0
     lock_held_ms: float = 0.0
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Receipt:
             **{
                 **known,
                 "target": Target(**values["target"]),
+                "changes": Changes(**values.get("changes", {"inserted": values["rows"]})),
                 "disposition": WriteDisposition(values["disposition"]),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
                 "published_at": datetime.fromisoformat(values["published_at"]),
@@ -143,7 +148,7 @@ def _load(
         reporter.progress(rows=rows, bytes=size)
         crash("load.middle")
 
-    with destination.load(fence, plan.columns, request.disposition, reporter=reporter, stop=stop) as load:
+    with destination.load(fence, plan.columns, request.mode, reporter=reporter, stop=stop) as load:
         with _timed(seconds, "load"):
             load.open()
             reporter.log("info", _opening(load.method, request.target))
@@ -163,10 +168,11 @@ def _load(
                 bytes=copied.bytes,
                 method=load.method,
                 target=request.target,
-                disposition=request.disposition,
+                disposition=request.mode.disposition,
                 token=fence.token,
                 snapshot_time=plan.snapshot_time,
                 published_at=plan.snapshot_time,  # the database's clock replaces it
+                changes=load.changes,
                 lock_wait_ms=round(load.lock_wait_ms, 1),
                 lock_held_ms=round(load.lock_held_ms, 1),
                 source=plan.facts,
@@ -178,7 +184,7 @@ def _load(
             held_ms = round(load.lock_held_ms, 1)
             crash("publish.after_commit")
     receipt = replace(Receipt.from_json(written), lock_held_ms=held_ms, seconds=seconds)
-    reporter.log("info", f"Published {receipt.rows:,} rows to {request.target}.")
+    reporter.log("info", _summary(receipt))
     return receipt
 
 
@@ -212,9 +218,22 @@ def _type(column: Column) -> tuple[Any, ...]:
 def _opening(method: str, target: Target) -> str:
     if method == "append":
         return f"Appending to {target}."
+    if method == "merge":
+        return f"Loading into a staging table, which is merged into {target}."
     if method == "create":
         return f"Loading into a new table, which becomes {target}."
     return f"Loading into a new table, which takes the place of {target}: nothing else depends on it."
+
+
+def _summary(receipt: Receipt) -> str:
+    if receipt.method != "merge":
+        return f"Published {receipt.rows:,} rows to {receipt.target}."
+    done = receipt.changes
+    left = [f"{done.unchanged:,} were the same already"]
+    left += [f"{done.stale:,} were older than what is there"] if done.stale else []
+    left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
+    made = f"{done.inserted:,} rows added, {done.updated:,} updated"
+    return f"Merged {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
 
 
 @contextmanager

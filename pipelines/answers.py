@@ -16,7 +16,7 @@ from uuid import UUID
 from cryptography.fernet import InvalidToken
 
 from connectors import registry
-from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition
+from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Unreachable
 from connectors.options import build
 from pipelines.fields import fernet
@@ -155,6 +155,8 @@ def _validate(
     schema: str,
     target: str,
     disposition: str,
+    key: list[str],
+    cursor: str,
     pipeline: str,
     adopt: bool,
 ) -> dict[str, Any]:
@@ -164,7 +166,7 @@ def _validate(
     """
     asked = time.monotonic()
     wanted = Target(schema, target)
-    mode = WriteDisposition(disposition)
+    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor)
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None
@@ -181,8 +183,8 @@ def _validate(
             try:
                 columns = described.result(_left(asked + COLUMNS_LIMIT_S)).columns
             except (ConnectorError, StillLooking):
-                # Told of by the other side. Appending cannot be judged without columns.
-                if mode is WriteDisposition.APPEND:
+                # Told of by the other side. What writes into a table that is there cannot be judged without columns.
+                if mode.disposition is not WriteDisposition.REPLACE:
                     return [] if schema in known else [_no_schema(schema)]
                 columns = ()
             return end.validate_target(wanted, columns, mode, pipeline=UUID(pipeline), adopt=adopt)
@@ -197,12 +199,15 @@ def _validate(
         findings.append(_finding(field, error))
     try:
         found = _result(validated, asked + ANSWER_LIMIT_S, "The destination")
-        findings += [_finding("target_schema" if e.field == "schema" else "target_table", e) for e in found]
+        findings += [_finding(_TARGET_FIELDS.get(e.field, "target_table"), e) for e in found]
     except ConnectorError as error:
         field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
         findings.append(_finding(field, error))
     pool.shutdown(wait=False)
     return {"findings": findings, "columns": columns}
+
+
+_TARGET_FIELDS = {"schema": "target_schema", "merge_key": "merge_key", "cursor_column": "cursor_column"}
 
 
 def _result(looking: Future[Any], deadline: float, who: str) -> Any:

@@ -103,6 +103,8 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
         schema=pipeline.target_schema,
         target=pipeline.target_table,
         disposition=pipeline.write_disposition,
+        key=pipeline.merge_key,
+        cursor=pipeline.cursor_column,
         pipeline=str(pipeline.pk),
         adopt=pipeline.adopt_target,
     )

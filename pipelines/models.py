@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -89,9 +90,26 @@ class Pipeline(models.Model):
     )
     write_disposition = models.CharField(
         max_length=10,
-        choices=[(WriteDisposition.REPLACE.value, "Replace"), (WriteDisposition.APPEND.value, "Append")],
+        choices=[
+            (WriteDisposition.REPLACE.value, "Replace"),
+            (WriteDisposition.APPEND.value, "Append"),
+            (WriteDisposition.MERGE.value, "Merge"),
+        ],
         default=WriteDisposition.REPLACE.value,
-        help_text="Replace: readers see the whole old table, then the whole new one. Append: every run adds its rows.",
+        help_text="Replace: readers see the whole old table, then the whole new one. Append: every run adds its rows. "
+        "Merge: rows with a known key are updated where they differ, others are added; none is deleted.",
+    )
+    merge_key = ArrayField(
+        models.CharField(max_length=300),
+        default=list,
+        blank=True,
+        help_text="For merge: the columns that identify a row, separated by commas, for example: order_id, line.",
+    )
+    cursor_column = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="For merge, if there is one: a column that says how new a row is, such as updated_at. "
+        "Of several rows with one key the newest wins, and no row is replaced by an older one.",
     )
     overlap = models.CharField(
         max_length=10, choices=Overlap, default=Overlap.COALESCE, help_text="When a tick comes while a run is active."

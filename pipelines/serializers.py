@@ -72,7 +72,8 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         model = Pipeline
         fields = (
             "id", "name", "description", "state", "source", "source_table", "source_query", "destination",
-            "target_schema", "target_table", "adopt_target", "write_disposition", "overlap", "missed", "retries",
+            "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
+            "overlap", "missed", "retries",
             "time_limit_s", "schedules", "next_due", "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")

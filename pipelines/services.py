@@ -19,6 +19,7 @@ from django.db.models import Case, F, QuerySet, When
 from django_celery_beat.models import CrontabSchedule
 
 from connectors import registry
+from connectors.base import WriteDisposition
 from connectors.options import build
 from pipelines import queries, schedules
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 MOVING = frozenset(
     {
         "source", "source_table", "source_query", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition",
+        "adopt_target", "write_disposition", "merge_key", "cursor_column",
     }
 )  # fmt: skip
 
@@ -138,6 +139,7 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
     found = []
     if bool(pipeline.source_table) == bool(pipeline.source_query):
         found.append(PipelineRefused(*_BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
+    found += _merge_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
     )
@@ -145,6 +147,25 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
         code, _, hint, field = _BROKEN_CONSTRAINTS["pipeline_target_once"]
         found.append(PipelineRefused(code, f"The pipeline {owner.name} writes to this table already.", hint, field))
     return found
+
+
+def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    key = [name.lower() for name in pipeline.merge_key]
+    if pipeline.write_disposition == WriteDisposition.MERGE:
+        if not key:
+            hint = "Name the columns that identify a row."
+            yield PipelineRefused(
+                "merge_key_missing", "Merge needs to know which rows are the same.", hint, "merge_key"
+            )
+        if len(set(key)) < len(key):
+            yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
+        return
+    for field, value in (("merge_key", key), ("cursor_column", pipeline.cursor_column)):
+        if value:
+            hint = "Choose merge, or leave it empty."
+            yield PipelineRefused(
+                "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
+            )
 
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
@@ -224,6 +245,8 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
             "adopt": pipeline.adopt_target,
         },
         "write_disposition": str(pipeline.write_disposition),
+        "merge_key": list(pipeline.merge_key),
+        "cursor_column": pipeline.cursor_column,
         "schedules": [
             {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
             for spec in sorted(current, key=lambda spec: spec.key)
@@ -298,6 +321,8 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         target_schema=pipeline.target_schema,
         target_table=target_table or _free_table(pipeline),
         write_disposition=pipeline.write_disposition,
+        merge_key=list(pipeline.merge_key),
+        cursor_column=pipeline.cursor_column,
         overlap=pipeline.overlap,
         missed=pipeline.missed,
         retries=pipeline.retries,

@@ -16,7 +16,17 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors import registry
-from connectors.base import Destination, Fence, Owner, ReadRequest, Source, Target, WriteDisposition, column_from_json
+from connectors.base import (
+    Destination,
+    Fence,
+    Owner,
+    ReadRequest,
+    Source,
+    Target,
+    WriteDisposition,
+    WriteMode,
+    column_from_json,
+)
 from connectors.errors import ConnectorError
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
@@ -133,7 +143,11 @@ def _transfer(claimed: Claim, standing: Standing, lease: Lease, reporter: Report
                     labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
                 ),
                 target=fence.target,
-                disposition=WriteDisposition(definition["write_disposition"]),
+                mode=WriteMode(
+                    WriteDisposition(definition["write_disposition"]),
+                    tuple(definition.get("merge_key", ())),
+                    definition.get("cursor_column", ""),
+                ),
                 fingerprint=claimed.fingerprint,
                 adopt=definition["destination"]["adopt"],
                 expected=tuple(map(column_from_json, definition["source"].get("columns") or ())),

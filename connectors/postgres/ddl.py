@@ -25,13 +25,13 @@ class CatalogColumn:
     type: str
 
 
-def create_table(target: sql.Composable, columns: Sequence[Column]) -> sql.Composed:
+def create_table(target: sql.Composable, columns: Sequence[Column], *, unlogged: bool = False) -> sql.Composed:
     """CREATE TABLE for `columns`; NOT NULL is not carried over, so that a relaxed source still loads."""
     lines = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type))
         for column in expected_catalog(columns)
     )
-    return sql.SQL("CREATE TABLE {} ({})").format(target, lines)
+    return sql.SQL("CREATE {}TABLE {} ({})").format(sql.SQL("UNLOGGED " if unlogged else ""), target, lines)
 
 
 def expected_catalog(columns: Sequence[Column]) -> tuple[CatalogColumn, ...]:

@@ -18,6 +18,7 @@ from connectors.base import (
     TableDigest,
     Target,
     WriteDisposition,
+    WriteMode,
 )
 from connectors.errors import ConnectorError
 from connectors.postgres import checks, compare, control, keep
@@ -25,6 +26,7 @@ from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
+from connectors.postgres.publish import merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create, refuse_replace
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ class PostgresDestination(Destination):
         self,
         target: Target,
         columns: tuple[Column, ...],
-        disposition: WriteDisposition,
+        mode: WriteMode,
         *,
         pipeline: UUID,
         adopt: bool,
@@ -91,15 +93,18 @@ class PostgresDestination(Destination):
                 )
             except ConnectorError as error:
                 found.append(error)
-            if here is None:
+            mode = merge_rules.in_the_sources_words(mode, columns)
+            if mode.disposition is WriteDisposition.MERGE:
+                refusal = merge_rules.refuse_target(session, target, columns, mode, seen)
+            elif here is None:
                 refusal = refuse_create(target, seen.schema, session.role)
-            elif disposition is WriteDisposition.APPEND:
+            elif mode.disposition is WriteDisposition.APPEND:
                 refusal = refuse_append(target, seen, session.role)
             else:
                 refusal = refuse_replace(target, seen, session.role)
             if refusal is not None:
                 found.append(refusal)
-            elif here is not None and disposition is WriteDisposition.APPEND:
+            elif here is not None and mode.disposition is not WriteDisposition.REPLACE:
                 found += compare_catalog(session.connection.cursor(), target.schema, target.table, columns)
         return found
 
@@ -118,7 +123,7 @@ class PostgresDestination(Destination):
         self,
         fence: Fence,
         columns: Sequence[Column],
-        disposition: WriteDisposition,
+        mode: WriteMode,
         *,
         reporter: Reporter,
         stop: StopSignal,
@@ -126,7 +131,7 @@ class PostgresDestination(Destination):
         """The transaction of one run, on the connection that raised the fence."""
         from connectors.postgres.load import Load  # brings pyarrow, which look-ups do without
 
-        return Load(self._open(), fence, columns, disposition, reporter=reporter, stop=stop)
+        return Load(self._open(), fence, columns, mode, reporter=reporter, stop=stop)
 
     def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:
         session = self._open()

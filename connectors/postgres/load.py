@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Column, Fence, Reporter, StopSignal, WriteDisposition
+from connectors.base import Changes, Column, Fence, Reporter, StopSignal, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres import control, errors
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
-from connectors.postgres.publish import append, replace
+from connectors.postgres.ddl import compare_catalog
+from connectors.postgres.publish import append, merge, merge_index, merge_rules, replace
 from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create, refuse_replace
+from connectors.postgres.publish.lock import with_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,8 +48,9 @@ _NO_LIMIT = "SET LOCAL transaction_timeout = 0;"  # PostgreSQL 17 and later
 class Load(AbstractContextManager["Load"]):
     """The steps of a direct load, in order: open, copy, settle, lock, record, commit.
 
-    `method` says how rows become visible: append, rename (a new table takes the old one's place) or
-    create. Leaving the block without a commit rolls everything back.
+    `method` says how rows become visible: append, rename (a new table takes the old one's place),
+    create or merge; `changes` what became of the target's rows. Leaving the block without a commit
+    rolls everything back.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Load(AbstractContextManager["Load"]):
         session: Session,
         fence: Fence,
         columns: Sequence[Column],
-        disposition: WriteDisposition,
+        mode: WriteMode,
         *,
         reporter: Reporter,
         stop: StopSignal,
@@ -64,13 +67,15 @@ class Load(AbstractContextManager["Load"]):
         self._fence = fence
         self._target = fence.target
         self._columns = columns
-        self._disposition = disposition
+        self._mode = merge_rules.in_the_sources_words(mode, columns)
         self._reporter = reporter
         self._stop = stop
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._began = time.monotonic()
+        self._duplicates = 0
         self.method = ""
+        self.changes = Changes(0)
         self.lock_wait_ms = 0.0
         self.locked_at: float | None = None
 
@@ -95,20 +100,38 @@ class Load(AbstractContextManager["Load"]):
         """Begin, look at the target, and refuse what cannot end well before a row is read."""
         seen = self._begin()
         self._old = seen.relations.get(self._target.table)
+        if self._mode.disposition is WriteDisposition.MERGE:
+            self._open_merge(seen)
+            return
         if self._old is None:
             refusal = refuse_create(self._target, seen.schema, self._session.role)
-        elif self._disposition is WriteDisposition.APPEND:
+        elif self._mode.disposition is WriteDisposition.APPEND:
             refusal = refuse_append(self._target, seen, self._session.role)
         else:
             refusal = refuse_replace(self._target, seen, self._session.role)
         if refusal is not None:
             raise refusal
-        if self._old is not None and self._disposition is WriteDisposition.APPEND:
+        if self._old is not None and self._mode.disposition is WriteDisposition.APPEND:
             self.method = "append"
             append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
         else:
             self.method = "create" if self._old is None else "rename"
             replace.create(self._session, self._new, self._columns, self._old)
+
+    def _open_merge(self, seen: Look) -> None:
+        """Have a target with its unique index, and an empty staging table."""
+        session, target = self._session, self._target
+        refusal = merge_rules.refuse_target(session, target, self._columns, self._mode, seen)
+        if refusal is not None:
+            raise refusal
+        self.method = "merge"
+        if self._old is None:
+            replace.create(session, target, self._columns, None)
+        append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
+        remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
+        if remark:
+            self._reporter.log("info", remark)
+        replace.create(session, self._new, self._columns, None, unlogged=True)
 
     def copy(
         self,
@@ -142,11 +165,15 @@ class Load(AbstractContextManager["Load"]):
                 code="rows_differ",
                 field="table",
             )
+        self.changes = Changes(copied.rows)
         return copied
 
     def settle(self, rows: int) -> None:
-        """Do what is heavy before any lock: statistics for the new table."""
+        """Do what is heavy before any lock: statistics for the new table, keys looked at."""
         self._stop.check()
+        if self.method == "merge":
+            self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
+            return
         if self.method == "append" or rows < ANALYZE_ROWS:
             return
         quick = time.monotonic() - self._began < FULL_AFTER_S
@@ -155,9 +182,15 @@ class Load(AbstractContextManager["Load"]):
         self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
 
     def lock(self) -> None:
-        """Give the new table its name; from here to the commit readers of the target wait."""
+        """Give the new table its name, or bring its rows over; from here to the commit others wait.
+
+        Readers wait for a new table, only writers for a merge.
+        """
         self._stop.check()
         if self.method == "append":
+            return
+        if self.method == "merge":
+            self._merge()
             return
         asked_at = time.monotonic()
         if self._old is None:
@@ -170,6 +203,19 @@ class Load(AbstractContextManager["Load"]):
         for remark in replace.swap(self._session, self._target, self._new, self._columns, seen, expected):
             self._reporter.log("info", remark)
         self._old = seen.relations[self._new.table]
+
+    def _merge(self) -> None:
+        session, target, mode = self._session, self._target, self._mode
+        asked_at = time.monotonic()
+        with_lock(session, target, merge.MODE, session.execute, reporter=self._reporter, stop=self._stop)
+        self.locked_at = time.monotonic()
+        self.lock_wait_ms = (self.locked_at - asked_at) * 1000
+        append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
+        self.changes = merge.apply(
+            session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
+        )
+        session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
+        self._old = look(session, target).relations[target.table]
 
     @property
     def lock_held_ms(self) -> float:

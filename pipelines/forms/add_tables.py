@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from connectors.base import WriteDisposition
 from pipelines.forms.pipelines import destinations, sources
 from pipelines.models import Connection, Pipeline, PipelineState
 
@@ -54,6 +55,9 @@ class TemplateForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["destination"].queryset = destinations()
+        # Each table has a key of its own.
+        modes = self.fields["write_disposition"]
+        modes.choices = [choice for choice in modes.choices if choice[0] != WriteDisposition.MERGE]
         self.fields["state"].choices = [c for c in PipelineState.choices if c[0] != PipelineState.ARCHIVED]
 
     def _post_clean(self) -> None:

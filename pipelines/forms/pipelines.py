@@ -45,11 +45,13 @@ class PipelineForm(forms.ModelForm):
         model = Pipeline
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
-            "target_table", "adopt_target", "write_disposition", "overlap", "missed", "retries", "time_limit_s",
+            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "overlap", "missed",
+            "retries", "time_limit_s",
         )  # fmt: skip
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
+            "merge_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
             "target_schema": UnfoldAdminTextInputWidget({"list": "desk-schemas", "autocomplete": "off"}),
         }
 
@@ -62,6 +64,12 @@ class PipelineForm(forms.ModelForm):
 
     def clean_source_table(self) -> str:
         return self.cleaned_data["source_table"].strip().strip("`")
+
+    def clean_merge_key(self) -> list[str]:
+        return [name.strip().strip("`") for name in self.cleaned_data["merge_key"]]
+
+    def clean_cursor_column(self) -> str:
+        return self.cleaned_data["cursor_column"].strip().strip("`")
 
     def clean_source_query(self) -> str:
         return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()

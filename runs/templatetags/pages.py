@@ -155,7 +155,7 @@ SAID = {
     "lock_wait_ms": lambda ms: f"{ms:.1f} ms",
     "lock_held_ms": lambda ms: f"{ms:.1f} ms",
 }
-RECEIPT = ("rows", "bytes", "target", "method", "disposition", "snapshot_time", "published_at", "seconds")
+RECEIPT = ("rows", "bytes", "target", "method", "disposition", "changes", "snapshot_time", "published_at", "seconds")
 
 
 @register.filter
@@ -167,7 +167,7 @@ def receipt_facts(receipt: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 yield f"Time to {words(phase).lower()}", span(seconds)
         elif isinstance(value, dict) and name not in SAID:
             for inner, said in value.items():
-                if said not in (None, ""):
+                if said not in (None, "") and (said or name != "changes"):
                     yield words(inner), fact(said)
         elif value not in (None, ""):
             yield words(name.removesuffix("_ms")), SAID.get(name, fact)(value)

@@ -10,12 +10,26 @@ const destination = document.getElementById("id_destination");
 
 if (source && table && query) browse();
 if (destination) suggestSchemas(destination);
+onlyForMerge(document.getElementById("id_write_disposition"), document.getElementById("id_merge_key"));
 pickSchedules();
 document.addEventListener("formset:added", pickSchedules);
 document.addEventListener("formset:removed", pickSchedules);
 
 function pickSchedules() {
   document.querySelectorAll("#schedules-group .form-group:not(.empty-form)").forEach(pickSchedule);
+}
+
+/** Key and cursor are asked for where they mean something; what was typed is not sent with another mode. */
+function onlyForMerge(mode, key) {
+  if (!mode || !key) return;
+  const fields = [key, document.getElementById("id_cursor_column")];
+  const group = key.closest("fieldset");
+  const show = () => { group.hidden = mode.value !== "merge" && !group.querySelector(".errorlist"); };
+  mode.addEventListener("change", show);
+  mode.form.addEventListener("submit", () => {
+    if (group.hidden) for (const field of fields) field.value = "";
+  });
+  show();
 }
 
 /** A table or a query: one of the two is shown, and only that one is sent. */

@@ -66,6 +66,13 @@ def test_a_pipeline_is_made_whole(api, body, findings, operator):
     assert api.get(f"{URL}{pipeline.pk}/").json() == {k: v for k, v in answer.items() if k != "warnings"}
 
 
+def test_a_merge_has_its_key_and_cursor(api, body, findings):
+    merge = {"write_disposition": "merge", "merge_key": ["order_id", "line"], "cursor_column": "updated_at"}
+    answer = api.post(URL, {**body, **merge}).json()
+    assert {name: answer[name] for name in merge} == merge
+    assert {name: Pipeline.objects.get().revision.definition[name] for name in merge} == merge
+
+
 def test_a_pipeline_can_be_made_paused(api, body, findings):
     assert api.post(URL, {**body, "state": "paused"}).json()["next_due"] is None
     assert Pipeline.objects.get().state == PipelineState.PAUSED
@@ -80,7 +87,12 @@ def test_a_pipeline_can_be_made_paused(api, body, findings):
         ({"source": "lake"}, {"source": ["invalid"]}),
         ({"source_query": "SELECT 1"}, {"source_table": ["table_or_query"]}),
         ({"source_table": ""}, {"source_table": ["table_or_query"]}),
-        ({"write_disposition": "merge"}, {"write_disposition": ["invalid_choice"]}),
+        ({"write_disposition": "swap"}, {"write_disposition": ["invalid_choice"]}),
+        ({"write_disposition": "merge"}, {"merge_key": ["merge_key_missing"]}),
+        ({"write_disposition": "merge", "merge_key": ["id", "ID"]}, {"merge_key": ["merge_key_twice"]}),
+        ({"write_disposition": "merge", "merge_key": "id"}, {"merge_key": ["not_a_list"]}),
+        ({"merge_key": ["id"]}, {"merge_key": ["only_for_merge"]}),
+        ({"cursor_column": "at"}, {"cursor_column": ["only_for_merge"]}),
         ({"retries": 21}, {"retries": ["max_value"]}),
         ({"time_limit_s": 1}, {"time_limit_s": ["min_value"]}),
         ({"state": "archived"}, {"state": ["invalid_choice"]}),

@@ -205,6 +205,7 @@ def test_a_pipeline_whose_table_has_gone_can_still_be_paused(admin_client, make_
 
 
 @pytest.mark.usefixtures("lookups_worker")
+@pytest.mark.xdist_group("lookups")
 class TestWithLiveSystems:
     """The real worker asks the emulator and PostgreSQL."""
 

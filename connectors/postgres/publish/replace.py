@@ -26,12 +26,14 @@ def new_table(target: Target, run: UUID) -> Target:
     return Target(target.schema, f"_datamantri_new_{run.hex}")
 
 
-def create(session: Session, new: Target, columns: Sequence[Column], old: Existing | None) -> None:
-    """Make the empty new table, in the old one's tablespace."""
+def create(
+    session: Session, new: Target, columns: Sequence[Column], old: Existing | None, *, unlogged: bool = False
+) -> None:
+    """Make the empty new table, in the old one's tablespace; `unlogged` if it goes before the commit."""
     session.execute(
         sql.SQL("SET LOCAL default_tablespace = {}; {}").format(
             sql.Literal(old.tablespace if old else ""),
-            create_table(sql.Identifier(new.schema, new.table), columns),
+            create_table(sql.Identifier(new.schema, new.table), columns, unlogged=unlogged),
         )
     )
 

@@ -14,7 +14,7 @@ import pytest
 from psycopg2 import sql
 
 from connectors import transfer
-from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteDisposition
+from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteDisposition, WriteMode
 from connectors.postgres import keep
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
@@ -108,6 +108,8 @@ class World:
         self,
         ids: Any = (1, 2, 3),
         disposition: str = "replace",
+        key: tuple[str, ...] = (),
+        cursor: str = "",
         *,
         destination: PostgresDestination | None = None,
         fence: Fence | None = None,
@@ -129,7 +131,7 @@ class World:
                 fence.owner,
                 ReadRequest(table="a.b.c"),
                 self.target,
-                WriteDisposition(disposition),
+                WriteMode(WriteDisposition(disposition), key, cursor),
                 fingerprint="f",
                 adopt=adopt,
                 **request,

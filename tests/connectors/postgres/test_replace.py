@@ -173,11 +173,11 @@ def test_what_leans_on_the_table_is_named_before_a_row_is_read(world, admin, ids
 
 
 def validate(world, disposition):
-    from connectors.base import WriteDisposition
+    from connectors.base import WriteDisposition, WriteMode
     from tests.connectors.memory import ID_NAME
 
     return world.destination().validate_target(
-        world.target, ID_NAME, WriteDisposition(disposition), pipeline=world.pipeline, adopt=False
+        world.target, ID_NAME, WriteMode(WriteDisposition(disposition)), pipeline=world.pipeline, adopt=False
     )
 
 

@@ -1,0 +1,28 @@
+"""A pipeline that merges, from its definition to what its run says."""
+
+from __future__ import annotations
+
+from tests.runs.test_executor import log_of, start
+
+MERGE = {"write_disposition": "merge", "merge_key": ["id"]}
+
+
+def test_a_merge_is_the_same_however_often_it_runs(moving, work, rows_of):
+    pipeline = moving(**MERGE)
+    runs = [start(pipeline), start(pipeline)]
+    assert work() == 2
+    assert rows_of(pipeline) == 3
+    for run in runs:
+        run.refresh_from_db()
+    first, second = (run.receipt["changes"] for run in runs)
+    assert (first["inserted"], first["unchanged"]) == (3, 0)
+    assert (second["inserted"], second["updated"], second["unchanged"]) == (0, 0, 3)
+    assert "0 rows added, 0 updated; 3 were the same already." in log_of(runs[1])
+
+
+def test_a_key_that_the_source_lost_ends_the_run_before_a_row_is_read(moving, work, script):
+    run = start(moving(write_disposition="merge", merge_key=["gone"]))
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == ("failed", "key_column_missing")
+    assert "gone" in run.error_message

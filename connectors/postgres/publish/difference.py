@@ -71,7 +71,8 @@ class Difference:
         if found is None:
             raise ConnectorError(f"There is no table {target}.", code="table_missing", field="table")
         *lists, key_is_unique = found
-        return cls(target, staging, names, tuple(keys), *map(tuple, lists), key_is_unique=key_is_unique)
+        extras, always, unique, texts = map(tuple, lists)
+        return cls(target, staging, names, tuple(keys), extras, always, unique, texts, bool(key_is_unique))
 
     @property
     def table(self) -> sql.Composable:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.base import Column
@@ -89,25 +90,56 @@ def branches(depth: int) -> st.SearchStrategy[Branch]:
     return st.builds(Branch, st.sampled_from(ODD_NAMES), st.lists(nodes(depth), min_size=1, max_size=3), st.booleans())
 
 
-def test_structs_of_any_form_say_the_same(warehouse_cursor: Any) -> None:
-    cursor = warehouse_cursor
-    cursor.execute("DROP TABLE IF EXISTS nested; CREATE TEMP TABLE nested (position bigint, v jsonb)")
+def three_deep(kind: str) -> st.SearchStrategy[Branch]:
+    """A type at every depth, alone and in arrays, with structs around it that are arrays or not."""
 
+    def build(repeated: tuple[bool, bool, bool]) -> Branch:
+        leaves = [Leaf("one", kind, False), Leaf("many", kind, True)]
+        inner = Branch("inner", leaves, repeated[2])
+        return Branch("outer", [Branch("middle", [inner, *leaves], repeated[1]), *leaves], repeated[0])
+
+    return st.builds(build, st.tuples(st.booleans(), st.booleans(), st.booleans()))
+
+
+@pytest.fixture
+def nested(warehouse_cursor: Any) -> Iterator[Any]:
+    """A cursor that has a table (position, v jsonb)."""
+    warehouse_cursor.execute("CREATE TEMP TABLE nested (position bigint, v jsonb)")
+    yield warehouse_cursor
+    warehouse_cursor.execute("DROP TABLE nested")
+
+
+def check(cursor: Any, node: Branch, rows: list[Any]) -> None:
+    """COPY `rows` in the form of `node`, and compare what PostgreSQL then holds."""
+    sent = pa.array([None, *map(node.sent, rows), None], node.arrow).slice(1, len(rows))
+    batch = pa.record_batch([sent, pa.array(range(len(rows)), pa.int64())], names=["v", "position"])
+    encoder = BatchEncoder([POSITION, replace(node.column, name="v")])
+    stream = io.BytesIO(b"".join([encoder.header(), *encoder.encode(batch), encoder.finish()]))
+    cursor.execute("TRUNCATE nested")
+    cursor.copy_expert("COPY nested FROM STDIN (FORMAT binary)", stream)
+    cursor.execute("SELECT v::text FROM nested ORDER BY position")
+    found = [text and json.loads(text, parse_float=Decimal) for (text,) in cursor.fetchall()]
+    assert len(found) == len(rows)
+    for document, row in zip(found, rows, strict=True):
+        assert equal(document, node.shown(row)), (document, node.shown(row))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_type_says_the_same_three_structs_deep(nested: Any, name: str) -> None:
+    @settings(few, max_examples=25)
+    @given(st.data())
+    def each_form(data: st.DataObject) -> None:
+        node = data.draw(three_deep(name))
+        check(nested, node, data.draw(st.lists(node.values, max_size=4)))
+
+    each_form()
+
+
+def test_structs_of_any_form_say_the_same(nested: Any) -> None:
     @few
     @given(st.data())
-    def check(data: st.DataObject) -> None:
+    def each_form(data: st.DataObject) -> None:
         node = data.draw(branches(3))
-        rows = data.draw(st.lists(node.values, max_size=4))
-        sent = pa.array([None, *map(node.sent, rows), None], node.arrow).slice(1, len(rows))
-        batch = pa.record_batch([sent, pa.array(range(len(rows)), pa.int64())], names=["v", "position"])
-        encoder = BatchEncoder([POSITION, replace(node.column, name="v")])
-        stream = io.BytesIO(b"".join([encoder.header(), *encoder.encode(batch), encoder.finish()]))
-        cursor.execute("TRUNCATE nested")
-        cursor.copy_expert("COPY nested FROM STDIN (FORMAT binary)", stream)
-        cursor.execute("SELECT v::text FROM nested ORDER BY position")
-        found = [text and json.loads(text, parse_float=Decimal) for (text,) in cursor.fetchall()]
-        assert len(found) == len(rows)
-        for document, row in zip(found, rows, strict=True):
-            assert equal(document, node.shown(row)), (document, node.shown(row))
+        check(nested, node, data.draw(st.lists(node.values, max_size=4)))
 
-    check()
+    each_form()

@@ -16,8 +16,7 @@ from connectors.base import Column
 from connectors.columns.characters import Characters
 from connectors.columns.json_text import json_text
 from connectors.errors import ConnectorError
-from tests.connectors.columns.documents import as_json, equal
-from tests.connectors.columns.values import KINDS, few
+from tests.connectors.columns.values import few
 
 DOUBTFUL = '"\\/\b\f\n\r\t\x01\x1f\x7f é😀\u2028</script>'
 
@@ -30,34 +29,6 @@ def documents(array: pa.Array, column: Column) -> list[Any]:
 
 def struct(*children: Column, repeated: bool = False) -> Column:
     return Column("s", "STRUCT", repeated, columns=children)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_every_type_inside_a_struct(name: str) -> None:
-    kind = KINDS[name]
-    column = struct(kind.column("v", name), kind.column("many", name, repeated=True))
-    arrow = pa.struct([("many", pa.list_(kind.arrow)), ("v", kind.arrow)])
-
-    @few
-    @given(
-        st.lists(
-            st.none() | st.tuples(st.none() | kind.values, st.none() | st.lists(st.none() | kind.values, max_size=3))
-        )
-    )
-    def check(rows: list[Any]) -> None:
-        def into(value: Any) -> Any:
-            return None if value is None else kind.into(value)
-
-        sent = [row and {"v": into(row[0]), "many": row[1] and [into(v) for v in row[1]]} for row in rows]
-        padded = pa.array([None, *sent, None], arrow).slice(1, len(sent))
-        for found, row in zip(documents(padded, column), rows, strict=True):
-            if row is None:
-                assert found is None
-                continue
-            assert equal(found["v"], as_json(name, row[0]))
-            assert equal(found["many"], [as_json(name, v) for v in row[1] or []])
-
-    check()
 
 
 @few

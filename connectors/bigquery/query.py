@@ -65,9 +65,9 @@ def run(
 
     `timeout_s` is for each call, `limit` for the whole. Stopping, or running out of time, cancels the job.
     """
-    config = bigquery.QueryJobConfig(
-        use_legacy_sql=False, labels=clean_labels(labels or {}), maximum_bytes_billed=maximum_bytes_billed
-    )
+    config = bigquery.QueryJobConfig(use_legacy_sql=False, labels=clean_labels(labels or {}))
+    if maximum_bytes_billed is not None:  # Google's client would send the word None
+        config.maximum_bytes_billed = maximum_bytes_billed
     stop = stop or NeverStop()
     name = job_id(job_key, sql)
     woken = threading.Event()

@@ -34,7 +34,7 @@ def _matching(rows: pa.Table, restriction: str) -> pa.Array:
     sql = getattr(translated, "value", None)
     if sql is None:
         raise BadFilter(f"row filter is not valid: {restriction}")
-    with duckdb.connect(config={"TimeZone": "UTC"}) as connection:
+    with duckdb.connect() as connection:
         connection.register("numbered", numbered)
         try:
             found = connection.execute(sql).to_arrow_table()

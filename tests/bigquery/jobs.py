@@ -34,6 +34,10 @@ class Jobs:
         """Answer a request to start a job; `forward` starts it in the emulator."""
         self._roles.check_project(who, "bigquery.jobs.create", project)
         configuration = body.get("configuration", {})
+        limit = configuration.get("query", {}).get("maximumBytesBilled") or 0
+        if not str(limit).isdecimal():
+            where = "job.configuration.query.maximum_bytes_billed.value"
+            return Answer.refusal(400, "badRequest", f"Invalid value at '{where}' (TYPE_INT64), \"{limit}\"")
         if configuration.get("dryRun") and "query" in configuration:
             return self._dry_run(who, project, configuration["query"], forward)
         reference = body.setdefault("jobReference", {})

@@ -231,10 +231,10 @@ def _compressed(batch: pa.RecordBatch, options: pa.ipc.IpcWriteOptions) -> pa.Bu
     """The batch's message with compressed buffers, without the schema that a stream begins with."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
-        begin = sink.tell()
         writer.write_batch(batch)
-        end = sink.tell()
-    return sink.getvalue().slice(begin, end - begin)
+    messages = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    messages.read_next_message()
+    return messages.read_next_message().serialize()
 
 
 def _headers(context: grpc.ServicerContext) -> dict[str, str]:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
 from connectors.base import NeverStop, Part, ReadRequest
-from connectors.errors import ConnectorError
+from connectors.bigquery.client import Endpoints
+from connectors.bigquery.options import BigQueryOptions
+from connectors.bigquery.source import BigQuerySource
+from connectors.errors import ConnectorError, TransientError
+from tests.bigquery.conftest import PROJECT
+from tests.emulator_tables import EVERY_TYPE, every_type_rows
 
 SCHEMA = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("text", "STRING")]
 
@@ -46,3 +53,58 @@ def test_a_table_changed_after_the_plan_reads_as_planned(source, bigquery_tables
     bigquery_tables.run(f"DELETE FROM {table} WHERE id >= 10")
     assert read(source, plan.parts[0]) == list(range(50_000))
     assert read(source, source.plan(ReadRequest(table=table)).parts[0]) == list(range(10))
+
+
+def test_a_plan_says_when_its_session_ends_and_how_much_it_reads(source, table):
+    plan = source.plan(ReadRequest(table=table))
+    assert plan.facts["session_expires"] > datetime.now(UTC).isoformat()
+    assert plan.estimated_rows == 50_000
+    assert plan.estimated_bytes == sum(8 + 2 + len(text) for text in numbered(0, 50_000)["text"].to_pylist())
+
+
+def test_a_session_that_ended_is_refused_as_expired(source, bigquery, table):
+    bigquery.storage.lifetime_s = 0.0
+    plan = source.plan(ReadRequest(table=table))
+    with pytest.raises(TransientError) as refused:
+        read(source, plan.parts[0])
+    assert refused.value.code == "session_expired"
+
+
+def test_a_session_ended_early_is_not_read_again(source, bigquery, table):
+    part = source.plan(ReadRequest(table=table), max_parts=1).parts[0]
+    assert len(read(source, part)) == 50_000
+    bigquery.storage.expire()
+    with pytest.raises(TransientError, match="expired"):
+        read(source, part, 10)
+
+
+def test_every_type_comes_through_as_the_emulator_sends_it(source, bigquery_tables, dataset, emulator):
+    bigquery_tables.make(f"{dataset}.every", EVERY_TYPE, every_type_rows())
+    behind = BigQuerySource(BigQueryOptions(PROJECT, "US", ""), endpoints=Endpoints(**emulator))
+    both = []
+    for one in (source, behind):
+        plan = one.plan(ReadRequest(table=f"{dataset}.every"))
+        both.append(pa.Table.from_batches(b for part in plan.parts for b in one.read(part, stop=NeverStop())))
+    behind.close()
+    assert both[0].schema == both[1].schema
+    assert both[0].to_pylist() == both[1].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT id, id * 2 AS twice FROM {} WHERE id < 30000", "SELECT * FROM {} WHERE id < 30000"]
+)
+def test_the_result_of_a_query_comes_through_the_storage_api(source, bigquery, table, query):
+    plan = source.plan(ReadRequest(query=query.format(table)), max_parts=1)
+    assert plan.warnings == ()
+    assert plan.estimated_rows == 30_000
+    assert sorted(i for part in plan.parts for i in read(source, part)) == list(range(30_000))
+    assert len(bigquery.made("ReadRows")) == 1
+
+
+def test_a_result_keeps_the_rows_that_the_query_found(source, bigquery_tables, table):
+    request = ReadRequest(query=f"SELECT id FROM {table} WHERE id < 10", job_key="one")
+    source.plan(request)
+    bigquery_tables.run(f"DELETE FROM {table} WHERE id < 5")
+    # The same key finds the job that ran before the rows went.
+    again = source.plan(request)
+    assert sorted(i for part in again.parts for i in read(source, part)) == list(range(10))

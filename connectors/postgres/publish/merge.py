@@ -12,8 +12,9 @@ from psycopg2 import sql
 
 from connectors.base import Changes, Column, Target
 from connectors.errors import ConnectorError
+from connectors.postgres import errors
 from connectors.postgres.client import Session
-from connectors.postgres.publish.merge_index import ensure_index
+from connectors.postgres.publish.merge_index import ensure_index, has_index
 from connectors.postgres.publish.merge_rules import (
     KEY_FIELD,
     Table,
@@ -32,6 +33,21 @@ MODE = "SHARE ROW EXCLUSIVE"
 
 # Enough for a guess at the number of distinct keys.
 QUICK_TARGET = 10
+
+# A batch this many times smaller than its target is looked up in the index, as ON CONFLICT would do.
+# PostgreSQL, which reckons with disks that seek, would read the whole target: twice the work at a
+# tenth of it (measured). Bytes and not rows, as the target may never have been analysed.
+INDEX_FROM = 8
+_SIZES = """
+SELECT coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(%(oid)s)), pg_relation_size(%(oid)s)),
+       pg_relation_size(to_regclass(%(staging)s))
+"""
+_LOOK_UP = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+# What a sort and a hash of some 100,000 rows take; with PostgreSQL's own 4 MB they would go through the disk.
+_MORE_MEMORY = """
+SELECT set_config('work_mem', '64MB', true) WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('64MB')
+"""
+_AS_BEFORE = "; ".join(f"SET LOCAL {name} TO DEFAULT" for name in ("work_mem", "enable_hashjoin", "enable_mergejoin"))
 
 # Types without equality, or whose equality hides a difference: 30 days for 1 month, an area for a box.
 _COMPARED_AS_TEXT = frozenset({"json", "xml", "interval", "point", "line", "lseg", "box", "path", "polygon", "circle"})
@@ -89,7 +105,11 @@ def apply(
     ConnectorError, code rows_differ, if a trigger kept rows out.
     """
     table = inspected(session, target)
+    session.execute(_MORE_MEMORY)
+    if _is_small(session, table, staging) and has_index(session, table, named(columns, key)):
+        session.execute(_LOOK_UP)
     row = session.one(_statement(target, staging, columns, key, cursor, table, is_unique=duplicates == 0))
+    session.execute(_AS_BEFORE)
     updated, inserted, to_update, to_insert, unchanged, stale, staged = _row(row)
     if (updated, inserted) != (to_update, to_insert):
         raise ConnectorError(
@@ -106,6 +126,12 @@ def apply(
         duplicates=staged - inserted - updated - unchanged - stale,
         stale=stale,
     )
+
+
+def _is_small(session: Session, table: Table, staging: Target) -> bool:
+    staged = errors.quoted(staging.schema, staging.table)
+    target_bytes, staged_bytes = _row(session.one(_SIZES, {"oid": table.oid, "staging": staged}))
+    return bool(staged_bytes * INDEX_FROM <= target_bytes)
 
 
 # Each staged row meets the target once, in `met`, which holds places and no values. Rows are then

@@ -31,6 +31,11 @@ WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indisvalid AND i.indisready A
 """
 
 
+def has_index(session: Session, table: Table, keys: Sequence[str]) -> bool:
+    """Whether a unique index stands on exactly these columns, in any order."""
+    return session.one(_UNIQUE_INDEX, {"oid": table.oid, "names": list(keys)}) is not None
+
+
 def ensure_index(session: Session, target: Target, columns: Sequence[Column], key: Sequence[str]) -> str:
     """Find or make the unique index on the key; returns a remark for the log if it was made.
 
@@ -39,7 +44,7 @@ def ensure_index(session: Session, target: Target, columns: Sequence[Column], ke
     """
     table = inspected(session, target)
     keys = named(columns, key)
-    if session.one(_UNIQUE_INDEX, {"oid": table.oid, "names": keys}) is not None:
+    if has_index(session, table, keys):
         return ""
     index = _free_name(session, target, keys)
     create = f"CREATE UNIQUE INDEX {errors.quoted(index)} ON {errors.quoted(target.schema, target.table)} (" + (

@@ -34,7 +34,7 @@ class Characters:
     def mend(self, array: pa.Array, type_: str, path: str) -> pa.Array:
         """`array`, a column of the BigQuery type `type_`, without refused characters: the same if it has none.
 
-        Raises ConnectorError nul_character or invalid_utf8 where the policy is to fail.
+        Raises ConnectorError nul_character or bad_text where the policy is to fail.
         """
         if not pa.types.is_string(array.type):
             return array
@@ -45,7 +45,7 @@ class Characters:
             mended = self._accept(mended, found, "nul_character", type_, path)
         if not data.isascii() and not _is_utf8(mended):
             found = _as_utf8(mended, "replace" if self._fill else "ignore")
-            mended = self._accept(mended, found, "invalid_utf8", type_, path)
+            mended = self._accept(mended, found, "bad_text", type_, path)
         if type_ == "JSON" and b"\\u0000" in data:
             found = _without_escaped_nul(mended, self._fill)
             mended = self._accept(mended, found, "nul_character", type_, path)

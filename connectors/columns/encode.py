@@ -62,7 +62,7 @@ class BatchEncoder:
         """Yield buffers of one to a few megabytes; the last rows may wait for the next call or `finish`.
 
         Raises ConnectorError: column_type_changed if the batch is not what `columns` says,
-        nul_character, invalid_utf8 or value_out_of_range if PostgreSQL cannot hold a value.
+        nul_character, bad_text or value_out_of_range if PostgreSQL cannot hold a value.
         """
         self._check(batch.schema)
         arrays = [batch.column(position) for position in self._positions]

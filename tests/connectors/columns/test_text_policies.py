@@ -119,7 +119,7 @@ def test_a_text_that_is_not_utf8_is_refused_unless_a_policy_mends_it() -> None:
     array = raw(b"ok", b"\xff", b"\xc3", b"\xa9")
     with pytest.raises(ConnectorError) as caught:
         Characters("fail").mend(array, "STRING", "v")
-    assert (caught.value.code, caught.value.field) == ("invalid_utf8", "v")
+    assert (caught.value.code, caught.value.field) == ("bad_text", "v")
     assert "3 values" in caught.value.message
 
 

@@ -175,6 +175,16 @@ def test_a_json_document_says_the_same(survivors: Any, text: str) -> None:
     assert json.loads(found, **exact) == json.loads(text, **exact)
 
 
+def test_floats_that_json_has_no_number_for_are_texts_in_a_struct(survivors: Any) -> None:
+    column = Column("v", "STRUCT", columns=(Column("f", "FLOAT64", True),))
+    row = {"f": [math.inf, -math.inf, math.nan, 5e-324, 0.1, None]}
+    array = pa.array([row, {"f": [1.5]}], pa.struct([("f", pa.list_(pa.float64()))]))
+    assert survivors(column, array) == [
+        {"f": ["Infinity", "-Infinity", "NaN", 5e-324, 0.1, None]},
+        {"f": [1.5]},
+    ]
+
+
 def test_fifteen_levels_of_structs_and_arrays_come_back(survivors: Any) -> None:
     column, type_, value = Column("leaf", "STRING"), pa.string(), FACES
     row: Any = value

@@ -267,7 +267,12 @@ class Cast:
         return f"({text})::{self.type}".encode()
 
 
-def test_a_partitioned_target_takes_rows_into_their_partitions(merging, session):
+EVERY_BATCH, NO_BATCH = 0, 10**9
+
+
+@pytest.mark.parametrize("index_from", [EVERY_BATCH, NO_BATCH])
+def test_a_partitioned_target_takes_rows_into_their_partitions(merging, session, monkeypatch, index_from):
+    monkeypatch.setattr(merge, "INDEX_FROM", index_from)
     session.execute("""
         CREATE TABLE flights (id bigint, day date, name text) PARTITION BY RANGE (day);
         CREATE TABLE flights_1 PARTITION OF flights FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
@@ -337,6 +342,16 @@ def test_an_identity_that_cannot_be_updated_is_refused(merging, session):
     with pytest.raises(ConnectorError, match="seen") as refused:
         merging(ID, NAME, SEEN)([])
     assert (refused.value.code, refused.value.field) == ("target_column_mismatch", "seen")
+
+
+def test_settings_of_the_merge_do_not_outlive_it(merging, session):
+    names = ("work_mem", "enable_hashjoin", "enable_mergejoin")
+    move = merging().make([(number, "a") for number in range(5000)])
+    move([])
+    session.execute("BEGIN")
+    before = [session.one(f"SHOW {name}") for name in names]
+    move._merge([(1, "b")])
+    assert [session.one(f"SHOW {name}") for name in names] == before
 
 
 def test_triggers_see_only_rows_that_change(merging, session):
@@ -579,8 +594,13 @@ def modelled(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=st.lists(st.lists(ROW, max_size=12), max_size=4), has_cursor=st.booleans())
-def test_merges_do_what_a_dictionary_would(merging, session, batches, has_cursor):
+@given(
+    batches=st.lists(st.lists(ROW, max_size=12), max_size=4),
+    has_cursor=st.booleans(),
+    index_from=st.sampled_from([EVERY_BATCH, NO_BATCH]),
+)
+def test_merges_do_what_a_dictionary_would(merging, session, monkeypatch, batches, has_cursor, index_from):
+    monkeypatch.setattr(merge, "INDEX_FROM", index_from)
     session.execute("DROP TABLE IF EXISTS flights")
     columns = (ID, Column("part", "STRING"), NAME, SEEN)
     move = merging(*columns, key=("id", "part"), cursor="seen" if has_cursor else "").make()

@@ -20,15 +20,15 @@ _FILLS = {"fail": "", "strip": "", "replace": "\ufffd"}
 class Characters:
     """Does with refused characters what `policy` says, and counts in `repaired` the values that changed.
 
-    Both a count and a refusal name a column by its path: `s.a` is the field a of the STRUCT s. Stripping
-    may make two keys of a JSON object the same, of which jsonb keeps the last.
+    Both a count and a refusal name a column by its path: `s.a` is the field a of the STRUCT s. Two keys of
+    a JSON object may become the same: jsonb keeps the last.
     """
 
     def __init__(self, policy: str) -> None:
-        self.repaired: dict[str, int] = {}
-        self._fails = policy == "fail"
         if policy not in _FILLS:
             raise ValueError(policy)
+        self.repaired: dict[str, int] = {}
+        self._fails = policy == "fail"
         self._fill = _FILLS[policy]
 
     def mend(self, array: pa.Array, type_: str, path: str) -> pa.Array:
@@ -46,7 +46,8 @@ class Characters:
         if not data.isascii() and not _is_utf8(mended):
             found = _as_utf8(mended, "replace" if self._fill else "ignore")
             mended = self._accept(mended, found, "bad_text", type_, path)
-        if type_ == "JSON" and b"\\u0000" in data:
+        # Mended documents are looked at anew: what was taken out may have parted an escape.
+        if type_ == "JSON" and b"\\u0000" in (data if mended is array else value_bytes(mended)):
             found = _without_escaped_nul(mended, self._fill)
             mended = self._accept(mended, found, "nul_character", type_, path)
         if mended is not array:

@@ -52,6 +52,7 @@ BROKEN = raw(b"ok", b"caf\xe9", None, b"\xc3", b"\xa9x", b"\xed\xa0\x80", "é\0"
         ("strip", TEXT, BROKEN, ["ok", "caf", None, "", "x", "", "é", ""], 6),
         ("replace", TEXT, BROKEN, ["ok", "caf�", None, "�", "�x", "���", "é�", "���"], 6),
         ("strip", DOCUMENT, raw(b'"\xff\\u0000\0"', b'"\xc3\xa9"'), ["", "é"], 1),
+        ("strip", DOCUMENT, raw(b'"a\\u0\x0000\xff0"'), ["a"], 1),
     ],
 )
 def test_refused_characters_are_mended_and_their_values_counted(

@@ -7,13 +7,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
+from tests.bigquery import results
 from tests.bigquery.roles import Denied, Roles
 from tests.bigquery.sizes import billed_bytes
 from tests.bigquery.snapshots import Snapshots
 from tests.bigquery.statements import Statement, TableName, understand
-from tests.bigquery.upstream import Answer
+from tests.bigquery.upstream import Answer, Upstream
 
 Forward = Callable[[], Answer]
 _UNCACHEABLE = ("CURRENT_", "RAND(", "SESSION_USER(", "GENERATE_UUID(", "INFORMATION_SCHEMA", "SYSTEM_TIME")
@@ -28,6 +32,7 @@ class Jobs:
         self._figures: dict[tuple[str, str], dict[str, Any]] = {}
         self._failed: dict[tuple[str, str], dict[str, Any]] = {}
         self._results: dict[TableName, tuple[str, str]] = {}
+        self._queries: dict[tuple[str, str], tuple[dict[str, Any], Callable[[], str], str]] = {}
         self._cache: set[str] = set()
 
     def insert(self, who: str, project: str, body: dict[str, Any], forward: Forward) -> Answer:
@@ -117,6 +122,14 @@ class Jobs:
         """Project and name of the job whose rows are in this anonymous table."""
         return self._results.get(result)
 
+    def rows(self, upstream: Upstream, project: str, job: str) -> pa.Table:
+        """The rows that a query job gave."""
+        query, key, before = self._queries.get((project, job), ({}, str, ""))
+        with self._snapshots.lock:
+            if before and key() == before:
+                return results.run_again(upstream, project, job, query)
+        return results.pages(upstream, project, job)
+
     def _reserve(self, project: str, name: str) -> bool:
         with self._lock:
             is_free = (project, name) not in self._names
@@ -185,8 +198,10 @@ class Jobs:
         self, who: str, project: str, query: dict[str, Any], statement: Statement
     ) -> tuple[int, dict[str, Any]]:
         """Bytes that a fresh run reads, and the figures of the run that this will be."""
-        processed = sum(self._snapshots.size(name) for name in statement.reads)
-        if self._key(who, project, query, statement) in self._cache:
+        tables = self._snapshots.tables_behind(statement.reads)
+        processed = sum(self._snapshots.size(name) for name in tables)
+        uses_cache = query.get("useQueryCache") is not False
+        if uses_cache and self._key(who, project, query, statement) in self._cache:
             return 0, {"totalBytesProcessed": "0", "totalBytesBilled": "0", "cacheHit": True}
         billed = billed_bytes(processed, len(statement.reads))
         told = {"totalBytesProcessed": str(processed), "totalBytesBilled": str(billed), "cacheHit": False}
@@ -201,17 +216,23 @@ class Jobs:
         statement: Statement,
         figures: dict[str, Any],
     ) -> None:
+        if statement.is_view:
+            for name in statement.writes:
+                self._snapshots.note_view(name, statement.reads)
         self._figures[project, job] = figures
         if key := self._key(who, project, query, statement):
-            self._cache.add(key)
+            self._queries[project, job] = query, partial(self._key, who, project, query, statement), key
+            if query.get("useQueryCache") is not False:
+                self._cache.add(key)
 
     def _key(self, who: str, project: str, query: dict[str, Any], statement: Statement) -> str:
         """What must be the same for a result to be used again; empty if it never is."""
         text = query.get("query", "")
         is_fixed = statement.is_query and statement.reads and not any(word in text.upper() for word in _UNCACHEABLE)
-        if not is_fixed or query.get("useQueryCache") is False or query.get("destinationTable"):
+        if not is_fixed or query.get("destinationTable"):
             return ""
-        versions = [(str(name), str(self._snapshots.changed(name))) for name in sorted(statement.reads)]
+        tables = sorted(self._snapshots.tables_behind(statement.reads))
+        versions = [(str(name), str(self._snapshots.changed(name))) for name in tables]
         return json.dumps([who, project, text, query.get("defaultDataset"), query.get("queryParameters"), versions])
 
 

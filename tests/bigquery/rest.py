@@ -153,8 +153,10 @@ class Rest:
         if changed := self._snapshots.changed(name):
             resource["lastModifiedTime"] = str(int(changed.timestamp() * 1000))
         if resource.get("type") == "TABLE" and self._jobs.behind(name) is None:
-            size = str(self._snapshots.size(name))
+            rows, size = self._snapshots.at(name, None).num_rows, str(self._snapshots.size(name))
             resource |= {"numBytes": size, "numActiveLogicalBytes": size, "numTotalLogicalBytes": size}
+            # The emulator's own number forgets rows that a statement added or took away.
+            resource["numRows"] = str(rows)
         return resource
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from tests.bigquery import sizes
-from tests.bigquery.statements import TableName, understand
+from tests.bigquery.statements import TableName
 from tests.bigquery.upstream import Upstream
 
 _VIEWS = ("VIEW", "MATERIALIZED_VIEW")
@@ -49,6 +49,7 @@ class Snapshots:
         self._sizes: dict[TableName, int] = {}
         self._history: dict[TableName, list[Version]] = {}
         self._changed: dict[TableName, datetime] = {}
+        self._views: dict[TableName, frozenset[TableName]] = {}
 
     @contextmanager
     def changing(self, names: Iterable[TableName], *, forget: bool = False) -> Iterator[None]:
@@ -70,6 +71,23 @@ class Snapshots:
         with self.lock:
             return self._changed.get(name)
 
+    def note_view(self, name: TableName, reads: frozenset[TableName]) -> None:
+        """The emulator does not tell what a view is made of."""
+        self._views[name] = reads
+
+    def tables_behind(self, names: Iterable[TableName]) -> frozenset[TableName]:
+        """The tables that are read through these, some of which may be views or wildcards."""
+        found: set[TableName] = set()
+        for name in names:
+            if name.table.endswith("*"):
+                siblings = self._upstream.tables(name.project, name.dataset)
+                found |= {table for table in siblings if table.table.startswith(name.table[:-1])}
+            elif name in self._views:
+                found |= self.tables_behind(self._views[name]) | {name}
+            else:
+                found.add(name)
+        return frozenset(found)
+
     def at(self, name: TableName, time: datetime | None) -> pa.Table:
         """The table's rows at `time`, or now. Raises NoSuchTable, NoSuchTime."""
         with self.lock:
@@ -90,17 +108,11 @@ class Snapshots:
             )
 
     def size(self, name: TableName) -> int:
-        """Logical bytes of a table, of those behind a view, or of all that a wildcard names; 0 if there is none."""
-        if name.table.endswith("*"):
-            found = self._upstream.tables(name.project, name.dataset)
-            return sum(self.size(table) for table in found if table.table.startswith(name.table[:-1]))
+        """Logical bytes of a table; 0 for a view, which has none of its own, and where there is none."""
         with self.lock:
             resource = self._upstream.resource(name)
-            if resource is None:
+            if resource is None or _is_view(resource):
                 return 0
-            if _is_view(resource):
-                sql = resource.get("view", resource.get("materializedView", {})).get("query", "")
-                return sum(self.size(table) for table in understand(sql, name.project).reads)
             if name not in self._sizes:
                 self._sizes[name] = sizes.logical_bytes(self._now(name))
             return self._sizes[name]

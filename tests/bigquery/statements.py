@@ -32,11 +32,12 @@ class TableName:
 
 @dataclass(frozen=True)
 class Statement:
-    """`is_query`: one SELECT, which changes nothing."""
+    """`is_query`: one SELECT, which changes nothing. `is_view`: one that makes a view of what it reads."""
 
     reads: frozenset[TableName]
     writes: frozenset[TableName]
     is_query: bool
+    is_view: bool = False
 
 
 def understand(sql: str, project: str, dataset: str = "") -> Statement:
@@ -56,7 +57,9 @@ def understand(sql: str, project: str, dataset: str = "") -> Statement:
         only_written = target if isinstance(tree, exp.Insert | exp.Create) else None
         found = [table for table in tree.find_all(exp.Table) if table is not only_written]
         reads |= _names(found, project, dataset, with_names)
-    return Statement(frozenset(reads), frozenset(writes), len(trees) == 1 and isinstance(trees[0], exp.Query))
+    only = trees[0] if len(trees) == 1 else None
+    is_view = isinstance(only, exp.Create) and only.kind == "VIEW"
+    return Statement(frozenset(reads), frozenset(writes), isinstance(only, exp.Query), is_view)
 
 
 def _target(tree: exp.Expression) -> exp.Table | None:

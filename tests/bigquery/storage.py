@@ -118,7 +118,7 @@ class Storage(grpc.GenericRpcHandler):
 
     def _rows(self, who: str, name: TableName, snapshot_time: datetime | None) -> pa.Table:
         if (behind := self._jobs.behind(name)) is not None:
-            return self._upstream.result(*behind)
+            return self._jobs.rows(self._upstream, *behind)
         self._roles.check_table(who, "bigquery.tables.getData", name)
         resource = self._upstream.resource(name)
         if resource is not None and resource.get("type") not in ("TABLE", "SNAPSHOT"):

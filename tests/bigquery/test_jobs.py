@@ -94,7 +94,7 @@ def test_a_query_beyond_its_limit_of_bytes_fails_and_is_not_run(client, bigquery
         f"Query exceeded limit for bytes billed: {MIB}. {10 * MIB} or higher required."
     )
     assert len(bigquery_tables.run(f"SELECT id FROM {table}")) == 10
-    assert result(client, f"SELECT id FROM {table}", maximum_bytes_billed=10 * MIB).total_bytes_billed == 10 * MIB
+    assert result(client, f"SELECT text FROM {table}", maximum_bytes_billed=10 * MIB).total_bytes_billed == 10 * MIB
 
 
 def test_our_source_says_that_the_limit_is_too_low(source, big):

@@ -1,4 +1,4 @@
-"""The emulator behind the proxy: its REST answers, its tables and results as Arrow."""
+"""The emulator behind the proxy: its REST answers, and its tables as Arrow."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
 import grpc
 import pyarrow as pa
 import urllib3
-from google.cloud.bigquery import SchemaField
 from google.cloud.bigquery_storage_v1 import types
 
-from connectors.bigquery.cells import to_batch
-from connectors.bigquery.schema import columns_of
 from tests.bigquery.statements import TableName
 
 CALL_S = 120.0
@@ -24,7 +20,6 @@ _ANY_SIZE = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_le
 _NOT_PASSED_ON = frozenset(
     ("connection", "keep-alive", "transfer-encoding", "content-length", "date", "server", "accept-encoding")
 )
-_PAGE_ROWS = 50_000
 
 
 @dataclass
@@ -106,18 +101,3 @@ class Upstream:
             for message in read(types.ReadRowsRequest(read_stream=stream.name), timeout=CALL_S)
         ]
         return pa.Table.from_batches(batches, schema)
-
-    def result(self, project: str, job: str) -> pa.Table:
-        """The rows that a query job gave."""
-        batches: list[pa.RecordBatch] = []
-        token = ""
-        while True:
-            wanted = {"maxResults": _PAGE_ROWS, "formatOptions.useInt64Timestamp": "true", "pageToken": token}
-            query = urlencode({name: value for name, value in wanted.items() if value})
-            page = self.ask("GET", f"/bigquery/v2/projects/{project}/queries/{job}?{query}").content
-            fields = page["schema"]["fields"]
-            columns = columns_of([SchemaField.from_api_repr(field) for field in fields])
-            batches.append(to_batch(page.get("rows", []), columns))
-            token = page.get("pageToken", "")
-            if not token:
-                return pa.Table.from_batches(batches)

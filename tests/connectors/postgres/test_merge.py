@@ -345,7 +345,7 @@ def test_an_identity_that_cannot_be_updated_is_refused(merging, session):
 
 
 def test_settings_of_the_merge_do_not_outlive_it(merging, session):
-    names = ("work_mem", "enable_hashjoin", "enable_mergejoin")
+    names = ("work_mem", "jit", "enable_hashjoin", "enable_mergejoin")
     move = merging().make([(number, "a") for number in range(5000)])
     move([])
     session.execute("BEGIN")

@@ -52,7 +52,7 @@ class TransferRequest:
 class Receipt:
     """What a run did, as the destination keeps it in `applied`.
 
-    `method` is append, rename, create or merge; `changes` counts what became of the target's rows;
+    `method` is append, rename, create, in_place or merge; `changes` counts what became of the target's rows;
     `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
     are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
     the latter ends just before the commit.
@@ -218,6 +218,8 @@ def _type(column: Column) -> tuple[Any, ...]:
 def _opening(method: str, target: Target) -> str:
     if method == "append":
         return f"Appending to {target}."
+    if method == "in_place":
+        return "Loading into a staging table."
     if method == "merge":
         return f"Loading into a staging table, which is merged into {target}."
     if method == "create":
@@ -226,14 +228,16 @@ def _opening(method: str, target: Target) -> str:
 
 
 def _summary(receipt: Receipt) -> str:
-    if receipt.method != "merge":
+    if receipt.method not in ("merge", "in_place"):
         return f"Published {receipt.rows:,} rows to {receipt.target}."
     done = receipt.changes
-    left = [f"{done.unchanged:,} were the same already"]
+    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" else []
+    left += [f"{done.unchanged:,} were the same already"]
     left += [f"{done.stale:,} were older than what is there"] if done.stale else []
     left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
     made = f"{done.inserted:,} rows added, {done.updated:,} updated"
-    return f"Merged {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
+    verb = "Merged" if receipt.method == "merge" else "Brought"
+    return f"{verb} {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
 
 
 @contextmanager

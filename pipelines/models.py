@@ -101,9 +101,11 @@ class Pipeline(models.Model):
     )
     merge_key = ArrayField(
         models.CharField(max_length=300),
+        verbose_name="key",
         default=list,
         blank=True,
-        help_text="For merge: the columns that identify a row, separated by commas, for example: order_id, line.",
+        help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge needs them; "
+        "replace uses them where something depends on the table and its rows are changed in place.",
     )
     cursor_column = models.CharField(
         max_length=300,

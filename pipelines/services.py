@@ -160,9 +160,10 @@ def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
         if len(set(key)) < len(key):
             yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
         return
-    for field, value in (("merge_key", key), ("cursor_column", pipeline.cursor_column)):
+    appends = pipeline.write_disposition == WriteDisposition.APPEND
+    for field, value in (("merge_key", key if appends else []), ("cursor_column", pipeline.cursor_column)):
         if value:
-            hint = "Choose merge, or leave it empty."
+            hint = "Choose merge, or leave this empty."
             yield PipelineRefused(
                 "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
             )

@@ -26,8 +26,8 @@ from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.publish import merge_rules
-from connectors.postgres.publish.existing import look, refuse_append, refuse_create, refuse_replace
+from connectors.postgres.publish import in_place_rules, merge_rules
+from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 
 if TYPE_CHECKING:
     from connectors.postgres.load import Load
@@ -101,7 +101,7 @@ class PostgresDestination(Destination):
             elif mode.disposition is WriteDisposition.APPEND:
                 refusal = refuse_append(target, seen, session.role)
             else:
-                refusal = refuse_replace(target, seen, session.role)
+                _, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
             if refusal is not None:
                 found.append(refusal)
             elif here is not None and mode.disposition is not WriteDisposition.REPLACE:

@@ -17,13 +17,15 @@ from connectors.postgres import control, errors
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import compare_catalog
-from connectors.postgres.publish import append, merge, merge_index, merge_rules, replace
-from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create, refuse_replace
+from connectors.postgres.publish import append, in_place, in_place_rules, merge, merge_index, merge_rules, replace
+from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
 from connectors.postgres.publish.lock import with_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Methods that change the rows of a table that stays, by those of a staging table.
+STAGED = ("in_place", "merge")
 # Below this PostgreSQL's own guesses are good enough, and ANALYZE would be most of a small run.
 ANALYZE_ROWS = 1000
 # A quick sample, unless the load took so long that a full one does not count. Autovacuum takes a full
@@ -49,7 +51,7 @@ class Load(AbstractContextManager["Load"]):
     """The steps of a direct load, in order: open, copy, settle, lock, record, commit.
 
     `method` says how rows become visible: append, rename (a new table takes the old one's place),
-    create or merge; `changes` what became of the target's rows. Leaving the block without a commit
+    create, in_place or merge; `changes` what became of the target's rows. Leaving the block without a commit
     rolls everything back.
     """
 
@@ -104,19 +106,20 @@ class Load(AbstractContextManager["Load"]):
             self._open_merge(seen)
             return
         if self._old is None:
-            refusal = refuse_create(self._target, seen.schema, self._session.role)
+            method, refusal = "create", refuse_create(self._target, seen.schema, self._session.role)
         elif self._mode.disposition is WriteDisposition.APPEND:
-            refusal = refuse_append(self._target, seen, self._session.role)
+            method, refusal = "append", refuse_append(self._target, seen, self._session.role)
         else:
-            refusal = refuse_replace(self._target, seen, self._session.role)
+            method, refusal = in_place_rules.choose(self._session, self._target, self._columns, self._mode.key, seen)
         if refusal is not None:
             raise refusal
-        if self._old is not None and self._mode.disposition is WriteDisposition.APPEND:
-            self.method = "append"
+        self.method = method
+        if method == "append":
             append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
         else:
-            self.method = "create" if self._old is None else "rename"
-            replace.create(self._session, self._new, self._columns, self._old)
+            if method == "in_place" and self._old is not None:
+                self._reporter.log("info", in_place.describe(self._target, self._old))
+            replace.create(self._session, self._new, self._columns, self._old, unlogged=method == "in_place")
 
     def _open_merge(self, seen: Look) -> None:
         """Have a target with its unique index, and an empty staging table."""
@@ -174,6 +177,9 @@ class Load(AbstractContextManager["Load"]):
         if self.method == "merge":
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
             return
+        if self.method == "in_place":
+            in_place.prepare(self._session, self._new, self._columns, self._mode.key)
+            return
         if self.method == "append" or rows < ANALYZE_ROWS:
             return
         quick = time.monotonic() - self._began < FULL_AFTER_S
@@ -184,13 +190,13 @@ class Load(AbstractContextManager["Load"]):
     def lock(self) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
 
-        Readers wait for a new table, only writers for a merge.
+        Readers wait for a new table, only writers for a table whose rows change.
         """
         self._stop.check()
         if self.method == "append":
             return
-        if self.method == "merge":
-            self._merge()
+        if self.method in STAGED:
+            self._bring_over()
             return
         asked_at = time.monotonic()
         if self._old is None:
@@ -204,16 +210,24 @@ class Load(AbstractContextManager["Load"]):
             self._reporter.log("info", remark)
         self._old = seen.relations[self._new.table]
 
-    def _merge(self) -> None:
+    def _bring_over(self) -> None:
+        """Change the target's rows by what the staging table has."""
         session, target, mode = self._session, self._target, self._mode
         asked_at = time.monotonic()
         with_lock(session, target, merge.MODE, session.execute, reporter=self._reporter, stop=self._stop)
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
-        self.changes = merge.apply(
-            session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
-        )
+        if self.method == "in_place":
+            # What leans on the table, and how, may have changed since it was looked at.
+            refusal = in_place.refuse(session, target, self._columns, mode.key)
+            if refusal is not None:
+                raise refusal
+            self.changes = in_place.apply(session, target, self._new, self._columns, mode.key)
+        else:
+            self.changes = merge.apply(
+                session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
+            )
         session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
         self._old = look(session, target).relations[target.table]
 

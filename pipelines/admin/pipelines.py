@@ -137,7 +137,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
             "Destination",
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},
         ),
-        ("Merge", {"fields": ("merge_key", "cursor_column")}),
+        ("Which rows are the same", {"fields": ("merge_key", "cursor_column")}),
         ("Limits", {"fields": ("retries", "time_limit_s")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )

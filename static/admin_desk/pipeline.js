@@ -10,7 +10,7 @@ const destination = document.getElementById("id_destination");
 
 if (source && table && query) browse();
 if (destination) suggestSchemas(destination);
-onlyForMerge(document.getElementById("id_write_disposition"), document.getElementById("id_merge_key"));
+whichRows(document.getElementById("id_write_disposition"));
 pickSchedules();
 document.addEventListener("formset:added", pickSchedules);
 document.addEventListener("formset:removed", pickSchedules);
@@ -20,14 +20,21 @@ function pickSchedules() {
 }
 
 /** Key and cursor are asked for where they mean something; what was typed is not sent with another mode. */
-function onlyForMerge(mode, key) {
-  if (!mode || !key) return;
-  const fields = [key, document.getElementById("id_cursor_column")];
-  const group = key.closest("fieldset");
-  const show = () => { group.hidden = mode.value !== "merge" && !group.querySelector(".errorlist"); };
+function whichRows(mode) {
+  const uses = { merge_key: ["merge", "replace"], cursor_column: ["merge"] };
+  const fields = Object.keys(uses).map((name) => document.getElementById(`id_${name}`));
+  if (!mode || fields.includes(null)) return;
+  const group = fields[0].closest("fieldset");
+  const show = () => {
+    for (const field of fields) {
+      const row = field.closest(".field-row");
+      row.hidden = !uses[field.name].includes(mode.value) && !row.querySelector(".errorlist");
+    }
+    group.hidden = fields.every((field) => field.closest(".field-row").hidden);
+  };
   mode.addEventListener("change", show);
   mode.form.addEventListener("submit", () => {
-    if (group.hidden) for (const field of fields) field.value = "";
+    for (const field of fields) if (field.closest(".field-row").hidden) field.value = "";
   });
   show();
 }

@@ -91,7 +91,7 @@ def test_a_pipeline_can_be_made_paused(api, body, findings):
         ({"write_disposition": "merge"}, {"merge_key": ["merge_key_missing"]}),
         ({"write_disposition": "merge", "merge_key": ["id", "ID"]}, {"merge_key": ["merge_key_twice"]}),
         ({"write_disposition": "merge", "merge_key": "id"}, {"merge_key": ["not_a_list"]}),
-        ({"merge_key": ["id"]}, {"merge_key": ["only_for_merge"]}),
+        ({"write_disposition": "append", "merge_key": ["id"]}, {"merge_key": ["only_for_merge"]}),
         ({"cursor_column": "at"}, {"cursor_column": ["only_for_merge"]}),
         ({"retries": 21}, {"retries": ["max_value"]}),
         ({"time_limit_s": 1}, {"time_limit_s": ["min_value"]}),

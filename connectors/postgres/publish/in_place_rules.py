@@ -12,7 +12,7 @@ from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import column_names
 from connectors.postgres.publish.append import refuse_mismatch
-from connectors.postgres.publish.existing import Existing
+from connectors.postgres.publish.existing import Existing, Look, refuse_replace
 
 KEY_FIELD = "merge_key"
 
@@ -84,6 +84,16 @@ def refuse(session: Session, target: Target, columns: Sequence[Column], key: Seq
     except ConnectorError as found:
         return found
     return None
+
+
+def choose(
+    session: Session, target: Target, columns: Sequence[Column], key: Sequence[str], seen: Look
+) -> tuple[str, ConnectorError | None]:
+    """How a table that stands there is replaced, rename or in_place, and what is against it."""
+    refusal = refuse_replace(target, seen, session.role)
+    if refusal is None or refusal.code != "replace_would_break":
+        return "rename", refusal
+    return "in_place", refuse(session, target, columns, key)
 
 
 def describe(target: Target, table: Existing) -> str:

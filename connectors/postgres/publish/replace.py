@@ -9,7 +9,7 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 
 from connectors.base import Column, Reporter, StopSignal, Target
-from connectors.errors import TransientError
+from connectors.errors import ConnectorError, TransientError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
 from connectors.postgres.names import column_names
@@ -69,7 +69,7 @@ def swap(
     if old is not None:
         refusal = refuse_replace(target, seen, session.role)
         if refusal is not None:
-            raise refusal
+            raise _leaned_on(refusal) if refusal.code == "replace_would_break" else refusal
         statements.append(sql.SQL("DROP TABLE {}").format(_name(target)))
     statements.append(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_name(new), sql.Identifier(target.table)))
     if old is not None:
@@ -80,6 +80,13 @@ def swap(
             remarks.append(f"Grants and comments of columns that are gone went with them: {', '.join(gone)}.")
     session.execute(sql.SQL("; ").join(statements))
     return remarks
+
+
+def _leaned_on(refusal: ConnectorError) -> TransientError:
+    """What came to depend on the table since it was looked at is no harm to the next attempt."""
+    return TransientError(
+        refusal.message, hint="The next attempt replaces the rows in place.", code="target_changed", field="table"
+    )
 
 
 def _changed(target: Target) -> TransientError:

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from connectors.base import Column, Target
+from connectors.base import Changes, Column, Target
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import keep
 from connectors.postgres.publish import lock
+from connectors.postgres.publish.existing import look
 from tests.connectors.memory import MemorySource, batch, in_thread
 
 
@@ -122,7 +123,7 @@ DEPENDENTS = {
     "CREATE INDEX by_name ON flights (name)": "index by_name",
     "ALTER TABLE flights ADD PRIMARY KEY (id)": "constraint flights_pkey on table flights",
     "ALTER TABLE flights ADD CONSTRAINT small CHECK (id < 100)": "constraint small on table flights",
-    "CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other VALUES (1);"
+    "CREATE TABLE other (id bigint PRIMARY KEY); INSERT INTO other VALUES (1), (2);"
     " ALTER TABLE flights ADD CONSTRAINT points FOREIGN KEY (id) REFERENCES other": (
         "constraint points on table flights"
     ),
@@ -132,11 +133,11 @@ DEPENDENTS = {
     ),
     "CREATE TRIGGER twist BEFORE UPDATE ON flights FOR EACH ROW"
     " EXECUTE FUNCTION suppress_redundant_updates_trigger()": ("trigger twist on table flights"),
-    "CREATE RULE silence AS ON DELETE TO flights DO INSTEAD NOTHING": "rule silence on table flights",
     "CREATE POLICY mine ON flights USING (true)": "policy mine on table flights",
     "ALTER TABLE flights ENABLE ROW LEVEL SECURITY": "row-level security",
-    "CREATE PUBLICATION news FOR TABLE flights": "publication of table flights in publication news",
-    "CREATE TABLE child () INHERITS (flights)": "table child",
+    "ALTER TABLE flights REPLICA IDENTITY FULL; CREATE PUBLICATION news FOR TABLE flights": (
+        "publication of table flights in publication news"
+    ),
     "CREATE TABLE parent (id bigint); ALTER TABLE flights INHERIT parent": "parent table parent",
     "ALTER TABLE flights ALTER id SET DEFAULT 7": "default value for column id of table flights",
     "ALTER TABLE flights ALTER id SET NOT NULL": "NOT NULL on column id",
@@ -157,19 +158,61 @@ DEPENDENTS = {
 }
 
 
+def leaning(world):
+    with world.destination()._looking() as session:
+        return look(session, world.target).relations["flights"].dependents
+
+
 @pytest.mark.parametrize("statement", DEPENDENTS)
-def test_what_leans_on_the_table_is_named_before_a_row_is_read(world, admin, ids, statement):
+def test_a_table_that_something_leans_on_is_replaced_in_place(world, admin, ids, statement):
+    world.move([1])
+    admin.execute(statement)
+    before = leaning(world)
+    assert any(DEPENDENTS[statement] in name for name in before)
+    assert validate(world, "replace") == []
+    receipt = world.move([2])
+    assert receipt.method == "in_place"
+    assert receipt.changes == Changes(inserted=1, deleted=1)
+    assert ids() == [2]
+    assert leaning(world) == before
+    assert f"is replaced in place, because {before[0]}" in world.recorder.text()
+
+
+IN_THE_WAY = {
+    "CREATE RULE silence AS ON DELETE TO flights DO INSTEAD NOTHING": "silence",
+    "CREATE TABLE child () INHERITS (flights)": "table child",
+    "ALTER TABLE flights ADD UNIQUE (id);"
+    " CREATE TABLE other (id bigint, CONSTRAINT points FOREIGN KEY (id) REFERENCES flights (id) ON DELETE CASCADE)": (
+        "constraint points on table other (ON DELETE CASCADE)"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", IN_THE_WAY)
+def test_what_a_replace_would_break_is_named_before_a_row_is_read(world, admin, ids, statement):
     world.move([1])
     admin.execute(statement)
     source = MemorySource([batch([2])])
     with pytest.raises(ConnectorError) as refused:
         world.move(source=source)
     assert refused.value.code == "replace_would_break"
-    assert DEPENDENTS[statement] in refused.value.message
+    assert IN_THE_WAY[statement] in refused.value.message
     assert not isinstance(refused.value, TransientError)
     assert source.reads == 0
     assert ids() == [1]
     assert [e.code for e in validate(world, "replace")] == ["replace_would_break"]
+
+
+def test_a_replace_in_place_by_key_keeps_the_rows_that_stay(world, admin):
+    world.move([1, 2, 3])
+    admin.execute("CREATE VIEW late AS SELECT * FROM flights")
+    admin.execute("UPDATE flights SET name = 'changed by hand' WHERE id = 2")
+    places = dict(rows(admin, "SELECT id, ctid::text FROM flights"))
+    receipt = world.move([2, 3, 4], key=("id",))
+    assert receipt.changes == Changes(inserted=1, updated=1, unchanged=1, deleted=1)
+    assert rows(admin, "SELECT * FROM late ORDER BY id") == [(2, "row 2"), (3, "row 3"), (4, "row 4")]
+    assert rows(admin, "SELECT ctid::text FROM flights WHERE id = 3") == [(places[3],)]
+    assert "1 rows added, 1 updated; 1 deleted, 1 were the same already" in world.recorder.text()
 
 
 def validate(world, disposition):
@@ -181,13 +224,12 @@ def validate(world, disposition):
     )
 
 
-def test_a_partitioned_table_is_not_replaced(world, admin):
+def test_a_partitioned_table_is_replaced_in_place(world, admin, ids):
     world.move([1])
     admin.execute("DROP TABLE flights; CREATE TABLE flights (id bigint, name text) PARTITION BY LIST (id)")
-    admin.execute("ALTER TABLE flights OWNER TO loader")
-    with pytest.raises(ConnectorError) as refused:
-        world.move([2])
-    assert refused.value.code == "replace_would_break"
+    admin.execute("CREATE TABLE flights_rest PARTITION OF flights DEFAULT; ALTER TABLE flights OWNER TO loader")
+    assert world.move([2, 3]).method == "in_place"
+    assert ids() == [2, 3]
 
 
 def test_a_view_of_the_same_name_is_not_a_table(world, admin):
@@ -200,15 +242,16 @@ def test_a_view_of_the_same_name_is_not_a_table(world, admin):
         assert "is not a table but a view" in refused.value.message
 
 
-def test_a_view_made_during_the_load_stops_the_publish(world, admin, ids):
+def test_a_view_made_during_the_load_stops_the_publish_and_is_no_harm_to_the_next_attempt(world, admin, ids):
     world.move([1])
-    with pytest.raises(ConnectorError) as refused:
+    with pytest.raises(TransientError) as refused:
         world.move(
             [2], crash=at("publish.before_lock", lambda: admin.execute("CREATE VIEW late AS SELECT * FROM flights"))
         )
-    assert refused.value.code == "replace_would_break"
-    assert ids() == [1]
+    assert refused.value.code == "target_changed"
     assert rows(admin, "SELECT count(*) FROM late") == [(1,)]
+    assert world.move([2]).method == "in_place"
+    assert rows(admin, "SELECT id FROM late") == [(2,)]
 
 
 @pytest.mark.parametrize("act", ["DROP TABLE flights", "DROP TABLE flights; CREATE TABLE flights (id bigint)"])

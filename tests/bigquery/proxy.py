@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Self
 
+import pyarrow as pa
+from google.cloud.bigquery import SchemaField
 from google.cloud.bigquery_storage_v1 import types
 
 from connectors.bigquery.client import Endpoints
@@ -14,6 +17,7 @@ from tests.bigquery.jobs import Jobs
 from tests.bigquery.rest import Rest
 from tests.bigquery.roles import Roles
 from tests.bigquery.snapshots import Snapshots
+from tests.bigquery.statements import TableName
 from tests.bigquery.storage import Storage
 from tests.bigquery.upstream import Upstream
 
@@ -46,6 +50,23 @@ class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
         self.storage.stop()
         self._rest.stop()
         self._upstream.close()
+
+    def hold(self, name: str, schema: Sequence[SchemaField], rows: pa.Table, project: str = "demo-project") -> None:
+        """Serve `rows` exactly as they are as the table `name`, a `dataset.table`: for what the emulator cannot hold.
+
+        Such a table can be described and read through the Storage API, not queried; holding it again changes it.
+        """
+        table = TableName(project, *name.split("."))
+        resource = {
+            "kind": "bigquery#table",
+            "id": str(table),
+            "tableReference": {"projectId": project, "datasetId": table.dataset, "tableId": table.table},
+            "type": "TABLE",
+            "creationTime": str(int(time.time() * 1000)),
+            "schema": {"fields": [field.to_api_repr() for field in schema]},
+        }
+        with self.snapshots.changing([table]):
+            self._upstream.held[table] = resource, rows
 
     def admit(self, call: Call) -> str:
         """Every request of both sides passes here first; returns who sends it, raises Unauthenticated."""

@@ -146,7 +146,7 @@ class Rest:
         if call.method != "GET":
             with self._snapshots.changing([name], forget=call.method == "DELETE"):
                 return forward()
-        answer = forward()
+        answer = Answer.of(self._upstream.resource(name) or {}) if name in self._upstream.held else forward()
         return Answer.of(self._described(name, answer.content)) if answer.is_good else answer
 
     def _described(self, name: TableName, resource: dict[str, Any]) -> dict[str, Any]:

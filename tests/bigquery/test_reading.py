@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -40,6 +42,14 @@ def test_reading_from_an_offset_gives_exactly_the_rest(source, table):
         assert len(whole) == 25_000
         for start in (1, 7_777, 24_999, 25_000):
             assert read(source, part, start) == whole[start:]
+
+
+def test_many_readers_share_a_session(source, table):
+    plan = source.plan(ReadRequest(table=table), max_parts=8)
+    assert len(plan.parts) == 8
+    with ThreadPoolExecutor(8) as readers:
+        ids = [i for part in readers.map(lambda part: read(source, part), plan.parts) for i in part]
+    assert ids == list(range(50_000))
 
 
 def test_an_offset_past_the_last_row_is_refused(source, table):
@@ -108,3 +118,18 @@ def test_a_result_keeps_the_rows_that_the_query_found(source, bigquery_tables, t
     # The same key finds the job that ran before the rows went.
     again = source.plan(request)
     assert sorted(i for part in again.parts for i in read(source, part)) == list(range(10))
+
+
+def test_what_the_emulator_cannot_hold_is_fed_as_arrow(source, bigquery, dataset):
+    schema = [SchemaField("id", "INT64"), SchemaField("big", "BIGNUMERIC")]
+    most = Decimal("9" * 38 + "." + "9" * 38)
+    kind, least = pa.decimal256(76, 38), most.copy_negate()
+    bigquery.hold(f"{dataset}.held", schema, pa.table({"id": [1], "big": pa.array([most], kind)}))
+    plan = source.plan(ReadRequest(table=f"{dataset}.held"))
+    bigquery.hold(f"{dataset}.held", schema, pa.table({"id": [2, 3], "big": pa.array([None, least], kind)}))
+    assert [(c.name, c.type) for c in plan.columns] == [("id", "INT64"), ("big", "BIGNUMERIC")]
+    assert plan.estimated_bytes == 8 + 32
+    (batch,) = source.read(plan.parts[0], stop=NeverStop())
+    assert batch.schema.field("big").type == kind
+    assert batch.to_pylist() == [{"id": 1, "big": most}]
+    assert read(source, source.plan(ReadRequest(table=f"{dataset}.held")).parts[0]) == [2, 3]

@@ -49,7 +49,10 @@ class Answer:
 
 
 class Upstream:
+    """`held` are tables that the emulator does not know: their resource, and their rows."""
+
     def __init__(self, rest: str, storage: str) -> None:
+        self.held: dict[TableName, tuple[dict[str, Any], pa.Table]] = {}
         self._rest = rest.rstrip("/")
         self._pool = urllib3.PoolManager(maxsize=16, retries=False, timeout=urllib3.Timeout(CALL_S, connect=5))
         self._channel = grpc.insecure_channel(storage, options=_ANY_SIZE)
@@ -66,6 +69,8 @@ class Upstream:
 
     def resource(self, name: TableName) -> dict[str, Any] | None:
         """The table as REST describes it; None if there is none."""
+        if name in self.held:
+            return dict(self.held[name][0])
         answer = self.ask("GET", f"/bigquery/v2/{name.path}")
         return answer.content if answer.is_good else None
 
@@ -76,6 +81,8 @@ class Upstream:
 
     def rows(self, name: TableName) -> pa.Table:
         """All rows of a table, in the emulator's order."""
+        if name in self.held:
+            return self.held[name][1]
         create = self._channel.unary_unary(
             f"{_SERVICE}/CreateReadSession",
             request_serializer=types.CreateReadSessionRequest.serialize,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import psycopg2
 import pytest
@@ -15,8 +15,10 @@ from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
 from connectors.postgres.names import column_names
+from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import in_place
 from connectors.postgres.publish.existing import look
+from tests.connectors.postgres.conftest import PASSWORD, ROLE
 
 COLUMNS = (Column("id", "INT64"), Column("name", "STRING"))
 FLIGHTS = Target("public", "flights")
@@ -66,6 +68,30 @@ class Pipeline:
                 names = sql.SQL(", ").join(map(sql.Identifier, column_names(self.columns)))
                 statement = sql.SQL("INSERT INTO {} ({}) VALUES ").format(table, names).as_string(cursor)
                 execute_values(cursor, statement.replace("%", "%%") + "%s", rows, page_size=10_000)
+
+
+@pytest.fixture(scope="module")
+def database(server):
+    """One database for all: making one takes longer than any test here."""
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE in_place")
+    yield "in_place"
+    with closing(server.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP DATABASE in_place WITH (FORCE)")
+
+
+@pytest.fixture
+def options(server, database):
+    with closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            """
+            DROP SCHEMA IF EXISTS public, "the 'lot' %" CASCADE;
+            DROP PUBLICATION IF EXISTS news;
+            DROP FOREIGN DATA WRAPPER IF EXISTS w CASCADE;
+            CREATE SCHEMA public; GRANT USAGE, CREATE ON SCHEMA public TO loader;
+            """
+        )
+    return PostgresOptions("127.0.0.1", database, ROLE, port=server.port, password=PASSWORD, sslmode="disable")
 
 
 @pytest.fixture
@@ -494,8 +520,8 @@ def test_names_of_any_kind_and_many_columns_work(pipeline, admin, key):
     pipeline.columns = tuple(Column(name, "STRING" if i % 2 else "INT64") for i, name in enumerate(odd)) + tuple(
         Column(f"column {i}", "NUMERIC") for i in range(40 - len(odd))
     )
-    pipeline.target = Target("the 'lot' %s", "x" * 61 + "%s")
-    admin.execute("CREATE SCHEMA \"the 'lot' %s\"; GRANT ALL ON SCHEMA \"the 'lot' %s\" TO loader")
+    pipeline.target = Target("the 'lot' %", "x" * 61 + "%s")
+    admin.execute("CREATE SCHEMA \"the 'lot' %\"; GRANT ALL ON SCHEMA \"the 'lot' %\" TO loader")
     target = sql.Identifier(pipeline.target.schema, pipeline.target.table)
     pipeline.session.execute(create_table(target, pipeline.columns))
     pipeline.session.execute(sql.SQL("ALTER TABLE {} ADD {} int DEFAULT 1").format(target, sql.Identifier('"%s')))

@@ -27,6 +27,14 @@ class WriteDisposition(StrEnum):
     MERGE = "merge"
 
 
+class TextPolicy(StrEnum):
+    """What becomes of characters that PostgreSQL cannot store."""
+
+    FAIL = "fail"
+    STRIP = "strip"
+    REPLACE = "replace"
+
+
 @dataclass(frozen=True)
 class WriteMode:
     """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source."""

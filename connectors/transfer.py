@@ -21,6 +21,7 @@ from connectors.base import (
     Source,
     StopSignal,
     Target,
+    TextPolicy,
     WriteDisposition,
     WriteMode,
 )
@@ -46,6 +47,7 @@ class TransferRequest:
     fingerprint: str = ""
     adopt: bool = False
     expected: tuple[Column, ...] = ()
+    text_policy: TextPolicy = TextPolicy.FAIL
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Receipt:
     `method` is append, rename, create, in_place or merge; `changes` counts what became of the target's rows;
     `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
     are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
-    the latter ends just before the commit.
+    the latter ends just before the commit. `repaired` counts values that the text policy changed.
     """
 
     rows: int
@@ -69,12 +71,13 @@ class Receipt:
     changes: Changes
     lock_wait_ms: float = 0.0
     lock_held_ms: float = 0.0
+    repaired: Mapping[str, int] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
-            **asdict(replace(self, source=dict(self.source), seconds=dict(self.seconds))),
+            **asdict(replace(self, repaired=dict(self.repaired), source=dict(self.source), seconds=dict(self.seconds))),
             "snapshot_time": self.snapshot_time.isoformat(),
             "published_at": self.published_at.isoformat(),
         }
@@ -148,7 +151,9 @@ def _load(
         reporter.progress(rows=rows, bytes=size)
         crash("load.middle")
 
-    with destination.load(fence, plan.columns, request.mode, reporter=reporter, stop=stop) as load:
+    with destination.load(
+        fence, plan.columns, request.mode, text_policy=request.text_policy, reporter=reporter, stop=stop
+    ) as load:
         with _timed(seconds, "load"):
             load.open()
             reporter.log("info", _opening(load.method, request.target))
@@ -156,6 +161,8 @@ def _load(
             readers = [partial(source.read, part, stop=stop) for part in plan.parts]
             copied = load.copy(readers, on_batch)
             reporter.progress(rows=copied.rows, bytes=copied.bytes)
+            for column, count in copied.repaired.items():
+                reporter.log("warning", _repaired(column, count, request.text_policy))
             crash("load.end")
             load.settle(copied.rows)
         with _timed(seconds, "publish"):
@@ -175,6 +182,7 @@ def _load(
                 changes=load.changes,
                 lock_wait_ms=round(load.lock_wait_ms, 1),
                 lock_held_ms=round(load.lock_held_ms, 1),
+                repaired=copied.repaired,
                 source=plan.facts,
                 seconds={name: round(value, 4) for name, value in seconds.items()},
             )
@@ -225,6 +233,12 @@ def _opening(method: str, target: Target) -> str:
     if method == "create":
         return f"Loading into a new table, which becomes {target}."
     return f"Loading into a new table, which takes the place of {target}: nothing else depends on it."
+
+
+def _repaired(column: str, count: int, policy: TextPolicy) -> str:
+    done = "stripped" if policy is TextPolicy.STRIP else "replaced by U+FFFD"
+    values = "1 value" if count == 1 else f"{count:,} values"
+    return f"Column {column}: characters that PostgreSQL cannot store were {done} in {values}."
 
 
 def _summary(receipt: Receipt) -> str:

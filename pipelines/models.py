@@ -15,7 +15,7 @@ from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule
 
 from connectors import registry
-from connectors.base import WriteDisposition
+from connectors.base import TextPolicy, WriteDisposition
 from connectors.options import build
 from pipelines.fields import EncryptedJSONField, KeyLost, LostSecrets
 
@@ -104,14 +104,25 @@ class Pipeline(models.Model):
         verbose_name="key",
         default=list,
         blank=True,
-        help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge needs them; "
-        "replace uses them where something depends on the table and its rows are changed in place.",
+        help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge needs "
+        "them; replace uses them where something depends on the table and its rows are changed in place.",
     )
     cursor_column = models.CharField(
         max_length=300,
         blank=True,
         help_text="For merge, if there is one: a column that says how new a row is, such as updated_at. "
         "Of several rows with one key the newest wins, and no row is replaced by an older one.",
+    )
+    text_policy = models.CharField(
+        "characters that cannot be stored",
+        max_length=10,
+        choices=[
+            (TextPolicy.FAIL.value, "Fail the run"),
+            (TextPolicy.STRIP.value, "Remove them"),
+            (TextPolicy.REPLACE.value, "Replace them by \N{REPLACEMENT CHARACTER}"),
+        ],
+        default=TextPolicy.FAIL.value,
+        help_text="PostgreSQL cannot store the character NUL in text or JSON. What is changed is counted in the log.",
     )
     overlap = models.CharField(
         max_length=10, choices=Overlap, default=Overlap.COALESCE, help_text="When a tick comes while a run is active."

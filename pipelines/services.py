@@ -248,6 +248,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "write_disposition": str(pipeline.write_disposition),
         "merge_key": list(pipeline.merge_key),
         "cursor_column": pipeline.cursor_column,
+        "text_policy": str(pipeline.text_policy),
         "schedules": [
             {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
             for spec in sorted(current, key=lambda spec: spec.key)
@@ -324,6 +325,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         write_disposition=pipeline.write_disposition,
         merge_key=list(pipeline.merge_key),
         cursor_column=pipeline.cursor_column,
+        text_policy=pipeline.text_policy,
         overlap=pipeline.overlap,
         missed=pipeline.missed,
         retries=pipeline.retries,

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from connectors.columns.buffers import cut, is_valid, value_bytes
 from connectors.errors import ConnectorError
 
+NUL, NOT_UTF8 = "a NUL character", "bytes that are not UTF-8"
 # What each policy puts in the place of a refused character.
 _FILLS = {"fail": "", "strip": "", "replace": "\ufffd"}
 
@@ -42,29 +43,28 @@ class Characters:
         mended = array
         if b"\0" in data:
             found = pc.replace_substring(mended, "\0", self._fill)
-            mended = self._accept(mended, found, "nul_character", type_, path)
+            mended = self._accept(mended, found, NUL, type_, path)
         if not data.isascii() and not _is_utf8(mended):
             found = _as_utf8(mended, "replace" if self._fill else "ignore")
-            mended = self._accept(mended, found, "bad_text", type_, path)
+            mended = self._accept(mended, found, NOT_UTF8, type_, path)
         # Mended documents are looked at anew: what was taken out may have parted an escape.
         if type_ == "JSON" and b"\\u0000" in (data if mended is array else value_bytes(mended)):
             found = _without_escaped_nul(mended, self._fill)
-            mended = self._accept(mended, found, "nul_character", type_, path)
+            mended = self._accept(mended, found, NUL, type_, path)
         if mended is not array:
             self.repaired[path] = self.repaired.get(path, 0) + _differing(array, mended)
         return mended
 
-    def _accept(self, before: pa.Array, after: pa.Array, code: str, type_: str, path: str) -> pa.Array:
+    def _accept(self, before: pa.Array, after: pa.Array, what: str, type_: str, path: str) -> pa.Array:
         """`after`, unless nothing differs; raises ConnectorError if the policy is to fail."""
         rows = _differing(before, after)
         if rows and self._fails:
-            what = "a NUL character" if code == "nul_character" else "bytes that are not UTF-8"
             values = "a value" if rows == 1 else f"{rows} values"  # of this batch: the load ends here
             postgres = "jsonb" if type_ == "JSON" else "text"
             raise ConnectorError(
                 f"Column {path} holds {what} in {values}, which PostgreSQL's {postgres} cannot store.",
                 hint="Let the pipeline strip or replace such characters, or take them out with a query.",
-                code=code,
+                code="nul_character" if what is NUL else "bad_text",
                 field=path,
             )
         return after if rows else before

@@ -10,15 +10,15 @@ from __future__ import annotations
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import psycopg2
 import pyarrow as pa
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal
+from connectors.base import Column, StopSignal, TextPolicy
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
 from connectors.postgres.names import column_names
@@ -37,10 +37,14 @@ JOIN_S = 10
 
 @dataclass(frozen=True)
 class CopyResult:
-    """Rows that PostgreSQL took, and the bytes of the stream that carried them."""
+    """Rows that PostgreSQL took, and the bytes of the stream that carried them.
+
+    `repaired` has the number of values that the text policy changed, by column.
+    """
 
     rows: int
     bytes: int
+    repaired: Mapping[str, int] = field(default_factory=dict)
 
 
 def copy_batches(
@@ -66,6 +70,7 @@ def copy_parts(
     freeze: bool = False,
     on_batch: Callable[[int, int], None],
     stop: StopSignal,
+    text_policy: TextPolicy = TextPolicy.FAIL,
 ) -> CopyResult:
     """COPY what all readers yield into `table`, each reader on a thread of its own, in one statement.
 
@@ -76,7 +81,8 @@ def copy_parts(
     `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
     """
     feed = _Feed(readers, stop)
-    stream = _Stream(feed, BatchEncoder(columns), on_batch, cursor.connection)
+    encoder = BatchEncoder(columns, text_policy)
+    stream = _Stream(feed, encoder, on_batch, cursor.connection)
     take_back = stop.on_stop(feed.wake)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
@@ -99,7 +105,7 @@ def copy_parts(
         feed.close()
         take_back()
         feed.join()
-    return CopyResult(cursor.rowcount, stream.bytes)
+    return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired))
 
 
 def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -> sql.Composed:

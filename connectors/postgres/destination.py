@@ -17,6 +17,7 @@ from connectors.base import (
     StopSignal,
     TableDigest,
     Target,
+    TextPolicy,
     WriteDisposition,
     WriteMode,
 )
@@ -125,13 +126,14 @@ class PostgresDestination(Destination):
         columns: Sequence[Column],
         mode: WriteMode,
         *,
+        text_policy: TextPolicy = TextPolicy.FAIL,
         reporter: Reporter,
         stop: StopSignal,
     ) -> Load:
         """The transaction of one run, on the connection that raised the fence."""
         from connectors.postgres.load import Load  # brings pyarrow, which look-ups do without
 
-        return Load(self._open(), fence, columns, mode, reporter=reporter, stop=stop)
+        return Load(self._open(), fence, columns, mode, text_policy=text_policy, reporter=reporter, stop=stop)
 
     def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:
         session = self._open()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Fence, Reporter, StopSignal, WriteDisposition, WriteMode
+from connectors.base import Changes, Column, Fence, Reporter, StopSignal, TextPolicy, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres import control, errors
 from connectors.postgres.client import Session
@@ -62,6 +62,7 @@ class Load(AbstractContextManager["Load"]):
         columns: Sequence[Column],
         mode: WriteMode,
         *,
+        text_policy: TextPolicy = TextPolicy.FAIL,
         reporter: Reporter,
         stop: StopSignal,
     ) -> None:
@@ -70,6 +71,7 @@ class Load(AbstractContextManager["Load"]):
         self._target = fence.target
         self._columns = columns
         self._mode = merge_rules.in_the_sources_words(mode, columns)
+        self._text_policy = text_policy
         self._reporter = reporter
         self._stop = stop
         self._new = replace.new_table(fence.target, fence.owner.run)
@@ -160,6 +162,7 @@ class Load(AbstractContextManager["Load"]):
             freeze=self.method != "append",
             on_batch=count,
             stop=self._stop,
+            text_policy=self._text_policy,
         )
         if copied.rows != read:
             raise ConnectorError(

@@ -45,8 +45,8 @@ class PipelineForm(forms.ModelForm):
         model = Pipeline
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
-            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "overlap", "missed",
-            "retries", "time_limit_s",
+            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "text_policy",
+            "overlap", "missed", "retries", "time_limit_s",
         )  # fmt: skip
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),

@@ -24,6 +24,7 @@ def test_a_receipt_comes_back_from_json_as_it_was():
         snapshot_time=datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC),
         published_at=datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
         changes=Changes(inserted=1, updated=2, stale=1),
+        repaired={"name": 2},
         lock_wait_ms=1.5,
         lock_held_ms=2.5,
         source={"session": "projects/p/sessions/s"},

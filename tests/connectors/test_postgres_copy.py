@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from connectors.errors import ConnectorError, Stopped, TransientError
 from connectors.postgres.copy import QUEUE_BYTES, CopyResult, copy_parts
 from connectors.postgres.ddl import create_table
 
+COPIER = f"copier {os.getpid()}"  # other test processes use the same server
 COLUMNS = (Column("id", "INT64"), Column("text", "STRING"))
 TABLE = sql.Identifier("copied")
 
@@ -58,7 +60,7 @@ class Stop:
 def cursor(warehouse: dict[str, Any]) -> Iterator[Any]:
     """A cursor in a transaction, with an empty table for COLUMNS made before it."""
     connection = psycopg2.connect(
-        **{name: warehouse[name] for name in ("host", "port", "dbname", "user", "password")}, application_name="copier"
+        **{name: warehouse[name] for name in ("host", "port", "dbname", "user", "password")}, application_name=COPIER
     )
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(TABLE))
@@ -280,7 +282,7 @@ def test_a_server_that_ends_the_session_ends_the_copy(cursor: Any, warehouse_cur
     def ending() -> Iterator[pa.RecordBatch]:
         yield batch(0, 1000)
         warehouse_cursor.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'copier'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", (COPIER,)
         )
         time.sleep(0.2)
         for _ in range(100_000):

@@ -131,7 +131,7 @@ class World:
                 fence.owner,
                 ReadRequest(table="a.b.c"),
                 self.target,
-                WriteMode(WriteDisposition(disposition), key, cursor),
+                WriteMode(WriteDisposition(disposition), key or (("id",) if disposition == "merge" else ()), cursor),
                 fingerprint="f",
                 adopt=adopt,
                 **request,
@@ -163,3 +163,12 @@ def ids(admin: Any, world: World) -> Callable[[], list[int] | None]:
         return [row[0] for row in admin.fetchall()]
 
     return read
+
+
+@pytest.fixture(params=["append", "replace", "replace in place", "merge"])
+def disposition(request: pytest.FixtureRequest, world: World, admin: Any) -> str:
+    """Each way to write into a table that is there, with row 1; all but a replace keep that row."""
+    world.move([1])
+    if request.param == "replace in place":
+        admin.execute("CREATE VIEW late AS SELECT * FROM flights")
+    return str(request.param.split()[0])

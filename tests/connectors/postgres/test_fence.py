@@ -41,9 +41,7 @@ def test_a_former_owner_cannot_commit(world, ids):
     assert ids() == [1, 2]
 
 
-@pytest.mark.parametrize("disposition", ["append", "replace"])
 def test_a_former_owner_that_is_paused_in_its_copy_is_ended(world, ids, disposition):
-    world.move([1])
     inside, go_on = threading.Event(), threading.Event()
 
     def pause():

@@ -84,6 +84,13 @@ function trim() {
   showEarlier();
 }
 
+/** Chunks out of sight have a guessed height: the end moves as they come into view. */
+function goToEnd(frames = 10) {
+  log.scrollTop = log.scrollHeight;
+  showJump();
+  if (frames) requestAnimationFrame(() => goToEnd(frames - 1));
+}
+
 function showEarlier() {
   const first = Number(log.querySelector(".l")?.dataset.seq ?? 1);
   earlier.hidden = first <= 1;
@@ -179,8 +186,7 @@ async function startFromEnd() {
     append(answer.lines);
   }
   showEarlier();
-  log.scrollTop = log.scrollHeight;
-  showJump();
+  goToEnd();
   say({ after: have });
 }
 
@@ -368,7 +374,7 @@ log.addEventListener("scroll", showJump, { passive: true });
 earlier.addEventListener("click", showEarlierLines);
 jump.addEventListener("click", () => {
   if (detached) startFromEnd().catch(giveUpIfRefused);
-  else log.scrollTop = log.scrollHeight;
+  else goToEnd();
 });
 
 for (const time of log.querySelectorAll(".l time")) {

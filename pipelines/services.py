@@ -151,14 +151,14 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
 
 def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     key = [name.lower() for name in pipeline.merge_key]
+    if len(set(key)) < len(key):
+        yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
     if pipeline.write_disposition == WriteDisposition.MERGE:
         if not key:
             hint = "Name the columns that identify a row."
             yield PipelineRefused(
                 "merge_key_missing", "Merge needs to know which rows are the same.", hint, "merge_key"
             )
-        if len(set(key)) < len(key):
-            yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
         return
     appends = pipeline.write_disposition == WriteDisposition.APPEND
     for field, value in (("merge_key", key if appends else []), ("cursor_column", pipeline.cursor_column)):

@@ -217,7 +217,19 @@ class Load(AbstractContextManager["Load"]):
         """Change the target's rows by what the staging table has."""
         session, target, mode = self._session, self._target, self._mode
         asked_at = time.monotonic()
-        with_lock(session, target, merge.MODE, session.execute, reporter=self._reporter, stop=self._stop)
+        # Longer for rows that triggers and keys look up; writers do not wait for a client that stalls.
+        after = (
+            f"SET LOCAL lock_timeout = {append.LOCK_TIMEOUT_MS}; "
+            f"SET LOCAL idle_in_transaction_session_timeout = {replace.STALL_LIMIT_MS}"
+        )
+        with_lock(
+            session,
+            target,
+            merge.MODE,
+            lambda lock: session.execute(lock + after),
+            reporter=self._reporter,
+            stop=self._stop,
+        )
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))

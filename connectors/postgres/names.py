@@ -6,7 +6,7 @@ Case is kept (identifiers are always quoted), and names that differ only by case
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from connectors.base import Column
 from connectors.errors import ConnectorError
@@ -45,6 +45,11 @@ def column_names(columns: Iterable[Column]) -> tuple[str, ...]:
             )
         names.append(name)
     return tuple(names)
+
+
+def names_by_source(columns: Sequence[Column]) -> dict[str, str]:
+    """PostgreSQL's names of the columns, by the source's."""
+    return {column.name: name for column, name in zip(columns, column_names(columns), strict=True)}
 
 
 def check_identifier(name: str, *, field: str) -> None:

@@ -90,6 +90,7 @@ def test_a_pipeline_can_be_made_paused(api, body, findings):
         ({"write_disposition": "swap"}, {"write_disposition": ["invalid_choice"]}),
         ({"write_disposition": "merge"}, {"merge_key": ["merge_key_missing"]}),
         ({"write_disposition": "merge", "merge_key": ["id", "ID"]}, {"merge_key": ["merge_key_twice"]}),
+        ({"write_disposition": "replace", "merge_key": ["id", "ID"]}, {"merge_key": ["merge_key_twice"]}),
         ({"write_disposition": "merge", "merge_key": "id"}, {"merge_key": ["not_a_list"]}),
         ({"write_disposition": "append", "merge_key": ["id"]}, {"merge_key": ["only_for_merge"]}),
         ({"cursor_column": "at"}, {"cursor_column": ["only_for_merge"]}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -247,6 +247,18 @@ def refuse_replace(target: Target, look: Look, role: str) -> ConnectorError | No
             field="table",
         )
     return None
+
+
+def refuse_rights(target: Target, lacking: Sequence[str], role: str, doing: str) -> ConnectorError | None:
+    """Why `role`, which lacks rights on the target, cannot do what `doing` says (a merge, …)."""
+    if not lacking:
+        return None
+    rights = ", ".join(lacking)
+    return errors.missing_grant(
+        f"{role or 'The role'} may not {rights} on {target}, which {doing} needs.",
+        f"GRANT {rights} ON TABLE {errors.quoted(target.schema, target.table)} TO {errors.quoted(role)};",
+        field="table",
+    )
 
 
 def _not_a_table(target: Target, found: Existing) -> ConnectorError:

@@ -13,8 +13,9 @@ from psycopg2 import errorcodes, sql
 from connectors.base import Changes, Column, Target
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
+from connectors.postgres.names import names_by_source
 from connectors.postgres.publish.difference import Difference, aliased, comma, relation
-from connectors.postgres.publish.in_place_rules import KEY_FIELD, describe, names_by_source, refuse
+from connectors.postgres.publish.in_place_rules import KEY_FIELD, describe, refuse
 
 __all__ = ["MODE", "apply", "describe", "prepare", "refuse"]
 

@@ -10,9 +10,8 @@ from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog
-from connectors.postgres.names import column_names
 from connectors.postgres.publish.append import refuse_mismatch
-from connectors.postgres.publish.existing import Existing, Look, refuse_replace
+from connectors.postgres.publish.existing import Existing, Look, refuse_replace, refuse_rights
 
 KEY_FIELD = "merge_key"
 
@@ -89,11 +88,14 @@ def refuse(session: Session, target: Target, columns: Sequence[Column], key: Seq
 def choose(
     session: Session, target: Target, columns: Sequence[Column], key: Sequence[str], seen: Look
 ) -> tuple[str, ConnectorError | None]:
-    """How a table that stands there is replaced, rename or in_place, and what is against it."""
+    """How a table that stands there is replaced, rename or in_place, and what is against it.
+
+    Without `columns`, which a source that does not answer cannot tell, nothing is said against in_place.
+    """
     refusal = refuse_replace(target, seen, session.role)
     if refusal is None or refusal.code != "replace_would_break":
         return "rename", refusal
-    return "in_place", refuse(session, target, columns, key)
+    return "in_place", refuse(session, target, columns, key) if columns else None
 
 
 def describe(target: Target, table: Existing) -> str:
@@ -149,13 +151,9 @@ def _refuse_rights(target: Target, facts: _Facts, role: str) -> ConnectorError |
             f"GRANT USAGE ON SCHEMA {errors.quoted(target.schema)} TO {errors.quoted(role)};",
             field="schema",
         )
-    if facts.lacking:
-        rights = ", ".join(facts.lacking)
-        return errors.missing_grant(
-            f"{role} may not {rights} on {target}, which a replace in place needs.",
-            f"GRANT {rights} ON TABLE {errors.quoted(target.schema, target.table)} TO {errors.quoted(role)};",
-            field="table",
-        )
+    lacking = refuse_rights(target, facts.lacking, role, "a replace in place")
+    if lacking is not None:
+        return lacking
     if facts.hides_rows:
         return ConnectorError(
             f"Row-level security hides rows of {target} from {role}: a replace could not remove them.",
@@ -196,8 +194,3 @@ def _refuse_key(columns: Sequence[Column], key: Sequence[str]) -> ConnectorError
                 field=KEY_FIELD,
             )
     return None
-
-
-def names_by_source(columns: Sequence[Column]) -> dict[str, str]:
-    """PostgreSQL's names of the columns, by the source's."""
-    return {column.name: name for column, name in zip(columns, column_names(columns), strict=True)}

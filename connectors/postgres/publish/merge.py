@@ -14,6 +14,7 @@ from connectors.base import Changes, Column, Target
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
+from connectors.postgres.names import names_by_source
 from connectors.postgres.publish.merge_index import ensure_index, has_index
 from connectors.postgres.publish.merge_rules import (
     KEY_FIELD,
@@ -22,7 +23,6 @@ from connectors.postgres.publish.merge_rules import (
     inspect,
     inspected,
     named,
-    names_by_source,
     refuse,
 )
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from connectors.base import Column, Target, WriteMode
 from connectors.errors import ConnectorError
-from connectors.postgres import errors
 from connectors.postgres.client import Session
-from connectors.postgres.names import column_names
-from connectors.postgres.publish.existing import Look, refuse_append, refuse_create
+from connectors.postgres.names import names_by_source
+from connectors.postgres.publish.existing import Look, refuse_append, refuse_create, refuse_rights
 
 KEY_FIELD = "merge_key"
 CURSOR_FIELD = "cursor_column"
@@ -114,13 +113,9 @@ def refuse(
             code="row_security",
             field="table",
         )
-    if table.lacking:
-        rights = ", ".join(table.lacking)
-        return errors.missing_grant(
-            f"{role or 'The role'} may not {rights} on {target}, which a merge needs.",
-            f"GRANT {rights} ON TABLE {errors.quoted(target.schema, target.table)} TO {errors.quoted(role)};",
-            field="table",
-        )
+    lacking = refuse_rights(target, table.lacking, role, "a merge")
+    if lacking is not None:
+        return lacking
     for source, name in names_by_source(columns).items():
         found = table.columns.get(name)
         if found and (found.is_computed or (found.is_identity_always and name not in keys)):
@@ -151,11 +146,6 @@ def in_the_sources_words(mode: WriteMode, columns: Sequence[Column]) -> WriteMod
     spelled = {column.name.lower(): column.name for column in columns}
     key = tuple(spelled.get(name.lower(), name) for name in mode.key)
     return WriteMode(mode.disposition, key, spelled.get(mode.cursor.lower(), mode.cursor))
-
-
-def names_by_source(columns: Sequence[Column]) -> dict[str, str]:
-    """PostgreSQL's names of the columns, by the source's."""
-    return {column.name: name for column, name in zip(columns, column_names(columns), strict=True)}
 
 
 def named(columns: Sequence[Column], chosen: Sequence[str]) -> list[str]:

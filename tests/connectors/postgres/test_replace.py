@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from connectors.base import Changes, Column, Target
+from connectors.base import Changes, Column, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import keep
 from connectors.postgres.publish import lock
@@ -216,12 +216,19 @@ def test_a_replace_in_place_by_key_keeps_the_rows_that_stay(world, admin):
 
 
 def validate(world, disposition):
-    from connectors.base import WriteDisposition, WriteMode
     from tests.connectors.memory import ID_NAME
 
     return world.destination().validate_target(
         world.target, ID_NAME, WriteMode(WriteDisposition(disposition)), pipeline=world.pipeline, adopt=False
     )
+
+
+def test_a_source_that_does_not_answer_says_nothing_against_the_key(world, admin):
+    world.move([1])
+    admin.execute("CREATE VIEW late AS SELECT * FROM flights; ALTER TABLE flights ALTER id SET NOT NULL")
+    mode = WriteMode(WriteDisposition.REPLACE, ("id",))
+    found = world.destination().validate_target(world.target, (), mode, pipeline=world.pipeline, adopt=False)
+    assert found == []
 
 
 def test_a_partitioned_table_is_replaced_in_place(world, admin, ids):

@@ -30,6 +30,12 @@ class Trigger(models.TextChoices):
     API = "api", "API"
 
 
+class RunAction(models.TextChoices):
+    """What a run is asked to do; a schedule only ever asks for `load`."""
+
+    LOAD = "load", "Load"
+
+
 class Run(models.Model):
     """One logical execution of a pipeline's revision."""
 
@@ -37,6 +43,9 @@ class Run(models.Model):
     pipeline = models.ForeignKey(Pipeline, on_delete=models.PROTECT, related_name="runs")
     revision = models.ForeignKey(Revision, on_delete=models.PROTECT, related_name="runs")
     trigger = models.CharField(max_length=10, choices=Trigger)
+    action = models.CharField(max_length=20, choices=RunAction, default=RunAction.LOAD)
+    # What the action needs to know beyond the definition, as the asker gave it.
+    action_options = models.JSONField(default=dict, blank=True)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )

@@ -24,7 +24,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     class Meta:
         model = Run
         fields: tuple[str, ...] = (
-            "id", "pipeline", "pipeline_name", "revision", "trigger", "requested_by", "scheduled_for",
+            "id", "pipeline", "pipeline_name", "revision", "trigger", "action", "requested_by", "scheduled_for",
             "data_interval_start", "data_interval_end", "status", "attempt", "phase", "cancel_requested", "rows",
             "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error", "created_at", "started_at",
             "finished_at",

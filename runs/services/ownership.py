@@ -31,8 +31,10 @@ class Claim:
     started_at: datetime
     pipeline: UUID
     is_archived: bool
+    action: str
     revision: int
     fingerprint: str
+    options: dict[str, Any]
     definition: dict[str, Any]
 
 
@@ -73,7 +75,7 @@ WITH picked AS (
     SELECT id, attempt, token, worker, '', '', '', '' FROM claimed
 )
 SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
-       c.pipeline_id, p.state = 'archived', v.number, v.fingerprint, v.definition
+       c.pipeline_id, p.state = 'archived', c.action, v.number, v.fingerprint, c.action_options, v.definition
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 
@@ -100,11 +102,14 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             continue
         if row is None:
             return None
-        run, token, attempt, status, *rest, definition = row
-        # A raw cursor hands out jsonb as text.
-        definition = json.loads(definition) if isinstance(definition, str) else definition
-        return Claim(run, token, attempt, RunStatus(status), *rest, definition)
+        run, token, attempt, status, *rest, options, definition = row
+        return Claim(run, token, attempt, RunStatus(status), *rest, _from_json(options), _from_json(definition))
     return None
+
+
+def _from_json(value: Any) -> Any:
+    """A raw cursor hands out jsonb as text."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -9,7 +10,7 @@ from django.db.models.functions import Now
 
 from pipelines.models import Pipeline, PipelineState
 from runs import doorbell, live
-from runs.models import Run, Trigger
+from runs.models import Run, RunAction, Trigger
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.journal import Line, write_lines
 from runs.states import TERMINAL, UNOWNED, RunStatus
@@ -23,10 +24,12 @@ def request_run(
     *,
     trigger: str,
     by: Any,
+    action: str = RunAction.LOAD,
+    options: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     request_digest: str = "",
 ) -> tuple[Run, bool]:
-    """Queue a run of the pipeline's current revision; says whether it is new.
+    """Queue a run of the pipeline's current revision that does `action`; says whether it is new.
 
     A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
     when the key came with another request.
@@ -43,6 +46,8 @@ def request_run(
                 pipeline=pipeline,
                 revision_id=pipeline.revision_id,
                 trigger=trigger,
+                action=action,
+                action_options=dict(options or {}),
                 requested_by=by,
                 priority=PEOPLE_FIRST,
                 idempotency_key=idempotency_key or None,

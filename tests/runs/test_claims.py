@@ -44,8 +44,10 @@ def test_a_claim_says_all_that_a_worker_needs(queue: Queue, claim: Claimer) -> N
         started_at=run.started_at,
         pipeline=run.pipeline_id,
         is_archived=False,
+        action="load",
         revision=1,
         fingerprint=run.revision.fingerprint,
+        options={},
         definition=run.revision.definition,
     )
     assert (run.status, run.worker, run.task_id, run.phase) == ("running", "worker@a:1:7", "t-9", "starting")

@@ -24,6 +24,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/", views.run, name="run"),
     path("runs/<uuid:pk>/log/", views.run_log, name="run_log"),
     path("runs/<uuid:pk>/log.txt", views.run_log_text, name="run_log_text"),
+    path("runs/<uuid:pk>/receipt.json", views.run_receipt, name="run_receipt"),
     path("runs/<uuid:pk>/cancel/", views.cancel_run, name="cancel_run"),
     path("runs/<uuid:pk>/again/", views.run_again, name="run_again"),
     path("accounts/login/", accounts.LoginView.as_view(), name="login"),

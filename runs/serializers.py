@@ -38,6 +38,65 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         return {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
 
 
+class ChangesSerializer(serializers.Serializer[Any]):
+    """What a publish did to the target's rows."""
+
+    inserted = serializers.IntegerField()
+    updated = serializers.IntegerField()
+    unchanged = serializers.IntegerField(help_text="The same already: not touched.")
+    deleted = serializers.IntegerField()
+    duplicates = serializers.IntegerField(help_text="Rows of the source beyond one for each key.")
+    stale = serializers.IntegerField(help_text="Rows older than what the target had.")
+
+
+class TargetSerializer(serializers.Serializer[Any]):
+    schema = serializers.CharField()
+    table = serializers.CharField()
+
+
+class ReceiptSourceSerializer(serializers.Serializer[Any]):
+    """How rows were read; a table has a session, a query also a job."""
+
+    table = serializers.CharField(required=False)
+    session = serializers.CharField(required=False, help_text="The read session's name.")
+    session_expires = serializers.DateTimeField(required=False, allow_null=True)
+    job = serializers.CharField(required=False, help_text="The query job's name.")
+    location = serializers.CharField(required=False)
+    bytes_processed = serializers.IntegerField(required=False)
+    bytes_billed = serializers.IntegerField(required=False)
+    cache_hit = serializers.BooleanField(required=False, allow_null=True)
+
+
+class ReceiptSerializer(serializers.Serializer[Any]):
+    """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
+
+    There may be further facts, which depend on the kind of source.
+    """
+
+    revision = serializers.IntegerField(help_text="Number of the definition that ran.")
+    rows = serializers.IntegerField(help_text="Rows read, and staged.")
+    source_rows = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Rows that the source itself counted at the snapshot."
+    )
+    bytes = serializers.IntegerField(help_text="Bytes written by COPY.")
+    changes = ChangesSerializer()
+    method = serializers.CharField(help_text="append, create, rename, in_place or merge.")
+    disposition = serializers.CharField()
+    target = TargetSerializer()
+    snapshot_time = serializers.DateTimeField(help_text="The source was read as it was then.")
+    published_at = serializers.DateTimeField(help_text="By the destination's clock.")
+    watermark_before = serializers.CharField(required=False, allow_null=True)
+    watermark_after = serializers.CharField(required=False, allow_null=True)
+    lock_wait_ms = serializers.FloatField()
+    lock_held_ms = serializers.FloatField(help_text="How long readers (rename) or writers (merge, in_place) waited.")
+    repaired = serializers.DictField(
+        child=serializers.IntegerField(), help_text="By column, values with characters that PostgreSQL cannot store."
+    )
+    source = ReceiptSourceSerializer()  # type: ignore[assignment]
+    seconds = serializers.DictField(child=serializers.FloatField(), help_text="By phase: plan, load, publish.")
+    token = serializers.IntegerField()
+
+
 class ProgressSerializer(serializers.Serializer[Any]):
     rows = serializers.IntegerField()
     bytes = serializers.IntegerField()
@@ -54,7 +113,7 @@ class RunDetailSerializer(RunSerializer):
 
     waiting = serializers.SerializerMethodField(help_text="Why it waits; empty when it does not.")
     progress = serializers.SerializerMethodField()
-    receipt = serializers.DictField(allow_null=True, help_text="What the run did, once it succeeded.")
+    receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
 
     class Meta(RunSerializer.Meta):
         fields = (*RunSerializer.Meta.fields, "waiting", "progress", "receipt")
@@ -62,6 +121,10 @@ class RunDetailSerializer(RunSerializer):
 
     def get_waiting(self, run: Run) -> str:
         return queries.why_waiting(run)
+
+    @extend_schema_field(ReceiptSerializer(allow_null=True))
+    def get_receipt(self, run: Run) -> dict[str, Any] | None:
+        return run.receipt
 
     @extend_schema_field(ProgressSerializer)
     def get_progress(self, run: Run) -> dict[str, Any]:

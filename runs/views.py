@@ -16,7 +16,7 @@ from django.views.decorators.cache import never_cache
 
 from pipelines import services as pipeline_services
 from pipelines.models import Pipeline
-from runs import board_queries, page_queries, queries, services
+from runs import board_queries, page_queries, queries, receipts, services
 from runs.models import Run, Trigger
 from runs.page_access import action, back, data, page, render_live
 from runs.page_forms import PipelinesFilter, RunsFilter
@@ -126,6 +126,15 @@ async def _log_text(pk: UUID) -> AsyncIterator[str]:
     while lines := await sync_to_async(queries.log_lines)(pk, after=after, limit=LOG_FETCHED):
         yield "".join(f"{line.at:%Y-%m-%d %H:%M:%S.%f} {line.level.upper()} {line.message}\n" for line in lines)
         after = lines[-1].seq
+
+
+@data("runs.view_run")
+def run_receipt(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """What the run did, as a JSON file that stands for itself."""
+    run = get_object_or_404(Run.objects.select_related("pipeline"), pk=pk, receipt__isnull=False)
+    response = JsonResponse(receipts.document(run), json_dumps_params={"indent": 2, "ensure_ascii": False})
+    response["Content-Disposition"] = f'attachment; filename="run-{pk}-receipt.json"'
+    return response
 
 
 # Buttons --------------------------------------------------------------------------------------

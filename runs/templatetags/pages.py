@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,11 +11,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from runs import charts
+from runs import charts, receipts
 from runs.models import Attempt, Run
 from runs.states import RunStatus
+from runs.words import compact, count, exact, size, span, words
 
 register = template.Library()
+for say in (compact, count, exact, size, span, words):
+    register.filter(say.__name__, say)
 
 ICONS = {status.value: status.value for status in RunStatus} | {
     "active": "succeeded",
@@ -38,61 +39,9 @@ def badge(status: str) -> SafeString:
 
 
 @register.filter
-def count(value: float | None) -> str:
-    """1234567 → 1,234,567"""
-    return "" if value is None else f"{value:,.0f}"
-
-
-@register.filter
-def compact(value: float | None) -> str:
-    """1234567 → 1.23 M"""
-    if value is None:
-        return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if value >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
-    return f"{value:,.0f}"
-
-
-@register.filter
-def size(value: float | None) -> str:
-    """Bytes: 1234567 → 1.23 MB"""
-    if value is None:
-        return ""
-    for unit, bytes_in_it in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= bytes_in_it:
-            return f"{value / bytes_in_it:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-@register.filter
-def span(seconds: float | None) -> str:
-    """Seconds: 0.25 → 0.25 s, 75 → 1 min 15 s, 7300 → 2 h 1 min"""
-    if seconds is None:
-        return ""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
-
-
-@register.filter
 def taken(run: Run) -> str:
     """How long a run took, or has taken so far."""
     return span(charts.seconds_taken(run)) if run.started_at else "–"
-
-
-@register.filter
-def exact(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @register.filter
@@ -145,46 +94,9 @@ def most_rows(runs: list[Run]) -> int:
     return max((run.rows for run in runs), default=0)
 
 
-# How a receipt's values are said; what is not named here is shown as it is.
-SAID = {
-    "rows": count,
-    "bytes": size,
-    "target": lambda target: f"{target['schema']}.{target['table']}",
-    "snapshot_time": lambda text: exact(datetime.fromisoformat(text)),
-    "published_at": lambda text: exact(datetime.fromisoformat(text)),
-    "lock_wait_ms": lambda ms: f"{ms:.1f} ms",
-    "lock_held_ms": lambda ms: f"{ms:.1f} ms",
-}
-RECEIPT = ("rows", "bytes", "target", "method", "disposition", "changes", "snapshot_time", "published_at", "seconds")
-
-
 @register.filter
-def receipt_facts(receipt: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A receipt as pairs of name and text; the database does not keep the order of its names."""
-    for name, value in sorted(receipt.items(), key=lambda item: RECEIPT.index(item[0]) if item[0] in RECEIPT else 99):
-        if name == "seconds":
-            for phase, seconds in value.items():
-                yield f"Time to {words(phase).lower()}", span(seconds)
-        elif isinstance(value, dict) and name not in SAID:
-            for inner, said in value.items():
-                if said not in (None, "") and (said or name != "changes"):
-                    yield words(inner), fact(said)
-        elif value not in (None, ""):
-            yield words(name.removesuffix("_ms")), SAID.get(name, fact)(value)
-
-
-def fact(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return count(value)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-
-
-@register.filter
-def words(name: str) -> str:
-    """estimated_rows → Estimated rows, time_limit_s → Time limit"""
-    return name.removesuffix("_s").replace("_", " ").capitalize()
+def receipt_groups(receipt: dict[str, Any]) -> list[receipts.Group]:
+    return receipts.groups(receipt)
 
 
 @register.inclusion_tag("parts/bars.html")

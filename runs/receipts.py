@@ -1,0 +1,180 @@
+"""A run's receipt in the words of people: grouped, with units; and as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runs.models import Run
+from runs.words import count, exact, size, span, words
+
+METHODS = {
+    "append": "Rows were added",
+    "create": "A new table was made",
+    "rename": "A new table took the old one's place",
+    "in_place": "Rows were changed in place",
+    "merge": "Rows were merged by key",
+}
+# Only these touch rows one by one: what they left alone is worth a 0.
+_BY_ROW = ("in_place", "merge")
+
+
+@dataclass(frozen=True)
+class Fact:
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Facts under a title; `is_technical` for what only a search in other systems needs."""
+
+    title: str
+    facts: tuple[Fact, ...]
+    is_technical: bool = False
+
+
+Say = Callable[[Any], str]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value)
+    if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _moment(text: Any) -> str:
+    """An ISO time in UTC with its microseconds, as BigQuery takes it in FOR SYSTEM_TIME AS OF."""
+    try:
+        moment = datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, ValueError):
+        return _said(text)
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f} UTC" if moment.microsecond else exact(moment)
+
+
+def _milliseconds(value: Any) -> str:
+    return f"{value:,.1f} ms"
+
+
+def _table(value: Any) -> str:
+    return f"{value['schema']}.{value['table']}"
+
+
+def _method(value: Any) -> str:
+    return METHODS.get(value, str(value))
+
+
+# Where a fact is in the receipt, what it is called, how it is said. What is not named here comes last, as it is.
+_GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
+    (
+        "Rows",
+        (
+            ("source_rows", "In the source, at the snapshot", count),
+            ("rows", "Read and staged", count),
+            ("changes.inserted", "Inserted", count),
+            ("changes.updated", "Updated", count),
+            ("changes.unchanged", "The same already", count),
+            ("changes.deleted", "Deleted", count),
+            ("changes.duplicates", "More than one for a key", count),
+            ("changes.stale", "Older than what was there", count),
+        ),
+    ),
+    (
+        "Source",
+        (
+            ("snapshot_time", "As it was at", _moment),
+            ("source.table", "Table", str),
+            ("source.bytes_processed", "Read by the query", size),
+            ("source.bytes_billed", "Billed", size),
+            ("source.cursor_bytes_billed", "Billed for the cursor", size),
+            ("source.cache_hit", "From BigQuery's cache", _said),
+        ),
+    ),
+    (
+        "Cursor",
+        (("watermark_before", "Watermark before", _said), ("watermark_after", "Watermark after", _said)),
+    ),
+    (
+        "Target",
+        (
+            ("target", "Table", _table),
+            ("method", "Method", _method),
+            ("disposition", "Mode", words),
+            ("bytes", "Written", size),
+            ("published_at", "Published at", _moment),
+            ("lock_wait_ms", "Waited for the lock", _milliseconds),
+            ("lock_held_ms", "Held the lock", _milliseconds),
+        ),
+    ),
+)
+_TECHNICAL = (
+    ("source.job", "Query job", str),
+    ("source.cursor_jobs", "Jobs for the cursor", _said),
+    ("source.location", "Location", str),
+    ("source.session", "Read session", str),
+    ("source.session_expires", "Session ends", _moment),
+    ("token", "Token", _said),
+)
+_ZERO_SAYS_NOTHING = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
+
+
+def document(run: Run) -> dict[str, Any]:
+    """A receipt with the names of what it is of; readable after the run itself is forgotten."""
+    return {
+        "run": str(run.pk),
+        "pipeline": str(run.pipeline_id),
+        "pipeline_name": run.pipeline.name,
+        "action": run.action,
+        "status": run.status,
+        "started_at": run.started_at and run.started_at.isoformat(),
+        "finished_at": run.finished_at and run.finished_at.isoformat(),
+        "receipt": run.receipt,
+    }
+
+
+def groups(receipt: Mapping[str, Any]) -> list[Group]:
+    """What a run did, for its page."""
+    left = dict(_flat(receipt))
+    by_row = receipt.get("method") in _BY_ROW
+    found = []
+    for title, lines in _GROUPS:
+        facts = list(_facts(left, lines, by_row=by_row))
+        if title == "Rows":
+            facts += [Fact(f"Mended in {name}", f"{count(n)} values") for name, n in _under(left, "repaired")]
+        found.append(Group(title, tuple(facts)))
+    found.append(Group("Time", tuple(Fact(words(phase), span(s)) for phase, s in _under(left, "seconds"))))
+    technical = list(_facts(left, _TECHNICAL, by_row=True))
+    technical += [Fact(words(name.split(".")[-1]), _said(value)) for name, value in left.items() if name != "revision"]
+    found.append(Group("For a search in other systems", tuple(technical), is_technical=True))
+    return [group for group in found if group.facts]
+
+
+def _facts(left: dict[str, Any], lines: tuple[tuple[str, str, Say], ...], *, by_row: bool) -> Iterator[Fact]:
+    for place, name, say in lines:
+        value = left.pop(place, None)
+        if value in (None, "") or (value == 0 and place in _ZERO_SAYS_NOTHING and not by_row):
+            continue
+        if value == 0 and place in ("changes.duplicates", "changes.stale"):
+            continue
+        yield Fact(name, say(value))
+
+
+def _under(left: dict[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    for name in [name for name in left if name.startswith(f"{place}.")]:
+        yield name.removeprefix(f"{place}."), left.pop(name)
+
+
+def _flat(receipt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values by their path, one level deep; the target stays one value."""
+    for name, value in receipt.items():
+        if isinstance(value, Mapping) and name != "target":
+            yield from ((f"{name}.{inner}", said) for inner, said in value.items() if said not in (None, ""))
+        elif value not in (None, ""):
+            yield name, value

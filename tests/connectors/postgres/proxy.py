@@ -1,78 +1,94 @@
-"""A TCP proxy in front of PostgreSQL that cuts a connection at a chosen word."""
+"""A relay in front of PostgreSQL that cuts connections at chosen words, also as a process of its own.
+
+python -m tests.connectors.postgres.proxy --server-port 5432
+"""
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import suppress
-from typing import Literal
+import argparse
+from typing import Any, Literal, get_args
+
+from tests import door
+from tests.occasions import Occasions
+from tests.relay import Link, Relay
+
+Lost = Literal["request", "answer", "nothing"]
+# A COMMIT as psycopg2 sends it: a row of a COPY may hold the word too.
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 
-class Proxy:
-    """Passes bytes on until the client sends `word`; then the message is lost, or its answer is.
+class Proxy(Relay):
+    """Passes bytes on until a client sends the word that `cut` was told; then its connection ends.
 
-    `lost="request"`: the server never sees it. `lost="answer"`: the server does, the client hears
-    nothing. Only the first connection that says the word is cut.
+    `hits` counts the connections that were cut since the last `cut`.
     """
 
-    def __init__(self, port: int) -> None:
-        self._server = ("127.0.0.1", port)
+    def __init__(self, server_port: int, *, port: int = 0) -> None:
+        super().__init__(server_port, port=port)
         self._word = b""
-        self._lost: Literal["request", "answer"] = "request"
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._lost: Lost = "request"
+        self._occasions = Occasions()
+        self._waiting: dict[Link, Lost] = {}
 
-    def cut(self, word: bytes, lost: Literal["request", "answer"]) -> None:
-        self._word, self._lost = word, lost
+    def cut(self, word: bytes, lost: Lost, **when: Any) -> None:
+        """Cut a connection that says `word`; the first only, unless Occasions' arguments say another.
 
-    def close(self) -> None:
-        for one in (self._listener, *self._sockets):
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+        `lost`: "request", the server never sees it; "answer", the server acts on it and the client hears
+        nothing; "nothing", the client hears the answer, and then the connection ends.
+        """
+        if lost not in get_args(Lost):
+            raise ValueError(f"lost is one of {', '.join(get_args(Lost))}")
+        self._occasions = Occasions(**when)
+        self._lost = lost
+        self._word = word
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._server)
-            except OSError:
-                return
-            self._sockets += [client, server]
-            threading.Thread(target=self._to_server, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._to_client, args=(client, server), daemon=True).start()
+    @property
+    def hits(self) -> int:
+        return self._occasions.hits
 
-    def _to_server(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := client.recv(1 << 16):
-                if self._word and self._word in data:
-                    self._word = b""
-                    if self._lost == "answer":
-                        client.shutdown(socket.SHUT_RD)
-                        self._drop_answers(client)
-                        server.sendall(data)
-                        return
-                    break
-                server.sendall(data)
-        except OSError:
-            pass  # either side closed: the tests cut connections on purpose, and both are closed below
-        self._end(client, server)
+    async def to_server(self, link: Link, data: bytes) -> bytes:
+        if not self._word or self._word not in data or not self._occasions.strikes():
+            return data
+        if self._lost == "request":
+            link.close()
+            return b""
+        self._waiting[link] = self._lost
+        return data
 
-    def _drop_answers(self, client: socket.socket) -> None:
-        """The client sees the connection close; what the server still says goes nowhere."""
-        client.shutdown(socket.SHUT_WR)
+    async def to_client(self, link: Link, data: bytes) -> bytes:
+        lost = self._waiting.pop(link, None)
+        if lost is None:
+            return data
+        # The server has answered, so it has done what it was asked.
+        if lost == "nothing":
+            link.client.write(data)
+        link.close()
+        return b""
 
-    def _to_client(self, client: socket.socket, server: socket.socket) -> None:
-        try:
-            while data := server.recv(1 << 16):
-                client.sendall(data)
-        except OSError:
-            pass  # either side closed: the tests cut connections on purpose, and both are closed below
-        self._end(client, server)
 
-    def _end(self, *sockets: socket.socket) -> None:
-        for one in sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--server-port", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--door-port", type=int, default=0)
+    chosen = parser.parse_args()
+    with Proxy(chosen.server_port, port=chosen.port) as proxy:
+
+        def slow_down(delay_s: float = 0.0, bytes_per_s: float = 0.0) -> None:
+            proxy.delay_s, proxy.bytes_per_s = delay_s, bytes_per_s
+
+        functions = {
+            "cut_commit": lambda lost, **when: proxy.cut(COMMIT, lost, **when),
+            "cut": lambda word, lost, **when: proxy.cut(word.encode(), lost, **when),
+            "hits": lambda: proxy.hits,
+            "connections": lambda: proxy.connections,
+            "reset": lambda: proxy.reset(),
+            "stall": proxy.stall,
+            "resume": proxy.resume,
+            "slow_down": slow_down,
+        }
+        door.serve(functions, {"port": proxy.port}, port=chosen.door_port)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,14 +12,13 @@ import pytest
 from connectors.errors import OutcomeUnknown, TransientError, Unreachable
 from connectors.postgres.destination import PostgresDestination
 from tests.connectors.memory import MemorySource, batch
-from tests.connectors.postgres.proxy import Proxy
+from tests.connectors.postgres.proxy import COMMIT, Proxy
 
 
 @pytest.fixture
 def proxy(server):
-    made = Proxy(server.port)
-    yield made
-    made.close()
+    with Proxy(server.port) as made:
+        yield made
 
 
 @pytest.mark.parametrize("lost", ["request", "answer"])
@@ -29,7 +28,7 @@ def test_a_connection_lost_at_the_commit_leaves_the_outcome_to_the_next_owner(wo
 
     def cut(point):
         if point == "publish.before_commit":
-            proxy.cut(b"COMMIT", lost)
+            proxy.cut(COMMIT, lost)
 
     with pytest.raises(OutcomeUnknown):
         world.move([2], disposition, destination=through, run=run, crash=cut)
@@ -41,6 +40,31 @@ def test_a_connection_lost_at_the_commit_leaves_the_outcome_to_the_next_owner(wo
         assert fence.applied is None
     world.move([2], disposition, run=run)
     assert ids() == ([1, 2] if disposition != "replace" else [2])
+
+
+def test_a_connection_lost_just_after_the_answer_to_the_commit_is_no_harm(world, ids, proxy, disposition):
+    through = world.destination(port=proxy.port)
+
+    def cut(point):
+        if point == "publish.before_commit":
+            proxy.cut(COMMIT, "nothing")
+
+    world.move([2], disposition, destination=through, crash=cut)
+    assert proxy.hits == 1
+    assert ids() == ([1, 2] if disposition != "replace" else [2])
+    # The next run of this process does not get the dead session.
+    through.close()
+    world.move([3], disposition, destination=world.destination(port=proxy.port))
+    assert ids() == ([1, 2, 3] if disposition != "replace" else [3])
+
+
+def test_a_connection_that_is_reset_in_the_middle_changes_nothing(world, ids, proxy, disposition):
+    through = world.destination(port=proxy.port)
+    source = MemorySource([batch([2]), batch([3])], between=proxy.reset)
+    with pytest.raises(TransientError) as lost:
+        world.move(disposition=disposition, source=source, destination=through)
+    assert lost.value.code == "connection_lost"
+    assert ids() == [1]
 
 
 @pytest.mark.parametrize("word", [b"_datamantri.applied (run", b"CREATE TABLE", b"ANALYZE", b"RENAME", b"LOCK TABLE"])

@@ -1,0 +1,160 @@
+"""A TCP relay: passes bytes between clients and one server, and does what bad networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+_READ_BYTES = 1 << 18
+_CALL_S = 5.0
+
+
+class Link:
+    """One client's connection, and the one to the server that is made for it."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server = server
+        self.client_port: int = client.get_extra_info("peername")[1]
+        # By this port the server knows the client.
+        self.server_port: int = server.get_extra_info("sockname")[1]
+
+    def reset(self) -> None:
+        """Both sides see "connection reset by peer"."""
+        for side in (self.client, self.server):
+            connection = side.get_extra_info("socket")
+            with suppress(OSError):  # closed by the other side at this moment
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            side.transport.abort()
+
+    def close(self) -> None:
+        """Both sides see the end of the connection, after what is on its way."""
+        for side in (self.client, self.server):
+            side.close()
+
+
+class Relay:
+    """Listens at `port` on loopback for the server at `server_port`.
+
+    `delay_s` and `bytes_per_s` may be set at any time. A subclass sees and changes what passes: what
+    `to_server` and `to_client` return goes on.
+    """
+
+    def __init__(self, server_port: int, *, port: int = 0) -> None:
+        self.delay_s = 0.0
+        self.bytes_per_s = 0.0
+        self._server_port = server_port
+        self._links: set[Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
+        self._thread.start()
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._listener = self._do(asyncio.start_server(self._serve, "127.0.0.1", port))
+        self.port: int = self._listener.sockets[0].getsockname()[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def reset(self, server_port: int | None = None) -> int:
+        """Break all connections, or the one that the server sees coming from `server_port`; returns how many."""
+
+        async def reset() -> int:
+            chosen = [link for link in self._links if server_port in (None, link.server_port)]
+            for link in chosen:
+                link.reset()
+            return len(chosen)
+
+        return self._do(reset())
+
+    def stall(self) -> None:
+        """From now on nothing passes: connections stay open, new ones are taken, and both sides hear nothing."""
+        self._loop.call_soon_threadsafe(self._passing.clear)
+
+    def resume(self) -> None:
+        """What was kept back goes on its way."""
+        self._loop.call_soon_threadsafe(self._passing.set)
+
+    @property
+    def connections(self) -> int:
+        return len(self._links)
+
+    def close(self) -> None:
+        if not self._loop.is_running():
+            return
+
+        async def end() -> None:
+            self._listener.close()
+            for link in list(self._links):
+                link.reset()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self._do(end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_CALL_S)
+        self._loop.close()
+
+    async def to_server(self, link: Link, data: bytes) -> bytes:
+        return data
+
+    async def to_client(self, link: Link, data: bytes) -> bytes:
+        return data
+
+    def _do(self, work: Awaitable[T]) -> T:
+        async def run() -> T:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_CALL_S)
+
+    async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        await self._passing.wait()
+        try:
+            from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        except OSError:
+            client.transport.abort()
+            return
+        link = Link(client, server)
+        self._links.add(link)
+        try:
+            await asyncio.gather(
+                self._pump(link, from_client, server, self.to_server),
+                self._pump(link, from_server, client, self.to_client),
+            )
+        finally:
+            self._links.discard(link)
+            link.close()
+
+    async def _pump(
+        self,
+        link: Link,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        see: Callable[[Link, bytes], Awaitable[bytes]],
+    ) -> None:
+        try:
+            while data := await reader.read(_READ_BYTES):
+                began = time.monotonic()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                await self._passing.wait()
+                writer.write(await see(link, data))
+                await writer.drain()
+                if self.bytes_per_s:
+                    await asyncio.sleep(max(0.0, len(data) / self.bytes_per_s - (time.monotonic() - began)))
+            if writer.can_write_eof():
+                writer.write_eof()
+        except OSError:  # one side is gone, and the other must hear of it
+            link.close()

@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test bench lint
+.PHONY: help install up demo test bench bench-scale lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +10,7 @@ PRODUCTION = key=$$($(BIN)/python manage.py doctor --new-key) && export SECRET_K
 	DATABASE_URL=postgresql://nobody@127.0.0.1:1/none BROKER_URL=redis://127.0.0.1:1 PUBLIC_URL=https://mantri.example.com
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 install: ## put everything into .venv; instant when it is up to date
 	@PYTHON="$(PYTHON)" sh .ci/install
@@ -27,6 +27,9 @@ test: install ## run all tests on servers of their own; ARGS='-k name'
 
 bench: install ## measure speed and memory into bench/results
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-scale: install ## measure how costs grow up to 10,000 pipelines and 1,000,000 runs
+	@exec $(BIN)/python -m bench scale
 
 lint: install ## check style, types, imports and migrations
 	$(BIN)/ruff check .

@@ -1,4 +1,7 @@
-"""`python -m bench [engine] [memory] [start] [throughput] [lateness] [log] [footprint]`; all without names."""
+"""`python -m bench [engine] [memory] [start] [throughput] [lateness] [log] [footprint]`: all without names.
+
+`python -m bench scale` is apart: see bench/scale.py.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ ALL = ("engine", "memory", "start", "throughput", "lateness", "log", "footprint"
 
 
 def main(names: list[str]) -> int:
+    if names == ["scale"]:
+        from bench import scale
+
+        return scale.measure()
     wanted = names or list(ALL)
     if unknown := set(wanted) - set(ALL):
         say(f"There is no bench called {', '.join(sorted(unknown))}; there are {', '.join(ALL)}.")

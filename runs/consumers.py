@@ -235,7 +235,13 @@ class BoardConsumer(ViewerConsumer):
             await self.tell()
 
     async def board_run(self, message: dict[str, Any]) -> None:
-        self.changed.add(message["pipeline"])
+        await self.note([message["pipeline"]])
+
+    async def board_runs(self, message: dict[str, Any]) -> None:
+        await self.note(message["pipelines"])
+
+    async def note(self, pipelines: list[str]) -> None:
+        self.changed.update(pipelines)
         if not self.told:
             await self.tell()
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import Q
-
 from pipelines import schedules
 from pipelines.models import Pipeline, Schedule
 from runs import services
 from runs.models import Run, Skip, Trigger
+from runs.services.bulk import insert_alike
 
+TIMES = ("scheduled_for", "data_interval_start", "data_interval_end")
 Instant = tuple[UUID, datetime]
 
 
@@ -56,10 +56,15 @@ class Decisions:
                 firsts[pk] = schedules.previous_time(schedules.Rule.of(tick.schedule), tick.at)
             before[tick.instant] = last.get(pk, firsts[pk])
             last[pk] = tick.at
-        adjoining = Q(pk__in=[])
-        for pk, at in firsts.items():
-            adjoining |= Q(schedule=pk, last=at)
-        newest = {skip.schedule_id: skip for skip in Skip.objects.select_for_update().filter(adjoining)}
+        adjoining = Skip.objects.raw(
+            """
+            SELECT s.* FROM runs_skip s JOIN unnest(%s::uuid[], %s::timestamptz[]) AS f (schedule, last)
+              ON s.schedule_id = f.schedule AND s.last = f.last
+            FOR UPDATE OF s
+            """,
+            [list(firsts), list(firsts.values())],
+        )
+        newest = {skip.schedule_id: skip for skip in adjoining}
         done: set[Instant] = set()
         if ticks:
             ran = Run.objects.filter(schedule__in=list(last), scheduled_for__gte=min(tick.at for tick in ticks))
@@ -141,7 +146,7 @@ class Decisions:
         return skip.last == self.before[tick.instant]
 
     def save(self) -> None:
-        Run.objects.bulk_create(self.runs)
+        insert_alike(self.runs, ("id", "pipeline", "revision", "schedule", *TIMES, "due"))
         Skip.objects.bulk_create(self.new_skips)
         if self.grown_skips:
             Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -36,6 +37,12 @@ def push_run(run_id: UUID) -> None:
 
 def push_board(run_id: UUID, pipeline_id: UUID, status: str) -> None:
     _send(BOARD, {"type": "board.run", "run": str(run_id), "pipeline": str(pipeline_id), "status": str(status)})
+
+
+def push_boards(pipelines: Iterable[UUID]) -> None:
+    """Tell of runs of many pipelines in one message."""
+    if named := [str(pipeline) for pipeline in pipelines]:
+        _send(BOARD, {"type": "board.runs", "pipelines": named})
 
 
 class _Courier:

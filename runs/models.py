@@ -105,7 +105,15 @@ class Run(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["priority", "due"], condition=Q(status__in=sorted(CLAIMABLE)), name="run_claimable"),
+            # In the order of claims, and of no use to the queries about one pipeline, which name no lease.
+            models.Index(
+                fields=["priority", "due", "id"],
+                condition=Q(status__in=sorted(CLAIMABLE), lease_until__isnull=True),
+                name="run_claimable",
+            ),
+            models.Index(
+                fields=["trigger", "-created_at"], condition=~Q(trigger=Trigger.SCHEDULE), name="run_asked_for"
+            ),
             models.Index(
                 fields=["pipeline", "priority", "due", "id"], condition=Q(status=RunStatus.QUEUED), name="run_queue"
             ),

@@ -14,14 +14,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import Q
 
 from pipelines import schedules
 from pipelines.models import Missed, Overlap, Pipeline, PipelineState, Schedule
 from runs import capacity, live, queries
 from runs.decisions import Decisions, Tick
-from runs.models import Run, Skip, Trigger
-from runs.states import ACTIVE, RunStatus
+from runs.models import Run, Skip
+from runs.states import ACTIVE
 
 log = logging.getLogger(__name__)
 
@@ -50,28 +49,28 @@ class Reading:
 
 
 def tick() -> int:
-    """Turn every tick that is due into a run or a recorded skip; returns how many runs were queued."""
-    queued = 0
-    while True:
-        runs, looked_at = _tick_some()
-        queued += len(runs)
-        for run in runs:
-            live.push_board(run.pk, run.pipeline_id, RunStatus.QUEUED)
-        if looked_at < PIPELINES_AT_ONCE:
-            return queued
+    """Turn ticks that are due into runs or recorded skips, of at most PIPELINES_AT_ONCE pipelines.
+
+    Returns how many runs were queued. What is left over is due at once again, see `seconds_to_next`.
+    """
+    runs = _tick_some()
+    live.push_boards(run.pipeline_id for run in runs)
+    return len(runs)
 
 
 @transaction.atomic
-def _tick_some() -> tuple[list[Run], int]:
+def _tick_some() -> list[Run]:
     now = queries.database_now()
+    needed = ("state", "revision", "active_from", "missed", "overlap")
     pipelines = {
         pipeline.pk: pipeline
         for pipeline in Pipeline.objects.select_for_update(skip_locked=True, no_key=True, of=("self",))
         .filter(pk__in=Schedule.objects.filter(next_due__lte=now).values("pipeline"))
-        .order_by("pk")[:PIPELINES_AT_ONCE]
+        .order_by()
+        .only(*needed)[:PIPELINES_AT_ONCE]
     }
     if not pipelines:
-        return [], 0
+        return []
     due: dict[UUID, list[Schedule]] = defaultdict(list)
     for schedule in Schedule.objects.filter(pipeline__in=pipelines, next_due__lte=now).order_by("starts_at", "pk"):
         due[schedule.pipeline_id].append(schedule)
@@ -82,22 +81,43 @@ def _tick_some() -> tuple[list[Run], int]:
         ticks = [tick for tick in reading.ticks if not decisions.has_run(tick)]
         _decide(pipelines[pk], ticks, reading.has_more, standings[pk], decisions, now)
     decisions.save()
-    read = [schedule for its_schedules in due.values() for schedule in its_schedules]
-    Schedule.objects.bulk_update(read, ["ticked_through", "next_due"], batch_size=500)
-    return decisions.runs, len(pipelines)
+    _move_on([schedule for its_schedules in due.values() for schedule in its_schedules])
+    return decisions.runs
+
+
+def _move_on(read: list[Schedule]) -> None:
+    """Save how far schedules were read; a bulk_update would cost more than all the rest of a pass."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            UPDATE pipelines_schedule s SET ticked_through = r.ticked_through, next_due = r.next_due
+            FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[]) AS r (id, ticked_through, next_due)
+            WHERE s.id = r.id
+            """,
+            [[s.pk for s in read], [s.ticked_through for s in read], [s.next_due for s in read]],
+        )
 
 
 def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
     standings: dict[UUID, Standing] = defaultdict(Standing)
-    unfinished = Run.objects.filter(
-        Q(status__in=sorted(ACTIVE)) | Q(status=RunStatus.QUEUED, trigger=Trigger.SCHEDULE),
-        pipeline__in=list(pipelines),
+    chosen = list(pipelines)
+    active = Run.objects.filter(pipeline__in=chosen, status__in=sorted(ACTIVE)).order_by()
+    for run in active.only("id", "pipeline_id", "status"):
+        standings[run.pipeline_id].active = run
+    # The last of each queue, however long it is, by the index that workers take from.
+    waiting = Run.objects.raw(
+        """
+        SELECT last.id, last.pipeline_id, last.status FROM unnest(%s::uuid[]) AS chosen (id)
+        CROSS JOIN LATERAL (
+            SELECT id, pipeline_id, status FROM runs_run
+            WHERE pipeline_id = chosen.id AND status = 'queued' AND trigger = 'schedule'
+            ORDER BY priority DESC, due DESC, id DESC LIMIT 1
+        ) AS last
+        """,
+        [chosen],
     )
-    for run in unfinished.order_by("due").only("id", "pipeline_id", "status"):
-        if run.status == RunStatus.QUEUED:
-            standings[run.pipeline_id].waiting = run
-        else:
-            standings[run.pipeline_id].active = run
+    for run in waiting:
+        standings[run.pipeline_id].waiting = run
     return standings
 
 

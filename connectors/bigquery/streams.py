@@ -46,13 +46,9 @@ def open_session(
     timeout_s: float,
     doing: Doing,
     snapshot_time: datetime | None = None,
-    restriction: str = "",
 ) -> Session:
-    """Open a session over all columns, as the table was at `snapshot_time`, billed to the connection's project.
-
-    `restriction` is a condition in GoogleSQL that rows must meet.
-    """
-    options = types.ReadSession.TableReadOptions(row_restriction=restriction)
+    """Open a session over all columns, as the table was at `snapshot_time`, billed to the connection's project."""
+    options = types.ReadSession.TableReadOptions()
     if not clients.endpoints.storage:
         lz4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
         options.arrow_serialization_options = types.ArrowSerializationOptions(buffer_compression=lz4)

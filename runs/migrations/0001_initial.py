@@ -139,7 +139,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(condition=models.Q(('status__in', ['queued', 'resolving', 'retrying'])), fields=['priority', 'due'], name='run_claimable'),
+            index=models.Index(condition=models.Q(('lease_until__isnull', True), ('status__in', ['queued', 'resolving', 'retrying'])), fields=['priority', 'due', 'id'], name='run_claimable'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('trigger', 'schedule'), _negated=True), fields=['trigger', '-created_at'], name='run_asked_for'),
         ),
         migrations.AddIndex(
             model_name='run',

@@ -14,8 +14,9 @@ from django.db.models.functions import Now
 
 from pipelines.models import Pipeline
 from runs import services
-from runs.models import Attempt, Process, Run
+from runs.models import Attempt, Process, Run, Trigger
 from runs.services import Claim
+from runs.services.bulk import insert_alike
 from runs.states import ACTIVE, RunStatus
 
 Queue = Callable[..., Run]
@@ -86,6 +87,32 @@ def test_people_come_before_schedules_and_older_runs_before_newer_ones(queue: Qu
 def test_a_run_is_not_claimed_before_it_is_due(queue: Queue, claim: Claimer) -> None:
     queue(due=Now() + timedelta(minutes=1))
     assert claim() is None
+
+
+@pytest.mark.django_db
+def test_a_claim_reads_a_handful_of_pages_however_many_runs_were_queued_at_once(
+    make_pipeline: Callable[..., Pipeline], claim: Claimer
+) -> None:
+    """The planner does not know of them yet: its statistics are gathered long after."""
+    pipeline = make_pipeline()
+    alike = {"pipeline": pipeline, "revision_id": pipeline.revision_id, "trigger": Trigger.MANUAL}
+    insert_alike([Run(**alike) for _ in range(1500)], ("id",))
+    asked: list[tuple[str, Any]] = []
+
+    def note(execute: Any, statement: str, values: Any, many: bool, context: Any) -> Any:
+        asked.append((statement, values))
+        return execute(statement, values, many, context)
+
+    with transaction.atomic():
+        with connection.execute_wrapper(note):
+            assert claim() is not None
+        transaction.set_rollback(True)
+    ((statement, values),) = asked
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+        ((plan,),) = cursor.fetchone()
+    assert Run.objects.filter(status=RunStatus.RUNNING).count() == 1
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
 
 
 @pytest.mark.django_db

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -281,6 +282,9 @@ def test_lists_are_told_what_changed_once_until_they_have_looked(run, viewer_cli
         assert await viewer.receive_json_from(timeout=10) == {"type": "changed", "pipelines": [pipeline]}
         await viewer.send_json_to({"seen": True})
         assert await viewer.receive_nothing(timeout=0.5)
+        many = sorted(str(uuid.uuid4()) for _ in range(3))
+        live.push_boards(many)
+        assert await viewer.receive_json_from(timeout=10) == {"type": "changed", "pipelines": many}
         await viewer.disconnect()
         await get_channel_layer().flush()
 

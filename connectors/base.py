@@ -49,7 +49,9 @@ class Column:
     """A column as the source declares it, in BigQuery's standard SQL words.
 
     `type` is INT64, NUMERIC, STRUCT, RANGE, ...; `element` is the T of RANGE<T>; `columns` are the
-    fields of a STRUCT; `max_length` counts characters or bytes.
+    fields of a STRUCT; `max_length` counts characters or bytes. `target_type` is the PostgreSQL type that
+    a rule chose, spelled as `format_type` spells it, empty for the usual one; `zone` is where a time
+    that changes its kind was told.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Column:
     element: str = ""
     columns: tuple[Column, ...] = ()
     description: str = ""
+    target_type: str = ""
+    zone: str = ""
 
 
 def column_from_json(values: Mapping[str, Any]) -> Column:
@@ -74,10 +78,12 @@ class ReadRequest:
     """What to read: exactly one of `table` ("project.dataset.table") and `query`.
 
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
+    `skip` names columns, in any case, that are not read.
     """
 
     table: str = ""
     query: str = ""
+    skip: tuple[str, ...] = ()
     job_key: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     maximum_bytes_billed: int | None = None

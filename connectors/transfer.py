@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from connectors import column_rules
 from connectors.base import (
     Changes,
     Column,
@@ -25,6 +26,7 @@ from connectors.base import (
     WriteDisposition,
     WriteMode,
 )
+from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError
 from connectors.postgres.control import AlreadyApplied
 
@@ -37,7 +39,8 @@ class TransferRequest:
     """What one run moves, and where to.
 
     `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
-    columns as the definition knew them: one that is gone or has another type ends the run.
+    columns as the definition knew them: one that is gone or has another type ends the run. `rules` say
+    which columns are skipped, and which are stored as another type than the usual one.
     """
 
     owner: Owner
@@ -47,6 +50,7 @@ class TransferRequest:
     fingerprint: str = ""
     adopt: bool = False
     expected: tuple[Column, ...] = ()
+    rules: Mapping[str, ColumnRule] = field(default_factory=dict)
     text_policy: TextPolicy = TextPolicy.FAIL
 
 
@@ -119,11 +123,15 @@ def direct(
     seconds: dict[str, float] = {}
     with _timed(seconds, "plan"):
         stop.check()
-        plan = source.plan(request.read, stop=stop)
-        refuse_changed(request.expected, plan.columns)
+        skip = column_rules.skipped(request.rules)
+        plan = source.plan(replace(request.read, skip=skip), stop=stop)
+        refuse_changed(column_rules.without(request.expected, skip), plan.columns)
+        plan = replace(plan, columns=column_rules.apply(plan.columns, request.rules))
     reporter.planned(plan)
     for warning in plan.warnings:
         reporter.log("warning", warning)
+    if request.rules:
+        reporter.log("info", _ruled(skip, plan.columns))
     crash("plan.after")
     try:
         return _load(source, destination, fence, request, plan, seconds, reporter, stop, crash)
@@ -221,6 +229,14 @@ def _type(column: Column) -> tuple[Any, ...]:
     """What decides how a column is stored: not its name's case, its length, nor whether it is required."""
     inner = tuple((child.name.lower(), _type(child)) for child in column.columns)
     return column.type, column.repeated, column.precision, column.scale, column.element, inner
+
+
+def _ruled(skip: tuple[str, ...], columns: tuple[Column, ...]) -> str:
+    """What the rules for columns do, for the log."""
+    retyped = [f"{column.name} as {column.target_type}" for column in columns if column.target_type]
+    told = [f"not read: {', '.join(skip)}"] if skip else []
+    told += [f"stored by a rule: {', '.join(retyped)}"] if retyped else []
+    return f"Columns {'; '.join(told) or 'have their usual types'}."
 
 
 def _opening(method: str, target: Target) -> str:

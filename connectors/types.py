@@ -6,6 +6,7 @@ write must all come from here. Canonical texts are what both sides sum to prove 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from connectors.base import Column
@@ -18,12 +19,14 @@ _RANGES = {"DATE": "daterange", "DATETIME": "tsrange", "TIMESTAMP": "tstzrange"}
 class Form:
     """A type in PostgreSQL, as `format_type` prints it, and its canonical text in both dialects.
 
-    The texts are SQL with `{x}` for a non-null value; empty means the type is counted only.
+    The texts are SQL with `{x}` for a non-null value and `{zone}` for a rule's zone; empty means the
+    type is counted only. `mind` says what a person should know.
     """
 
     postgres: str
     bigquery_text: str = ""
     postgres_text: str = ""
+    mind: str = ""
 
 
 # Trailing zeros go, and the point with them: BigQuery drops them by itself, others keep the scale.
@@ -39,6 +42,7 @@ _POSTGRES_FLOAT = (
     "CASE WHEN {x} = 'NaN' THEN 'nan' WHEN {x} = 'Infinity' THEN 'inf' WHEN {x} = '-Infinity' THEN '-inf'"
     " WHEN {x} = 0 THEN '0' ELSE btrim(to_char({x}, '9.9999999999999999EEEE')) END"
 )
+_POSTGRES_MICROS = "(extract(epoch FROM {x}) * 1000000)::bigint::text"
 
 FORMS = {
     "BOOL": Form("boolean", "CAST({x} AS STRING)", "{x}::text"),
@@ -52,20 +56,17 @@ FORMS = {
     "TIME": Form(
         "time without time zone",
         "CAST(TIME_DIFF({x}, TIME '00:00:00', MICROSECOND) AS STRING)",
-        "(extract(epoch FROM {x}) * 1000000)::bigint::text",
+        _POSTGRES_MICROS,
     ),
     "DATETIME": Form(
         "timestamp without time zone",
         "CAST(DATETIME_DIFF({x}, DATETIME '1970-01-01 00:00:00', MICROSECOND) AS STRING)",
-        "(extract(epoch FROM {x}) * 1000000)::bigint::text",
+        _POSTGRES_MICROS,
+        mind="has no zone and is given none",
     ),
-    "TIMESTAMP": Form(
-        "timestamp with time zone",
-        "CAST(UNIX_MICROS({x}) AS STRING)",
-        "(extract(epoch FROM {x}) * 1000000)::bigint::text",
-    ),
-    "JSON": Form("jsonb"),
-    "GEOGRAPHY": Form("text"),
+    "TIMESTAMP": Form("timestamp with time zone", "CAST(UNIX_MICROS({x}) AS STRING)", _POSTGRES_MICROS),
+    "JSON": Form("jsonb", mind="keys that become the same are one then, the last"),
+    "GEOGRAPHY": Form("text", mind="WKT, as BigQuery sends it"),
     # months/days/microseconds; MOD, for some count whole seconds among an interval's microseconds.
     "INTERVAL": Form(
         "interval",
@@ -77,64 +78,193 @@ FORMS = {
         " || ((extract(hour FROM {x}) * 60 + extract(minute FROM {x})) * 60000000"
         " + extract(microseconds FROM {x}))::bigint",
     ),
-    "STRUCT": Form("jsonb"),
+    "STRUCT": Form("jsonb", mind="one JSON object, its keys called as the fields are"),
 }
+
+_DIGITS = ("CAST({x} AS STRING)", "{x}::text")
+_DECIMAL = (_BIGQUERY_DECIMAL, "trim_scale({x})::text")
+_FITS = "a value that does not fit ends the run"
+_WHOLE = "a value that is not whole, or does not fit, ends the run"
+# FORMAT_DATE's %Y does not say how wide it is.
+_YEAR = "LPAD(CAST(EXTRACT(YEAR FROM {x}) AS STRING), 4, '0')"
+_ISO = "ISO 8601 with six digits of a second, so that texts sort as times do"
+_OUR_JSON = Form("json", mind="kept as the text it is")
+
+# What a rule may make of a type instead, by PostgreSQL's name without lengths. Decimals never become
+# floats, and a time changes its kind only with a zone that was told.
+CASTS = {
+    "BOOL": (Form("text", "CAST({x} AS STRING)", "{x}", "true or false"),),
+    "INT64": (
+        Form("smallint", *_DIGITS, _FITS),
+        Form("integer", *_DIGITS, _FITS),
+        Form("numeric", _DIGITS[0], _DECIMAL[1], _FITS),
+        Form("text", _DIGITS[0], "{x}"),
+    ),
+    "FLOAT64": (
+        Form("real", mind=f"rounded to about 7 digits; {_FITS}"),
+        Form("text", mind="the shortest digits that name the value"),
+    ),
+    "NUMERIC": (
+        Form("numeric", *_DECIMAL, f"never rounded: {_FITS}"),
+        Form("bigint", _BIGQUERY_DECIMAL, "{x}::text", _WHOLE),
+        Form("integer", _BIGQUERY_DECIMAL, "{x}::text", _WHOLE),
+        Form("smallint", _BIGQUERY_DECIMAL, "{x}::text", _WHOLE),
+        Form("text", _BIGQUERY_DECIMAL, "{x}", "its digits, without trailing zeros"),
+    ),
+    "STRING": (
+        Form("character varying", "{x}", "{x}", "a longer text ends the run"),
+        Form("uuid", "LOWER({x})", "{x}::text", "a text that is not a UUID ends the run"),
+        Form("jsonb", mind="a text that is not JSON ends the run"),
+        Form("json", mind="a text that is not JSON ends the run"),
+    ),
+    "BYTES": (Form("text", "TO_HEX({x})", "{x}", "hexadecimal digits"),),
+    "DATE": (
+        Form(
+            "timestamp without time zone",
+            "CAST(UNIX_DATE({x}) * 86400000000 AS STRING)",
+            _POSTGRES_MICROS,
+            "midnight, without a zone",
+        ),
+        Form("text", f"CONCAT({_YEAR}, FORMAT_DATE('-%m-%d', {{x}}))", "{x}", "ISO 8601"),
+    ),
+    "TIME": (Form("text", "FORMAT_TIME('%H:%M:%E6S', {x})", "{x}", _ISO),),
+    "DATETIME": (
+        Form(
+            "timestamp with time zone",
+            "CAST(UNIX_MICROS(TIMESTAMP({x}, '{zone}')) AS STRING)",
+            _POSTGRES_MICROS,
+            "a time that the zone's clocks skip or show twice ends the run",
+        ),
+        Form("text", f"CONCAT({_YEAR}, FORMAT_DATETIME('-%m-%dT%H:%M:%E6S', {{x}}))", "{x}", _ISO),
+    ),
+    "TIMESTAMP": (
+        Form(
+            "timestamp without time zone",
+            "CAST(DATETIME_DIFF(DATETIME({x}, '{zone}'), DATETIME '1970-01-01 00:00:00', MICROSECOND) AS STRING)",
+            _POSTGRES_MICROS,
+            "what the zone's clocks show: an hour that they show twice is twice there",
+        ),
+        Form(
+            "text", f"CONCAT({_YEAR}, FORMAT_TIMESTAMP('-%m-%dT%H:%M:%E6SZ', {{x}}, 'UTC'))", "{x}", f"{_ISO}, in UTC"
+        ),
+    ),
+    "JSON": (_OUR_JSON, Form("text", mind=_OUR_JSON.mind)),
+    "INTERVAL": (Form("text", mind="as BigQuery writes it: years-months days hours:minutes:seconds"),),
+    "RANGE": (Form("text", mind="[start, end), a missing bound as UNBOUNDED"),),
+    "STRUCT": (Form("json", mind=FORMS["STRUCT"].mind), Form("text", mind="JSON text")),
+}
+CASTS["BIGNUMERIC"] = CASTS["NUMERIC"]
+# An array as one value, whatever it holds.
+ARRAY_CASTS = (
+    Form("jsonb", mind="one JSON array"),
+    Form("json", mind="one JSON array"),
+    Form("text", mind="one JSON array, as text"),
+)
+NEED_ZONE = frozenset({("DATETIME", "timestamp with time zone"), ("TIMESTAMP", "timestamp without time zone")})
+# Elements that an array may be made of by a rule; the other casts are for single values.
+_NOT_IN_ARRAYS = frozenset({"json", "jsonb"})
 
 
 def postgres_type(column: Column) -> str:
     """The column's type in PostgreSQL, spelled as `format_type` spells it: fit for DDL and for comparing."""
-    scalar = _form(column).postgres
+    if column.target_type:
+        return column.target_type
+    scalar = form_of(column).postgres
     # An array of STRUCT is one JSON array: PostgreSQL's jsonb[] would be harder to query, not easier.
     return f"{scalar}[]" if column.repeated and column.type != "STRUCT" else scalar
 
 
-def bigquery_text(column: Column, expression: str) -> str | None:
-    """GoogleSQL for the canonical text of a non-null value; None if the type is counted only."""
-    if column.repeated:
-        text = bigquery_text(replace(column, repeated=False), "e")
-        if text and column.type == "STRING":
-            text = "CONCAT(CAST(CHAR_LENGTH(e) AS STRING), ':', e)"
-        return text and (
-            f"ARRAY_TO_STRING(ARRAY(SELECT IFNULL({text}, 'null')"
-            f" FROM UNNEST({expression}) AS e WITH OFFSET AS o ORDER BY o), ',')"
-        )
-    if column.type == "RANGE":
-        bound = Column(column.name, column.element)
-        start, end = (
-            bigquery_text(bound, f"RANGE_START({expression})"),
-            bigquery_text(bound, f"RANGE_END({expression})"),
-        )
-        return f"CONCAT(IFNULL({start}, ''), '/', IFNULL({end}, ''))"
-    return _form(column).bigquery_text.format(x=expression) or None
+def usual_type(column: Column) -> str:
+    """What the column becomes without a rule."""
+    return postgres_type(replace(column, target_type="", zone=""))
 
 
-def postgres_text(column: Column, expression: str) -> str | None:
-    """PostgreSQL's SQL for the same text, byte for byte; None if the type is counted only."""
-    if column.repeated:
-        text = postgres_text(replace(column, repeated=False), "e")
-        if text and column.type == "STRING":
-            # The length in front, or ["a,b"] and ["a", "b"] would look the same.
-            text = "char_length(e) || ':' || e"
-        return text and (
-            f"array_to_string(ARRAY(SELECT coalesce({text}, 'null')"
-            f" FROM unnest({expression}) WITH ORDINALITY AS u (e, o) ORDER BY o), ',')"
-        )
-    if column.type == "RANGE":
-        bound = Column(column.name, column.element)
-        start, end = postgres_text(bound, f"lower({expression})"), postgres_text(bound, f"upper({expression})")
-        return f"coalesce({start}, '') || '/' || coalesce({end}, '')"
-    return _form(column).postgres_text.format(x=expression) or None
+def casts_of(column: Column) -> tuple[Form, ...]:
+    """The types that a rule may choose for the column, other than the usual one."""
+    casts = CASTS.get(column.type, ())
+    if not column.repeated or column.type == "STRUCT":
+        return casts
+    arrays = (replace(form, postgres=f"{form.postgres}[]") for form in casts if form.postgres not in _NOT_IN_ARRAYS)
+    return (*arrays, *ARRAY_CASTS)
 
 
-def _form(column: Column) -> Form:
+def base_type(type_: str) -> str:
+    """`type_` without its lengths: numeric[] for numeric(10,2)[]."""
+    return re.sub(r"\(.*\)", "", type_)
+
+
+def form_of(column: Column) -> Form:
+    """The form that the column has in PostgreSQL, by a rule or as usual; of an array's elements where it stays one.
+
+    Raises ConnectorError, code unknown_type, for what cannot be loaded.
+    """
+    if column.target_type:
+        base = base_type(column.target_type)
+        return next(form for form in casts_of(column) if form.postgres == base)
     form = Form(_RANGES.get(column.element, "")) if column.type == "RANGE" else FORMS.get(column.type)
     if form is None or not form.postgres:
         raise ConnectorError(
             f"Column {column.name} has the type {column.type}, which cannot be loaded.",
-            hint="Leave the column out with a query, or cast it there to a type such as STRING.",
+            hint="Skip the column, or cast it in a query to a type such as STRING.",
             code="unknown_type",
             field=column.name,
         )
     if column.type in ("NUMERIC", "BIGNUMERIC") and column.precision is not None:
         return replace(form, postgres=f"numeric({column.precision},{column.scale or 0})")
     return form
+
+
+def element_of(column: Column) -> Column:
+    """A single element of an array column."""
+    return replace(column, repeated=False, target_type=column.target_type.removesuffix("[]"))
+
+
+def bigquery_text(column: Column, expression: str) -> str | None:
+    """GoogleSQL for the canonical text of a non-null value; None if the type is counted only."""
+    if column.repeated:
+        if _is_one_value(column):
+            return None
+        text = bigquery_text(element_of(column), "e")
+        if text == "e":
+            text = "CONCAT(CAST(CHAR_LENGTH(e) AS STRING), ':', e)"
+        return text and (
+            f"ARRAY_TO_STRING(ARRAY(SELECT IFNULL({text}, 'null')"
+            f" FROM UNNEST({expression}) AS e WITH OFFSET AS o ORDER BY o), ',')"
+        )
+    if column.type == "RANGE":
+        bound = Column(column.name, column.element, target_type=column.target_type)
+        start, end = (
+            bigquery_text(bound, f"RANGE_START({expression})"),
+            bigquery_text(bound, f"RANGE_END({expression})"),
+        )
+        if column.target_type:
+            return f"CONCAT('[', IFNULL({start}, 'UNBOUNDED'), ', ', IFNULL({end}, 'UNBOUNDED'), ')')"
+        return f"CONCAT(IFNULL({start}, ''), '/', IFNULL({end}, ''))"
+    return form_of(column).bigquery_text.format(x=expression, zone=column.zone) or None
+
+
+def postgres_text(column: Column, expression: str) -> str | None:
+    """PostgreSQL's SQL for the same text, byte for byte; None if the type is counted only."""
+    if column.repeated:
+        if _is_one_value(column):
+            return None
+        text = postgres_text(element_of(column), "e")
+        if column.type == "STRING" and text == "e":
+            # The length in front, or ["a,b"] and ["a", "b"] would look the same.
+            text = "char_length(e) || ':' || e"
+        return text and (
+            f"array_to_string(ARRAY(SELECT coalesce({text}, 'null')"
+            f" FROM unnest({expression}) WITH ORDINALITY AS u (e, o) ORDER BY o), ',')"
+        )
+    if column.type == "RANGE" and column.target_type:
+        return expression
+    if column.type == "RANGE":
+        bound = Column(column.name, column.element)
+        start, end = postgres_text(bound, f"lower({expression})"), postgres_text(bound, f"upper({expression})")
+        return f"coalesce({start}, '') || '/' || coalesce({end}, '')"
+    return form_of(column).postgres_text.format(x=expression) or None
+
+
+def _is_one_value(column: Column) -> bool:
+    """Whether a rule makes an array column one JSON document."""
+    return bool(column.target_type) and not column.target_type.endswith("[]")

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cryptography.fernet import InvalidToken
 
-from connectors import registry
+from connectors import column_rules, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Unreachable
 from connectors.options import build
@@ -159,6 +159,7 @@ def _validate(
     cursor: str,
     pipeline: str,
     adopt: bool,
+    rules: dict[str, Any],
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
@@ -170,6 +171,7 @@ def _validate(
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None
+    ruled, wrong_rules = column_rules.from_json(rules)
     # Threads of their own: an end that hangs past its limit must not hold up the answer.
     pool = ThreadPoolExecutor(max_workers=2)
 
@@ -187,13 +189,15 @@ def _validate(
                 if mode.disposition is not WriteDisposition.REPLACE:
                     return [] if schema in known else [_no_schema(schema)]
                 columns = ()
-            return end.validate_target(wanted, columns, mode, pipeline=UUID(pipeline), adopt=adopt)
+            left, _ = column_rules.judge(columns, ruled)
+            return end.validate_target(wanted, left, mode, pipeline=UUID(pipeline), adopt=adopt)
 
     described = pool.submit(look_at_source)
     validated = pool.submit(look_at_destination)
     try:
         seen = _result(described, asked + ANSWER_LIMIT_S, "The source")
         columns = [asdict(column) for column in seen.columns]
+        wrong_rules += column_rules.judge(seen.columns, ruled)[1]
     except ConnectorError as error:
         field = "source" if error.field in _option_names(source) else reads
         findings.append(_finding(field, error))
@@ -204,6 +208,7 @@ def _validate(
         field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
         findings.append(_finding(field, error))
     pool.shutdown(wait=False)
+    findings += [_finding("column_rules", error) for error in wrong_rules]
     return {"findings": findings, "columns": columns}
 
 

@@ -107,6 +107,7 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
         cursor=pipeline.cursor_column,
         pipeline=str(pipeline.pk),
         adopt=pipeline.adopt_target,
+        rules=pipeline.column_rules,
     )
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]

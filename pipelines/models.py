@@ -113,6 +113,13 @@ class Pipeline(models.Model):
         help_text="For merge, if there is one: a column that says how new a row is, such as updated_at. "
         "Of several rows with one key the newest wins, and no row is replaced by an older one.",
     )
+    column_rules = models.JSONField(
+        "columns",
+        default=dict,
+        blank=True,
+        help_text="What is to be different from the usual, by column, as JSON: "
+        '{"email": {"skip": true}, "amount": {"type": "numeric(12,2)"}}. A skipped column is not read at all.',
+    )
     text_policy = models.CharField(
         "characters that cannot be stored",
         max_length=10,

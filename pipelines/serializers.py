@@ -73,8 +73,8 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         fields = (
             "id", "name", "description", "state", "source", "source_table", "source_query", "destination",
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
-            "text_policy", "overlap", "missed", "retries", "time_limit_s", "schedules", "next_due", "revision",
-            "created_at", "updated_at",
+            "column_rules", "text_policy", "overlap", "missed", "retries", "time_limit_s", "schedules", "next_due",
+            "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
         # Pipeline.full_clean and services.objections say the same, with hints.

@@ -18,7 +18,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, F, QuerySet, When
 from django_celery_beat.models import CrontabSchedule
 
-from connectors import registry
+from connectors import column_rules, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
 from pipelines import queries, schedules
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MOVING = frozenset(
     {
         "source", "source_table", "source_query", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition", "merge_key", "cursor_column",
+        "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
     }
 )  # fmt: skip
 
@@ -140,6 +140,7 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
     if bool(pipeline.source_table) == bool(pipeline.source_query):
         found.append(PipelineRefused(*_BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
     found += _merge_objections(pipeline)
+    found += _column_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
     )
@@ -167,6 +168,21 @@ def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
             yield PipelineRefused(
                 "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
             )
+
+
+def _column_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    rules, errors = column_rules.from_json(pipeline.column_rules)
+    for error in errors:
+        yield PipelineRefused(error.code, error.message, error.hint, "column_rules")
+    by_name = {name.lower(): rule for name, rule in rules.items()}
+    for name in pipeline.merge_key:
+        rule = by_name.get(name.lower())
+        if rule is not None and rule.skip:
+            message = f"Column {name} is skipped, and stands in the key."
+            yield PipelineRefused("column_rule", message, "Read it, or leave it out of the key.", "column_rules")
+    if pipeline.cursor_column.lower() in by_name:
+        message = f"Column {pipeline.cursor_column} is the cursor: it is read, and keeps its type."
+        yield PipelineRefused("column_rule", message, "Remove its rule.", "column_rules")
 
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
@@ -248,6 +264,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "write_disposition": str(pipeline.write_disposition),
         "merge_key": list(pipeline.merge_key),
         "cursor_column": pipeline.cursor_column,
+        "column_rules": pipeline.column_rules,
         "text_policy": str(pipeline.text_policy),
         "schedules": [
             {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
@@ -264,7 +281,9 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
     """SHA-256 of what decides which rows belong in the target: the source and the target, not how it is written."""
     destination = {name: definition["destination"][name] for name in ("connection", "schema", "table")}
     source = {name: definition["source"][name] for name in ("connection", "table", "query")}
-    told = json.dumps({"source": source, "destination": destination}, sort_keys=True)
+    told = json.dumps(
+        {"source": source, "destination": destination, "columns": definition.get("column_rules", {})}, sort_keys=True
+    )
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -325,6 +344,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         write_disposition=pipeline.write_disposition,
         merge_key=list(pipeline.merge_key),
         cursor_column=pipeline.cursor_column,
+        column_rules=dict(pipeline.column_rules),
         text_policy=pipeline.text_policy,
         overlap=pipeline.overlap,
         missed=pipeline.missed,

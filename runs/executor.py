@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from connectors import registry
+from connectors import column_rules, registry
 from connectors.base import (
     Destination,
     Fence,
@@ -153,6 +153,7 @@ def _transfer(claimed: Claim, standing: Standing, lease: Lease, reporter: Report
                 fingerprint=claimed.fingerprint,
                 adopt=definition["destination"]["adopt"],
                 expected=tuple(map(column_from_json, definition["source"].get("columns") or ())),
+                rules=column_rules.from_json(definition.get("column_rules", {}))[0],
             )
             standing.is_loading = True
             receipt = transfer.direct(source, destination, fence, request, reporter=reporter, stop=lease)

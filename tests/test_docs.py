@@ -11,7 +11,9 @@ from urllib.parse import unquote
 import pytest
 from django.urls import Resolver404, resolve
 
-from connectors.types import _RANGES, FORMS
+from connectors import column_rules
+from connectors.base import Column
+from connectors.types import _RANGES, CASTS, FORMS, base_type, bigquery_text
 from runs.states import TRANSITIONS
 from tests.deployment import compose
 
@@ -126,6 +128,21 @@ def test_types_are_those_of_the_code() -> None:
     forms = {name: (form.postgres, not form.bigquery_text) for name, form in FORMS.items()}
     ranges = {f"RANGE<{element}>": (name, False) for element, name in _RANGES.items()}
     assert told == forms | ranges
+
+
+def test_types_that_a_rule_may_choose_are_those_of_the_code() -> None:
+    told = {
+        (source, column_rules.spelled(base_type(type_)), compared == "counted only")
+        for sources, types, compared, _ in table("types.md", "| BigQuery | may be |")
+        for source in re.findall(r"`(\w+)`", sources)
+        for type_ in re.findall(r"`([^`]+)`", types)
+    }
+    known = {
+        (source, form.postgres, not bigquery_text(Column("v", source, element="DATE", target_type=form.postgres), "v"))
+        for source, forms in CASTS.items()
+        for form in forms
+    }
+    assert told == known
 
 
 def test_every_setting_is_told() -> None:

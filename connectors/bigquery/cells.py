@@ -43,10 +43,15 @@ _INTERVAL = re.compile(
 )
 
 
-def to_batch(rows: Sequence[dict[str, Any]], columns: Sequence[Column]) -> pa.RecordBatch:
-    """A batch from `{"f": [{"v": …}, …]}` rows, timestamps as microseconds since 1970."""
+def to_batch(
+    rows: Sequence[dict[str, Any]], columns: Sequence[Column], places: Sequence[int] | None = None
+) -> pa.RecordBatch:
+    """A batch from `{"f": [{"v": …}, …]}` rows, timestamps as microseconds since 1970.
+
+    `places` says which cells are those of `columns`, where these are not all.
+    """
     arrays = []
-    for i, column in enumerate(columns):
+    for i, column in zip(range(len(columns)) if places is None else places, columns, strict=True):
         try:
             arrays.append(_array([row["f"][i]["v"] for row in rows], column))
         except (pa.ArrowException, ValueError, KeyError, IndexError, TypeError) as error:

@@ -18,6 +18,7 @@ from connectors.bigquery.cells import to_batch
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, columns_of
+from connectors.column_rules import without
 from connectors.errors import Stopped, TransientError
 
 T = TypeVar("T")
@@ -116,8 +117,12 @@ def read_pages(
     stop: StopSignal,
     timeout_s: float,
     doing: Doing,
+    skip: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows from row `start` on; raises TransientError if the table changes meanwhile."""
+    """Yield the rows from row `start` on; raises TransientError if the table changes meanwhile.
+
+    Columns to `skip` are sent all the same, but not looked at.
+    """
 
     def look() -> Mapping[str, Any]:
         return _get(clients, source.table_path, {"prettyPrint": "false"}, timeout_s, doing)
@@ -127,6 +132,7 @@ def read_pages(
 
     before: Mapping[str, Any] = {} if source.job else _Ahead(look).wait(stop)
     columns = _Ahead(partial(get, 0)).wait(stop).columns if source.job else _columns(before)
+    kept = without(columns, skip)
     size = max(1, min(_PAGE_ROWS_MOST, _PAGE_CELLS // max(1, len(columns))))
     position = start
     ahead: _Ahead[Page] | None = _Ahead(partial(get, size))
@@ -136,7 +142,7 @@ def read_pages(
         ahead = _Ahead(partial(get, size, page.next_token)) if page.next_token else None
         position += len(page.rows)
         if page.rows:
-            yield to_batch(page.rows, columns)
+            yield to_batch(page.rows, kept, [columns.index(column) for column in kept])
         if ahead is None and position < page.total:
             raise TransientError(f"{doing.thing}: BigQuery sent fewer rows than it said.", code="source_changed")
     if not source.job and _version(_Ahead(look).wait(stop)) != _version(before):

@@ -28,6 +28,7 @@ from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.pages import PageSource
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
+from connectors.column_rules import without
 from connectors.errors import ConnectorError
 
 PREVIEW_LIMIT_S = 4.0
@@ -64,6 +65,7 @@ class BigQuerySource(Source):
         self._borrowed: Clients | None = None
         self._schema: pa.Schema | None = None
         self._geography: frozenset[str] = frozenset()
+        self._skip: tuple[str, ...] = ()
         self._honours_offsets = False
         self._subject = "The read stream"
 
@@ -119,20 +121,24 @@ class BigQuerySource(Source):
         return self._page(PageSource.of_job(job), limit, deadline, doing, ())
 
     def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
+        self._skip = request.skip
         if request.query:
             query.dry_run(self._clients(), request.query, timeout_s=self._timeout_s)
             return self._plan_query(request, request.query, max_parts, stop, query.QUERY)
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
         if table is None or table.table_type not in _DIRECT_KINDS:
-            return self._plan_query(request, _all_rows(ref), max_parts, stop, _of(ref), (_read_by_query(ref),))
-        return self._plan_table(ref, table, max_parts)
+            sql = self._kept_columns(ref, table, request.skip)
+            return self._plan_query(request, sql, max_parts, stop, _of(ref), (_read_by_query(ref),))
+        return self._plan_table(ref, table, max_parts, request.skip)
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         clients, paged = self._clients(), PageSource.parse(part.id)
         if paged is not None:
             doing = Doing(f"Table {paged.dataset}.{paged.table}" if paged.table else "The query's result")
-            yield from pages.read_pages(clients, paged, start=start, stop=stop, timeout_s=self._timeout_s, doing=doing)
+            yield from pages.read_pages(
+                clients, paged, start=start, stop=stop, timeout_s=self._timeout_s, doing=doing, skip=self._skip
+            )
             return
         batches = streams.read_stream(
             clients,
@@ -180,14 +186,25 @@ class BigQuerySource(Source):
         page = pages.fetch(self._clients(), source, size=limit, timeout_s=deadline.left(), doing=doing)
         return preview.to_preview(page.rows, columns or page.columns)
 
-    def _plan_table(self, ref: TableRef, table: bigquery.Table, max_parts: int) -> ReadPlan:
-        columns = _columns(table, ref)
+    def _kept_columns(self, ref: TableRef, table: bigquery.Table | None, skip: tuple[str, ...]) -> str:
+        """All rows of what is no plain table, but for columns to skip: they are not even billed."""
+        sql = _all_rows(ref)
+        if not skip:
+            return sql
+        found = columns_of(table.schema) if table is not None else ()
+        found = found or query.dry_run(self._clients(), sql, timeout_s=self._timeout_s, doing=_of(ref)).columns
+        kept = _some_left(without(found, skip), f"Table {ref}")
+        gone = ", ".join(f"`{column.name}`" for column in found if column not in kept)
+        return f"SELECT * EXCEPT ({gone}) FROM {ref.sql}" if gone else sql
+
+    def _plan_table(self, ref: TableRef, table: bigquery.Table, max_parts: int, skip: tuple[str, ...] = ()) -> ReadPlan:
+        columns = _some_left(without(_columns(table, ref), skip), f"Table {ref}")
         now = self._clients().now()
         # A table made a moment ago has no earlier snapshot, should this machine's clock be late.
         snapshot = max(now, table.created or now)
         doing = Doing(f"Table {ref}", field="table", permission="bigquery.readsessions.create")
         self._subject = doing.thing
-        opened = self._open(ref.path, max_parts, doing, snapshot)
+        opened = self._open(ref.path, max_parts, doing, snapshot, columns if skip else ())
         return self._planned(
             columns,
             opened,
@@ -231,9 +248,11 @@ class BigQuerySource(Source):
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
         self._subject = _RESULT.thing
         # The result never changes, so its session needs no snapshot.
-        opened = self._open(path, max_parts, _RESULT, None) if result.total else None
+        columns = _some_left(without(result.columns, request.skip), "The query")
+        selected = columns if request.skip else ()
+        opened = self._open(path, max_parts, _RESULT, None, selected) if result.total else None
         return self._planned(
-            result.columns,
+            columns,
             opened,
             source,
             snapshot=job.started or job.created or datetime.now(UTC),
@@ -244,9 +263,9 @@ class BigQuerySource(Source):
         )
 
     def _open(
-        self, path: str, max_parts: int, doing: Doing, snapshot: datetime | None
+        self, path: str, max_parts: int, doing: Doing, snapshot: datetime | None, columns: tuple[Column, ...]
     ) -> streams.Session | ConnectorError:
-        """A read session, or why the Storage Read API is not to be had here."""
+        """A read session over `columns` (none: all), or why the Storage Read API is not to be had here."""
         clients = self._clients()
         if not clients.has_storage:
             return ConnectorError("no endpoint is set", code="not_supported")
@@ -258,6 +277,7 @@ class BigQuerySource(Source):
                 timeout_s=self._timeout_s,
                 doing=doing,
                 snapshot_time=snapshot,
+                columns=tuple(column.name for column in columns),
             )
         except ConnectorError as error:
             if not _rest_may_do(error):
@@ -313,6 +333,12 @@ def _columns(table: bigquery.Table, ref: TableRef) -> tuple[Column, ...]:
     columns = columns_of(table.schema)
     if not columns:
         raise ConnectorError(f"Table {ref} has no columns.", code="no_columns", field="table")
+    return columns
+
+
+def _some_left(columns: tuple[Column, ...], thing: str) -> tuple[Column, ...]:
+    if not columns:
+        raise ConnectorError(f"{thing} has no column that is not skipped.", code="no_columns", field="table")
     return columns
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -46,9 +46,13 @@ def open_session(
     timeout_s: float,
     doing: Doing,
     snapshot_time: datetime | None = None,
+    columns: Sequence[str] = (),
 ) -> Session:
-    """Open a session over all columns, as the table was at `snapshot_time`, billed to the connection's project."""
-    options = types.ReadSession.TableReadOptions()
+    """Open a session over `columns` (none: all), as the table was at `snapshot_time`.
+
+    It is billed to the connection's project.
+    """
+    options = types.ReadSession.TableReadOptions(selected_fields=columns)
     if not clients.endpoints.storage:
         lz4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
         options.arrow_serialization_options = types.ArrowSerializationOptions(buffer_compression=lz4)

@@ -70,7 +70,7 @@ def interval(array: pa.Array) -> pa.Array:
     """month_day_nano → interval_send: microseconds, days, months."""
     sent = np.empty(len(array), [("micros", ">i8"), ("days", ">i4"), ("months", ">i4")])
     sent["months"], sent["days"], sent["micros"] = interval_parts(array)
-    return _fixed(sent, is_valid(array))
+    return fixed(sent, is_valid(array))
 
 
 def interval_parts(array: pa.Array) -> tuple[Numbers, Numbers, Numbers]:
@@ -88,7 +88,7 @@ def interval_parts(array: pa.Array) -> tuple[Numbers, Numbers, Numbers]:
 
 def timestamp(array: pa.Array) -> pa.Array:
     """timestamp[us] with or without zone → timestamp_send and timestamptz_send, which are the same."""
-    return _fixed(_since_2000(array), is_valid(array))
+    return fixed(_since_2000(array), is_valid(array))
 
 
 def range_(array: pa.Array) -> pa.Array:
@@ -117,7 +117,7 @@ def range_(array: pa.Array) -> pa.Array:
 def array_of(array: pa.Array, elements: pa.Array, oid: int) -> pa.Array:
     """A list whose flattened values are sent as `elements` → array_send with one dimension; NULL is empty."""
     lengths = pc.binary_length(elements).fill_null(-1).to_numpy().astype(">i4")
-    framed = pc.binary_join_element_wise(_fixed(lengths, None), elements, b"").fill_null(b"\xff\xff\xff\xff")
+    framed = pc.binary_join_element_wise(fixed(lengths, None), elements, b"").fill_null(b"\xff\xff\xff\xff")
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
     # Framed elements lie one after the other already: an array's body is a longer cut of the same bytes.
     data = np.frombuffer(framed.buffers()[2] or b"", np.uint8)
@@ -196,7 +196,7 @@ def _since_2000(array: pa.Array) -> Numbers:
     return (since_1970 - (EPOCH_DAYS if is_date else EPOCH_MICROS)).astype(">i4" if is_date else ">i8")
 
 
-def _fixed(values: Numbers, valid: Mask | None) -> pa.Array:
+def fixed(values: Numbers, valid: Mask | None) -> pa.Array:
     """One value per item of `values`, as its bytes are."""
     return _ragged(values, np.full(len(values), values.dtype.itemsize), valid)
 

@@ -12,7 +12,7 @@ from pgpq import encoders
 from pgpq.schema import Jsonb
 
 from connectors.base import Column
-from connectors.columns import binary
+from connectors.columns import binary, casts
 from connectors.columns.arrow import fits
 from connectors.columns.characters import Characters
 from connectors.columns.json_text import json_text
@@ -89,9 +89,10 @@ class BatchEncoder:
                 prepared = encoding.prepare(array) if encoding.prepare else array
                 arrays.append(prepared if prepared.type == encoding.arrow else prepared.cast(encoding.arrow))
             except pa.ArrowInvalid as error:
+                type_ = column.target_type or column.type
                 raise ConnectorError(
-                    f"Column {column.name} holds a value that {column.type} cannot have: {error}",
-                    hint="Cast the column in a query to a type that holds its values.",
+                    f"Column {column.name} holds a value that {type_} cannot have: {error}",
+                    hint="Choose another type for the column, or cast it in a query to one that holds its values.",
                     code="value_out_of_range",
                     field=column.name,
                 ) from error
@@ -114,6 +115,8 @@ def _position(column: Column, schema: pa.Schema) -> int:
 
 
 def _encoding(column: Column, characters: Characters) -> Encoding:
+    if column.target_type:
+        return _cast(column, characters)
     if column.type == "STRUCT":
         return replace(_JSONB, prepare=lambda array: json_text(array, column, characters))
     scalar = _scalar(replace(column, repeated=False), characters)
@@ -124,6 +127,22 @@ def _encoding(column: Column, characters: Characters) -> Encoding:
         send = scalar.prepare or binary.timestamp
         return _sent(lambda array: binary.array_of(array, send(array.flatten()), oid))
     return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(scalar.prepare or _same))
+
+
+def _cast(column: Column, characters: Characters) -> Encoding:
+    """A column that a rule gives another type, as the column that it is made into."""
+    cast = casts.cast_of(column, characters)
+    scalar = _scalar(cast.column, characters)
+    send = scalar.prepare or _same
+    if not (column.repeated and column.target_type.endswith("[]")):
+        return replace(scalar, prepare=lambda array: send(cast.change(array)))
+    oid = cast.oid or binary.array_oid(cast.column)
+    if oid:
+        send = scalar.prepare or (binary.timestamp if cast.column.type == "TIMESTAMP" else _same)
+        return _sent(
+            lambda array: binary.array_of(array, send(cast.change(array.flatten())).cast(pa.binary()), oid),
+        )
+    return Encoding(pa.list_(scalar.arrow), _list_of(scalar.builder), _each(lambda values: send(cast.change(values))))
 
 
 def _scalar(column: Column, characters: Characters) -> Encoding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -84,12 +85,22 @@ def _float(array: pa.Array) -> pa.Array:
     return text
 
 
-def _decimal(array: pa.Array) -> pa.Array:
-    """Without trailing zeros, as BigQuery writes them; Arrow prints very small ones with an exponent."""
-    text = array.cast(pa.string())
-    text = pc.replace_substring_regex(text, r"^-?0(\.0*)?(E.*)?$", "0")
-    text = pc.replace_substring_regex(text, r"(\.\d*?)0+(E.*)?$", r"\1\2")
-    return pc.replace_substring_regex(text, r"\.(E.*)?$", r"\1")
+def decimal_text(array: pa.Array) -> pa.Array:
+    """Digits without trailing zeros, as BigQuery writes them; Arrow's own text has exponents."""
+    scale = array.type.scale
+    whole = pa.decimal128(38, 0) if pa.types.is_decimal128(array.type) else pa.decimal256(76, 0)
+    text = pa.Array.from_buffers(whole, len(array), array.buffers(), offset=array.offset).cast(pa.string())
+    if scale <= 0:
+        return array.cast(whole).cast(pa.string()) if scale else text
+    is_negative = pc.starts_with(text, "-")
+    padded = pc.ascii_lpad(pc.ascii_ltrim(text, "-"), scale + 1, "0")
+    digits = pc.binary_join_element_wise(
+        pc.binary_slice(padded.cast(pa.binary()), 0, -scale).cast(pa.string()),
+        pc.binary_slice(padded.cast(pa.binary()), -scale).cast(pa.string()),
+        ".",
+    )
+    trimmed = pc.ascii_rtrim(pc.ascii_rtrim(digits, "0"), ".")
+    return pc.if_else(is_negative, pc.binary_join_element_wise("-", trimmed, ""), trimmed)
 
 
 def _iso(array: pa.Array) -> pa.Array:
@@ -121,7 +132,7 @@ def _geography(array: pa.Array) -> pa.Array:
     return _string(hex_text(array) if pa.types.is_binary(array.type) else array)
 
 
-def _interval(array: pa.Array) -> pa.Array:
+def interval_text(array: pa.Array) -> pa.Array:
     """BigQuery's `years-months days hours:minutes:seconds.fraction`, each of the three with its own sign."""
     months, days, micros = interval_parts(array)
     seconds, fraction = np.abs(micros) // 1_000_000, np.abs(micros) % 1_000_000
@@ -132,18 +143,26 @@ def _interval(array: pa.Array) -> pa.Array:
         _trimmed(pc.binary_join_element_wise(".", digits, "")),
         "",
     )
-    return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))
+    return pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
+
+
+def _interval(array: pa.Array) -> pa.Array:
+    return _quoted(interval_text(array))
+
+
+def range_text(array: pa.Array, bound: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """BigQuery's `[start, end)`, each end written by `bound`, or UNBOUNDED."""
+    start, end = (bound(values).fill_null("UNBOUNDED") for values in array.flatten())
+    text = pc.binary_join_element_wise("[", start, ", ", end, ")", "")
+    return pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
 
 
 def _range(array: pa.Array) -> pa.Array:
-    start, end = (_bound(values) for values in array.flatten())
-    text = pc.binary_join_element_wise("[", start, ", ", end, ")", "")
-    return pc.if_else(array.is_valid(), _quoted(text), pa.scalar(None, pa.string()))
+    return _quoted(range_text(array, _bound))
 
 
 def _bound(array: pa.Array) -> pa.Array:
-    text = array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
-    return text.fill_null("UNBOUNDED")
+    return array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
 
 
 def _zoned(array: pa.Array) -> pa.Array:
@@ -170,8 +189,8 @@ _SCALARS = {
     "BOOL": _plain,
     "INT64": _plain,
     "FLOAT64": _float,
-    "NUMERIC": _decimal,
-    "BIGNUMERIC": _decimal,
+    "NUMERIC": decimal_text,
+    "BIGNUMERIC": decimal_text,
     "STRING": _string,
     "BYTES": _bytes,
     "DATE": _iso,

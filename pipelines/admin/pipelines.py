@@ -138,7 +138,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},
         ),
         ("Which rows are the same", {"fields": ("merge_key", "cursor_column")}),
-        ("Text", {"fields": ("text_policy",)}),
+        ("Columns", {"fields": ("column_rules", "text_policy")}),
         ("Limits", {"fields": ("retries", "time_limit_s")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )

@@ -45,13 +45,15 @@ class PipelineForm(forms.ModelForm):
         model = Pipeline
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
-            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "text_policy",
+            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
+            "text_policy",
             "overlap", "missed", "retries", "time_limit_s",
         )  # fmt: skip
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
             "merge_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
+            "column_rules": UnfoldAdminTextareaWidget({"rows": 3, "spellcheck": "false", "class": "font-mono"}),
             "target_schema": UnfoldAdminTextInputWidget({"list": "desk-schemas", "autocomplete": "off"}),
         }
 
@@ -70,6 +72,11 @@ class PipelineForm(forms.ModelForm):
 
     def clean_cursor_column(self) -> str:
         return self.cleaned_data["cursor_column"].strip().strip("`")
+
+    def clean_column_rules(self) -> Any:
+        """No rules where nothing was typed: an empty field is not null."""
+        given = self.cleaned_data["column_rules"]
+        return {} if given is None else given
 
     def clean_source_query(self) -> str:
         return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()

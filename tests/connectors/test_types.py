@@ -23,6 +23,7 @@ from google.cloud import bigquery
 from psycopg2 import sql
 
 from connectors.base import Column, NeverStop
+from connectors.column_rules import ColumnRule, apply
 from connectors.errors import ConnectorError
 from connectors.postgres.copy import copy_batches
 from connectors.postgres.ddl import create_table
@@ -168,26 +169,71 @@ def test_both_sides_give_the_same_text(
     warehouse_cursor: Any, bigquery_client: bigquery.Client, query: Any, dataset: str, name: str, repeated: bool
 ) -> None:
     arrow, values = SCALARS[name]
-    if repeated:
+    check_texts(warehouse_cursor, bigquery_client, query, dataset, Column("v", name, repeated), arrow, values)
+
+
+# By a rule: the values of SCALARS that fit, unless others are named.
+CASTS_WITH_TEXTS: list[tuple[str, str, str, list[Any]]] = [
+    ("BOOL", "text", "", []),
+    ("INT64", "smallint", "", [0, -(2**15), 2**15 - 1]),
+    ("INT64", "integer", "", [0, -(2**31), 2**31 - 1]),
+    ("INT64", "numeric", "", []),
+    ("INT64", "numeric(25,3)", "", []),
+    ("INT64", "text", "", []),
+    ("NUMERIC", "numeric", "", []),
+    ("NUMERIC", "numeric(12,2)", "", [decimal.Decimal(t) for t in ("0", "1.5", "-100")]),
+    ("NUMERIC", "integer", "", [decimal.Decimal(t) for t in ("0", "10", "-100")]),
+    ("NUMERIC", "text", "", []),
+    ("STRING", "varchar(20)", "", []),
+    ("STRING", "uuid", "", ["123E4567-e89b-12d3-a456-426614174000"]),
+    ("BYTES", "text", "", []),
+    ("DATE", "timestamp", "", []),
+    ("DATE", "text", "", []),
+    ("TIME", "text", "", []),
+    ("DATETIME", "timestamptz", "UTC", []),
+    ("DATETIME", "timestamptz", "Asia/Kolkata", [dt.datetime(2024, 2, 29, 12, 34, 56, 789000)]),
+    ("DATETIME", "text", "", []),
+    ("TIMESTAMP", "timestamp", "UTC", []),
+    ("TIMESTAMP", "timestamp", "Asia/Kolkata", [dt.datetime(2024, 2, 29, 23, 34, 56, 789000, dt.UTC)]),
+    ("TIMESTAMP", "text", "", []),
+]
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["scalar", "array"])
+@pytest.mark.parametrize(("name", "type_", "zone", "values"), CASTS_WITH_TEXTS)
+def test_both_sides_give_the_same_text_of_a_type_by_a_rule(
+    warehouse_cursor: Any, bigquery_client: Any, query: Any, dataset: str,
+    name: str, type_: str, zone: str, values: list[Any], repeated: bool,
+) -> None:  # fmt: skip
+    rule = ColumnRule(type=f"{type_}[]" if repeated else type_, zone=zone)
+    (column,) = apply([Column("v", name, repeated)], {"v": rule})
+    arrow, usual = SCALARS[name]
+    check_texts(warehouse_cursor, bigquery_client, query, dataset, column, arrow, values or usual)
+
+
+def check_texts(
+    cursor: Any, client: bigquery.Client, query: Any, dataset: str, column: Column, arrow: pa.DataType, values: Any
+) -> None:
+    """Load the values into both, and compare their texts; of an array column, several arrays of them."""
+    if column.repeated:
         arrow, values = pa.list_(arrow), [values, [], values[:1], [*values[:2], None], [None]]
-    column = Column("v", name, repeated)
     batch = pa.record_batch([pa.array(range(len(values) + 1)), pa.array([*values, None], arrow)], names=["k", "v"])
-    mode = "REPEATED" if repeated else "NULLABLE"
-    schema = [bigquery.SchemaField("k", "INT64"), bigquery.SchemaField("v", name, mode=mode)]
+    mode = "REPEATED" if column.repeated else "NULLABLE"
+    schema = [bigquery.SchemaField("k", "INT64"), bigquery.SchemaField("v", column.type, mode=mode)]
     table = f"types.{dataset}.v"
-    bigquery_client.create_table(bigquery.Table(table, schema), retry=None, timeout=30)
+    client.create_table(bigquery.Table(table, schema), retry=None, timeout=30)
     file = io.BytesIO()
     pq.write_table(pa.Table.from_batches([batch]), file)
     file.seek(0)
     config = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_APPEND")
-    bigquery_client.load_table_from_file(file, table, job_config=config, timeout=30).result(retry=None, timeout=30)
+    client.load_table_from_file(file, table, job_config=config, timeout=30).result(retry=None, timeout=30)
     # A NULL array is an empty one, whatever the emulator says of it.
     text = bigquery_text(column, "v")
     found = dict(
-        query(f"SELECT k, {text if repeated else f'CASE WHEN v IS NOT NULL THEN {text} END'} FROM {dataset}.v")
+        query(f"SELECT k, {text if column.repeated else f'CASE WHEN v IS NOT NULL THEN {text} END'} FROM {dataset}.v")
     )
     assert len(found) == len(values) + 1
-    assert found == texts_in_postgres(warehouse_cursor, column, batch)
+    assert found == texts_in_postgres(cursor, column, batch)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from psycopg2 import sql
 
 from connectors.base import Column, NeverStop, Target
+from connectors.column_rules import ColumnRule, apply
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
@@ -33,6 +34,14 @@ STRUCT = Column("v", "STRUCT", columns=(Column("a", "INT64"),))
 
 def decimals(text: str) -> pa.Array:
     return pa.array([Decimal(text)], pa.decimal128(38, 9))
+
+
+UUID = "123e4567-e89b-12d3-a456-426614174000"
+
+
+def ruled(type_: str, target_type: str) -> Column:
+    (column,) = apply([Column("v", type_)], {"v": ColumnRule(type=target_type)})
+    return column
 
 
 # Column, what arrives, the type somebody gave the target, and what that would then hold.
@@ -66,6 +75,13 @@ SILENT = [
         "interval month",
         "1 mon",
     ),
+    # By a rule.
+    (ruled("INT64", "integer"), pa.array([1]), "real", "1e-45"),
+    (ruled("STRING", "uuid"), pa.array([UUID]), "bytea", "\\x123e4567e89b12d3a456426614174000"),
+    (ruled("STRING", "varchar(5)"), pa.array(["abc  "]), "character varying(3)", "abc"),
+    (ruled("NUMERIC", "numeric(10,2)"), decimals("1.25"), "numeric(10,1)", "1.3"),
+    (ruled("DATE", "timestamp"), pa.array([MOMENT.date()], pa.date32()), "bigint", "762480000000000"),
+    (ruled("JSON", "json"), pa.array(['{"a":1}']), "bytea", "\\x7b2261223a317d"),
 ]
 
 # PostgreSQL notices these by itself, but only in the middle of the COPY.

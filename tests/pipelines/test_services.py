@@ -278,3 +278,28 @@ def test_a_connection_is_refused_when_its_options_make_none(db, operator):
         services.save_connection(Connection(name="Half", kind="postgres", options={"host": "db"}), by=operator)
     assert caught.value.field == "dbname"
     assert not Connection.objects.exists()
+
+
+RULES = {"email": {"skip": True}, "amount": {"type": "numeric(12,2)"}}
+
+
+def test_rules_for_columns_are_part_of_the_definition_and_of_what_belongs_in_the_target(make_pipeline, operator):
+    pipeline = make_pipeline()
+    before = pipeline.revision.fingerprint
+    pipeline.column_rules = RULES
+    revision = services.save_pipeline(pipeline, schedules=None, by=operator)
+    assert revision.definition["column_rules"] == RULES
+    assert revision.fingerprint != before
+    assert services.duplicate(pipeline, by=operator).column_rules == RULES
+
+
+def test_rules_that_cannot_be_are_told_by_column(make_pipeline):
+    pipeline = make_pipeline(merge_key=["id"], write_disposition="merge", cursor_column="at")
+    pipeline.column_rules = {"ID": {"skip": True}, "At": {"type": "text"}, "x": "integer", "fine": {"type": "text"}}
+    found = services.objections(pipeline)
+    assert [(refused.code, refused.field) for refused in found] == [("column_rule", "column_rules")] * 3
+    assert [refused.message for refused in found] == [
+        "The rule for column x is not understood.",
+        "Column id is skipped, and stands in the key.",
+        "Column at is the cursor: it is read, and keeps its type.",
+    ]

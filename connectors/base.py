@@ -16,6 +16,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from connectors.cursor import CursorRead, Interval
     from connectors.errors import ConnectorError
 
 
@@ -33,6 +34,28 @@ class TextPolicy(StrEnum):
     FAIL = "fail"
     STRIP = "strip"
     REPLACE = "replace"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a publish that makes rows vanish may do by itself; beyond that it waits for a person.
+
+    `shrink_percent` is the largest share of the target's rows that may go; None lets any share but all.
+    """
+
+    zero_rows: bool = True
+    shrink_percent: int | None = 50
+
+
+NO_GUARD = Guard(zero_rows=False, shrink_percent=None)
+
+
+class Refresh(StrEnum):
+    """How a run takes a target that was written under another definition, or anew on request."""
+
+    NEW = "new"
+    KEEP = "keep"
+    FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ def column_from_json(values: Mapping[str, Any]) -> Column:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What to read: exactly one of `table` ("project.dataset.table") and `query`.
+    """What to read: exactly one of `table` ("project.dataset.table") and `query`; with `cursor`, only what is new.
 
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
     `skip` names columns, in any case, that are not read.
@@ -87,6 +110,7 @@ class ReadRequest:
     job_key: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     maximum_bytes_billed: int | None = None
+    cursor: CursorRead | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +124,8 @@ class Part:
 class ReadPlan:
     """What will be read, fixed once: schema, snapshot time, parts, estimates.
 
-    `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log.
+    `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log. `interval` is set
+    where a cursor was asked for. `source_rows` is what the source itself counted, where that is known already.
     """
 
     columns: tuple[Column, ...]
@@ -110,6 +135,8 @@ class ReadPlan:
     estimated_bytes: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    interval: Interval | None = None
+    source_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +227,14 @@ class Owner:
 
 
 @dataclass(frozen=True)
+class Watermark:
+    """The highest cursor value committed at the destination, and how many rows the source had up to it."""
+
+    value: str = ""
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
 class Applied:
     """A published run, as the destination remembers it."""
 
@@ -213,7 +248,8 @@ class Applied:
 class Fence:
     """The destination after a new owner raised its token: what this owner plans on.
 
-    `applied` is this run's own publish, when a former attempt got that far.
+    `applied` is this run's own publish, when a former attempt got that far; `overtaken` are staging tables of
+    other runs that can no longer be published.
     """
 
     target: Target
@@ -222,6 +258,8 @@ class Fence:
     last_run: UUID | None
     fingerprint: str
     applied: Applied | None
+    watermark: Watermark = Watermark()
+    overtaken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -319,6 +357,10 @@ class Source(ABC):
 
         Raises TransientError if another try is worth it.
         """
+
+    @abstractmethod
+    def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
+        """How many rows the source itself says a whole read at the plan's snapshot has; None where it cannot tell."""
 
     @abstractmethod
     def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:

@@ -61,6 +61,12 @@ class Overtaken(TransientError):
     code = "overtaken"
 
 
+class Held(ConnectorError):
+    """The rows are staged, and a person must say whether they may be published; `code` says which guard asks."""
+
+    code = "held"
+
+
 class StaleToken(ConnectorError):
     """A newer owner has raised the fence: this one must not write any more."""
 

@@ -1,4 +1,4 @@
-"""The engine: plan, load, publish as separate calls; callbacks in, facts out."""
+"""The engine: plan, load, check, publish as separate calls; callbacks in, facts out."""
 
 from __future__ import annotations
 
@@ -6,32 +6,45 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from connectors import column_rules
+from connectors import column_rules, cursor, receipt
 from connectors.base import (
-    Changes,
+    NO_GUARD,
     Column,
     Fence,
+    Guard,
     Owner,
     ReadPlan,
     ReadRequest,
+    Refresh,
     Reporter,
     Source,
     StopSignal,
     Target,
     TextPolicy,
+    Watermark,
     WriteDisposition,
     WriteMode,
+    column_from_json,
 )
 from connectors.column_rules import ColumnRule
-from connectors.errors import ConnectorError
+from connectors.counting import Count, refuse_missing
+from connectors.errors import ConnectorError, Held
 from connectors.postgres.control import AlreadyApplied
+from connectors.receipt import Receipt
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
+    from connectors.postgres.load import Load
+
+Crash = Callable[[str], None]
+"""Called with the name of each point that tests end the process at."""
+
+
+def _no_crash(point: str) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,8 @@ class TransferRequest:
 
     `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
     columns as the definition knew them: one that is gone or has another type ends the run. `rules` say
-    which columns are skipped, and which are stored as another type than the usual one.
+    which columns are skipped, and which are stored as another type than the usual one. With `read.cursor`
+    only new rows are read; its watermark is taken from the destination.
     """
 
     owner: Owner
@@ -52,54 +66,8 @@ class TransferRequest:
     expected: tuple[Column, ...] = ()
     rules: Mapping[str, ColumnRule] = field(default_factory=dict)
     text_policy: TextPolicy = TextPolicy.FAIL
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a run did, as the destination keeps it in `applied`.
-
-    `method` is append, rename, create, in_place or merge; `changes` counts what became of the target's rows;
-    `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
-    are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
-    the latter ends just before the commit. `repaired` counts values that the text policy changed.
-    """
-
-    rows: int
-    bytes: int
-    method: str
-    target: Target
-    disposition: WriteDisposition
-    token: int
-    snapshot_time: datetime
-    published_at: datetime
-    changes: Changes
-    lock_wait_ms: float = 0.0
-    lock_held_ms: float = 0.0
-    repaired: Mapping[str, int] = field(default_factory=dict)
-    source: Mapping[str, Any] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **asdict(replace(self, repaired=dict(self.repaired), source=dict(self.source), seconds=dict(self.seconds))),
-            "snapshot_time": self.snapshot_time.isoformat(),
-            "published_at": self.published_at.isoformat(),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Receipt:
-        """The receipt in `values`, whatever else a newer version wrote there."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        return cls(
-            **{
-                **known,
-                "target": Target(**values["target"]),
-                "changes": Changes(**values.get("changes", {"inserted": values["rows"]})),
-                "disposition": WriteDisposition(values["disposition"]),
-                "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
-                "published_at": datetime.fromisoformat(values["published_at"]),
-            }
-        )
+    guard: Guard = NO_GUARD
+    refresh: Refresh = Refresh.NEW
 
 
 def direct(
@@ -110,47 +78,107 @@ def direct(
     *,
     reporter: Reporter,
     stop: StopSignal,
-    crash: Callable[[str], None] = lambda point: None,
+    crash: Crash = _no_crash,
 ) -> Receipt:
     """Move everything in one transaction of the destination, or nothing.
 
     Returns the former receipt if this run was already published. Raises ConnectorError, by type
-    worth another try or not; OutcomeUnknown if only a raised fence can tell. `crash` is called with
-    the name of each point that tests end the process at.
+    worth another try or not; Held where a guard wants a person to decide, with the rows kept in their
+    staging table; OutcomeUnknown if only a raised fence can tell.
     """
     if fence.applied is not None:
         return Receipt.from_json(fence.applied.receipt)
+    refuse_redefined(fence, request)
+    if fence.overtaken:
+        destination.forget_staged(fence, fence.overtaken)
     seconds: dict[str, float] = {}
+    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules))
     with _timed(seconds, "plan"):
         stop.check()
-        skip = column_rules.skipped(request.rules)
-        plan = source.plan(replace(request.read, skip=skip), stop=stop)
-        refuse_changed(column_rules.without(request.expected, skip), plan.columns)
+        plan = source.plan(read, stop=stop)
+        refuse_changed(column_rules.without(request.expected, read.skip), plan.columns)
         plan = replace(plan, columns=column_rules.apply(plan.columns, request.rules))
     reporter.planned(plan)
     for warning in plan.warnings:
         reporter.log("warning", warning)
     if request.rules:
-        reporter.log("info", _ruled(skip, plan.columns))
+        reporter.log("info", _ruled(read.skip, plan.columns))
+    tell_interval(fence, plan, request, reporter)
     crash("plan.after")
-    try:
-        return _load(source, destination, fence, request, plan, seconds, reporter, stop, crash)
-    except AlreadyApplied as done:
-        reporter.log("info", "A former attempt has published this run already.")
-        return Receipt.from_json(done.receipt)
+    mode = _mode(request)
+    load_of = partial(destination.load, text_policy=request.text_policy, guard=request.guard)
+    with (
+        _already_applied(reporter) as earlier,
+        load_of(fence, plan.columns, mode, reporter=reporter, stop=stop) as load,
+    ):
+        draft = _fill(load, source, fence, request, read, plan, seconds, reporter, stop, crash)
+        after = watermark_after(fence, plan, request)
+        facts = _facts(plan, mode, draft, request, after)
+        return _publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
+    return earlier[0]
 
 
-def _load(
-    source: Source,
+def publish_staged(
     destination: PostgresDestination,
     fence: Fence,
+    *,
+    reporter: Reporter,
+    stop: StopSignal,
+    crash: Crash = _no_crash,
+) -> Receipt:
+    """Publish what this run staged before a person approved it; nothing is read from the source.
+
+    Raises ConnectorError: overtaken, staging_gone, and what a publish may raise.
+    """
+    if fence.applied is not None:
+        return Receipt.from_json(fence.applied.receipt)
+    plan = destination.staged(fence)
+    if plan is None:
+        raise ConnectorError(
+            f"No rows are staged for {fence.target}.", hint="Run the pipeline again.", code="staging_gone"
+        )
+    facts = plan.facts
+    draft = Receipt.from_json(facts["draft"])
+    columns = tuple(map(column_from_json, facts["columns"]))
+    mode = WriteMode(
+        WriteDisposition(facts["mode"]["disposition"]), tuple(facts["mode"]["key"]), facts["mode"]["cursor"]
+    )
+    seconds = dict(draft.seconds)
+    with (
+        _already_applied(reporter) as earlier,
+        destination.load(fence, columns, mode, reporter=reporter, stop=stop) as load,
+    ):
+        load.reopen(plan, draft.rows)
+        load.settle(draft.rows)
+        draft = replace(draft, token=fence.token)
+        return _publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
+    return earlier[0]
+
+
+@contextmanager
+def _already_applied(reporter: Reporter) -> Iterator[list[Receipt]]:
+    """Take a former attempt's receipt for this one's, where the publish finds that it came late."""
+    earlier: list[Receipt] = []
+    try:
+        yield earlier
+    except AlreadyApplied as done:
+        reporter.log("info", "A former attempt has published this run already.")
+        earlier.append(Receipt.from_json(done.receipt))
+
+
+def _fill(
+    load: Load,
+    source: Source,
+    fence: Fence,
     request: TransferRequest,
+    read: ReadRequest,
     plan: ReadPlan,
     seconds: dict[str, float],
     reporter: Reporter,
     stop: StopSignal,
-    crash: Callable[[str], None],
+    crash: Crash,
 ) -> Receipt:
+    """Bring the rows to where they can be published from, and see that all of them came."""
     rows = size = 0
 
     def on_batch(batch_rows: int, batch_bytes: int) -> None:
@@ -159,49 +187,156 @@ def _load(
         reporter.progress(rows=rows, bytes=size)
         crash("load.middle")
 
-    with destination.load(
-        fence, plan.columns, request.mode, text_policy=request.text_policy, reporter=reporter, stop=stop
-    ) as load:
-        with _timed(seconds, "load"):
-            load.open()
-            reporter.log("info", _opening(load.method, request.target))
-            crash("load.begin")
-            readers = [partial(source.read, part, stop=stop) for part in plan.parts]
-            copied = load.copy(readers, on_batch)
-            reporter.progress(rows=copied.rows, bytes=copied.bytes)
-            for column, count in copied.repaired.items():
-                reporter.log("warning", _repaired(column, count, request.text_policy))
-            crash("load.end")
-            load.settle(copied.rows)
-        with _timed(seconds, "publish"):
-            reporter.publishing()
-            crash("publish.before_lock")
-            load.lock()
-            crash("publish.after_lock")
-            draft = Receipt(
-                rows=copied.rows,
-                bytes=copied.bytes,
-                method=load.method,
-                target=request.target,
-                disposition=request.mode.disposition,
-                token=fence.token,
-                snapshot_time=plan.snapshot_time,
-                published_at=plan.snapshot_time,  # the database's clock replaces it
-                changes=load.changes,
-                lock_wait_ms=round(load.lock_wait_ms, 1),
-                lock_held_ms=round(load.lock_held_ms, 1),
-                repaired=copied.repaired,
-                source=plan.facts,
-                seconds={name: round(value, 4) for name, value in seconds.items()},
-            )
-            written = load.record(copied.rows, draft.to_json(), request.fingerprint)
-            crash("publish.before_commit")
-            load.commit()
-            held_ms = round(load.lock_held_ms, 1)
-            crash("publish.after_commit")
-    receipt = replace(Receipt.from_json(written), lock_held_ms=held_ms, seconds=seconds)
-    reporter.log("info", _summary(receipt))
-    return receipt
+    with _timed(seconds, "load"), Count(source, read, plan, stop) as count:
+        load.open()
+        reporter.log("info", receipt.opening(load.method, request.target))
+        crash("load.begin")
+        readers = [partial(source.read, part, stop=stop) for part in plan.parts]
+        copied = load.copy(readers, on_batch)
+        reporter.progress(rows=copied.rows, bytes=copied.bytes)
+        for column, values in copied.repaired.items():
+            reporter.log("warning", receipt.repaired(column, values, request.text_policy))
+        crash("load.end")
+        source_rows = count.result(reporter)
+        refuse_missing(request.target, copied.rows, source_rows)
+        load.settle(copied.rows)
+    return Receipt(
+        rows=copied.rows,
+        bytes=copied.bytes,
+        method=load.method,
+        target=request.target,
+        disposition=request.mode.disposition,
+        token=fence.token,
+        snapshot_time=plan.snapshot_time,
+        published_at=plan.snapshot_time,  # the database's clock replaces it
+        changes=load.changes,
+        repaired=copied.repaired,
+        source=plan.facts,
+        source_rows=source_rows,
+        interval=interval_facts(fence, plan, request),
+        watermark_before=fence.watermark.value,
+        watermark_after=watermark_after(fence, plan, request).value,
+    )
+
+
+def _publish(
+    load: Load,
+    draft: Receipt,
+    fingerprint: str,
+    watermark: Watermark,
+    seconds: dict[str, float],
+    reporter: Reporter,
+    crash: Crash,
+    *,
+    facts: Mapping[str, Any] | None = None,
+) -> Receipt:
+    """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
+    with _timed(seconds, "publish"):
+        reporter.publishing()
+        crash("publish.before_lock")
+        try:
+            load.lock(draft.rows)
+        except Held:
+            if facts is not None:
+                load.hold(facts)
+                crash("publish.held")
+            raise
+        crash("publish.after_lock")
+        draft = replace(
+            draft,
+            method=load.method,
+            changes=load.changes,
+            lock_wait_ms=round(load.lock_wait_ms, 1),
+            lock_held_ms=round(load.lock_held_ms, 1),
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+        )
+        written = load.record(draft.rows, draft.to_json(), fingerprint, watermark)
+        crash("publish.before_commit")
+        load.commit()
+        held_ms = round(load.lock_held_ms, 1)
+        crash("publish.after_commit")
+    done = replace(Receipt.from_json(written), lock_held_ms=held_ms, seconds=seconds)
+    reporter.log("info", receipt.summary(done))
+    return done
+
+
+def _facts(
+    plan: ReadPlan, mode: WriteMode, draft: Receipt, request: TransferRequest, watermark: Watermark
+) -> dict[str, Any]:
+    """All that publishing the staged rows later has to know."""
+    return {
+        "columns": [asdict(column) for column in plan.columns],
+        "mode": {"disposition": mode.disposition.value, "key": list(mode.key), "cursor": mode.cursor},
+        "draft": draft.to_json(),
+        "fingerprint": request.fingerprint,
+        "watermark": asdict(watermark),
+    }
+
+
+# What is new ----------------------------------------------------------------------------------
+
+
+def narrowed(request: TransferRequest, fence: Fence) -> ReadRequest:
+    """What to read, given what the destination has."""
+    rule = request.read.cursor
+    if rule is None:
+        return request.read
+    watermark = "" if request.refresh is Refresh.FULL else fence.watermark.value
+    return replace(request.read, cursor=replace(rule, watermark=watermark))
+
+
+def watermark_after(fence: Fence, plan: ReadPlan, request: TransferRequest) -> Watermark:
+    """The watermark that this plan's publish leaves; it never moves back but by a full refresh."""
+    interval = plan.interval
+    if interval is None:
+        return Watermark()
+    before = Watermark() if request.refresh is Refresh.FULL else fence.watermark
+    if not interval.high:
+        return before
+    is_behind = bool(before.value) and cursor.number_of(before.value, interval.type) > cursor.number_of(
+        interval.high, interval.type
+    )
+    return Watermark(before.value, interval.below) if is_behind else Watermark(interval.high, interval.through)
+
+
+def interval_facts(fence: Fence, plan: ReadPlan, request: TransferRequest) -> dict[str, Any] | None:
+    """What was read of the cursor, for the receipt."""
+    interval = plan.interval
+    if interval is None:
+        return None
+    known = None if request.refresh is Refresh.FULL or not fence.watermark.value else fence.watermark.rows
+    late = None if known is None else interval.below - known
+    names = ("column", "type", "low", "high", "rows", "nulls", "left")
+    return {**{name: getattr(interval, name) for name in names}, "late": late}
+
+
+def tell_interval(fence: Fence, plan: ReadPlan, request: TransferRequest, reporter: Reporter) -> None:
+    """Say what an incremental read takes and leaves."""
+    facts, rule = interval_facts(fence, plan, request), request.read.cursor
+    if facts is not None and rule is not None:
+        for level, message in receipt.interval_lines(facts, reads_again=bool(rule.lookback)):
+            reporter.log(level, message)
+
+
+def _mode(request: TransferRequest) -> WriteMode:
+    """How to write: a full refresh puts new rows in the place of all that are there."""
+    if request.refresh is Refresh.FULL:
+        return replace(request.mode, disposition=WriteDisposition.REPLACE)
+    return request.mode
+
+
+# What cannot end well -------------------------------------------------------------------------
+
+
+def refuse_redefined(fence: Fence, request: TransferRequest) -> None:
+    """Raise ConnectorError if rows of another definition are in a target that this run only adds to."""
+    adds = request.mode.disposition is not WriteDisposition.REPLACE and request.refresh is Refresh.NEW
+    if adds and fence.last_run is not None and fence.fingerprint != request.fingerprint:
+        raise ConnectorError(
+            f"What goes into {fence.target} was defined differently when its rows were written.",
+            hint="Start a full refresh to write them anew, or choose to keep them and go on with the new definition.",
+            code="definition_changed",
+        )
 
 
 def refuse_changed(expected: tuple[Column, ...], found: tuple[Column, ...]) -> None:
@@ -237,37 +372,6 @@ def _ruled(skip: tuple[str, ...], columns: tuple[Column, ...]) -> str:
     told = [f"not read: {', '.join(skip)}"] if skip else []
     told += [f"stored by a rule: {', '.join(retyped)}"] if retyped else []
     return f"Columns {'; '.join(told) or 'have their usual types'}."
-
-
-def _opening(method: str, target: Target) -> str:
-    if method == "append":
-        return f"Appending to {target}."
-    if method == "in_place":
-        return "Loading into a staging table."
-    if method == "merge":
-        return f"Loading into a staging table, which is merged into {target}."
-    if method == "create":
-        return f"Loading into a new table, which becomes {target}."
-    return f"Loading into a new table, which takes the place of {target}: nothing else depends on it."
-
-
-def _repaired(column: str, count: int, policy: TextPolicy) -> str:
-    done = "stripped" if policy is TextPolicy.STRIP else "replaced by U+FFFD"
-    values = "1 value" if count == 1 else f"{count:,} values"
-    return f"Column {column}: characters that PostgreSQL cannot store were {done} in {values}."
-
-
-def _summary(receipt: Receipt) -> str:
-    if receipt.method not in ("merge", "in_place"):
-        return f"Published {receipt.rows:,} rows to {receipt.target}."
-    done = receipt.changes
-    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" else []
-    left += [f"{done.unchanged:,} were the same already"]
-    left += [f"{done.stale:,} were older than what is there"] if done.stale else []
-    left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
-    made = f"{done.inserted:,} rows added, {done.updated:,} updated"
-    verb = "Merged" if receipt.method == "merge" else "Brought"
-    return f"{verb} {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
 
 
 @contextmanager

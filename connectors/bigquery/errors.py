@@ -43,6 +43,7 @@ _PERMISSIONS = {
 }
 _PERMISSION = re.compile(r"bigquery\.[a-z]+\.[a-zA-Z]+")
 _NOT_FOUND = re.compile(r"Not found: (?P<kind>\w+):?\s*(?P<name>[^\s;]+)", re.IGNORECASE)
+_NO_SUCH_TIME = re.compile(r"Invalid (?:snapshot time|time travel timestamp)|TIMESTAMP value in the future")
 _REQUEST = re.compile(r"^\d{3} |^(GET|POST|PUT|PATCH|DELETE) \S+?: ")
 _PEER = re.compile(r"ipv[46]:(\S+?:\d+)")
 # Neither a signed token nor a key may reach a log, wherever Google's text got it from.
@@ -79,6 +80,12 @@ _REJECTED = _Meaning(
     "credentials_rejected",
     "BigQuery does not accept the service account key",
     "The key may have been deleted or its account disabled, or this machine's clock is wrong.",
+)
+_SNAPSHOT_GONE = _Meaning(
+    "snapshot_gone",
+    "{thing} cannot be read as it was at the time of the snapshot",
+    "It was made anew meanwhile, or the time lies before its time travel window: another try takes a new snapshot.",
+    transient=True,
 )
 _DISABLED = _Meaning(
     "api_disabled", "The BigQuery API is not enabled in this project", "Enable it in Google Cloud, then wait a minute."
@@ -185,6 +192,8 @@ def explain(error: BaseException, doing: Doing) -> ConnectorError:
 def explain_job(result: Mapping[str, Any], doing: Doing) -> ConnectorError:
     """The same for the `errorResult` of a job that failed."""
     reason, text = str(result.get("reason", "")), str(result.get("message", ""))
+    if _NO_SUCH_TIME.search(text):
+        return _make(_SNAPSHOT_GONE, doing, text)
     if reason == "notFound":
         return _not_found(text, doing)
     if reason in ("accessDenied", "forbidden"):
@@ -198,6 +207,8 @@ def _explain_answer(error: google_errors.GoogleAPICallError, doing: Doing) -> Co
     text = str(first.get("message") or _REQUEST.sub("", str(error.message or "")))
     if "has not been used in project" in text or "it is disabled" in text:
         return _make(_DISABLED, doing, text)
+    if _NO_SUCH_TIME.search(text):
+        return _make(_SNAPSHOT_GONE, doing, text)
     if reason in _REASONS:
         return _make(_REASONS[reason], doing, text)
     if re.search(r"session.*expired", text, re.IGNORECASE) and isinstance(error, google_errors.ClientError):

@@ -46,13 +46,14 @@ def open_session(
     timeout_s: float,
     doing: Doing,
     snapshot_time: datetime | None = None,
+    restriction: str = "",
     columns: Sequence[str] = (),
 ) -> Session:
     """Open a session over `columns` (none: all), as the table was at `snapshot_time`.
 
-    It is billed to the connection's project.
+    `restriction` is a condition in GoogleSQL that rows must meet. The connection's project is billed.
     """
-    options = types.ReadSession.TableReadOptions(selected_fields=columns)
+    options = types.ReadSession.TableReadOptions(selected_fields=columns, row_restriction=restriction)
     if not clients.endpoints.storage:
         lz4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
         options.arrow_serialization_options = types.ArrowSerializationOptions(buffer_compression=lz4)

@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes
 
-from connectors.base import Applied, Fence, Owner, Target
+from connectors.base import Applied, Fence, Owner, Target, Watermark
 from connectors.errors import ConnectorError, Overtaken, StaleToken, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import APPLICATION, Session
@@ -47,10 +47,25 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.head (
     pipeline uuid NOT NULL,
     token bigint NOT NULL,
     watermark text,
+    -- how many rows the source had up to the watermark when it was written
+    watermark_rows bigint,
     last_run uuid,
     fingerprint text NOT NULL DEFAULT '',
     target_oid oid
 );
+-- Staged rows that wait for their publish, and what that has to know. `planned_on` is head.last_run as it
+-- was: once that has moved on, the staged rows are of no use.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (
+    run uuid NOT NULL,
+    generation integer NOT NULL,
+    target text NOT NULL,
+    staging text NOT NULL,
+    planned_on uuid,
+    facts jsonb NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, generation)
+);
+CREATE INDEX IF NOT EXISTS plan_of_target ON {SCHEMA}.plan (target);
 CREATE TABLE IF NOT EXISTS {SCHEMA}.applied (
     run uuid PRIMARY KEY,
     target text NOT NULL,
@@ -84,7 +99,9 @@ WHERE %(adopt)s OR NOT EXISTS ({_TARGET_OID})
 ON CONFLICT (target) DO UPDATE SET token = greatest(head.token, %(token)s) + 1
 WHERE head.installation = excluded.installation AND head.pipeline = excluded.pipeline;
 SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run, head.fingerprint,
-       ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt,
+       ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt, head.watermark, head.watermark_rows,
+       ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s AND plan.run <> %(run)s
+             AND plan.planned_on IS DISTINCT FROM head.last_run),
        (SELECT json_object_agg(pid, application_name) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE %(backends)s)
 FROM {SCHEMA}.meta
@@ -133,7 +150,8 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         "backends": _application_prefix(target) + "%",
     }
     row = _raise_token(session, target, parameters)
-    version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, backends = row
+    version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, *rest = row
+    watermark, watermark_rows, overtaken, backends = rest
     if version > VERSION:
         raise ConnectorError(
             f"The schema {SCHEMA} was made by a newer DataMantri (version {version}, this one knows {VERSION}).",
@@ -150,7 +168,16 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
     )
     _end_backends(session, target, [int(pid) for pid, name in (backends or {}).items() if _token(name) < token])
     applied = None if receipt is None else Applied(owner.run, rows, published_at, receipt)
-    return Fence(target, owner, token, last_run, fingerprint, applied)
+    return Fence(
+        target,
+        owner,
+        token,
+        last_run,
+        fingerprint,
+        applied,
+        watermark=Watermark(watermark or "", watermark_rows),
+        overtaken=tuple(overtaken),
+    )
 
 
 @dataclass(frozen=True)
@@ -267,14 +294,16 @@ def check_fence(cursor: Cursor, fence: Fence) -> None:
 # A newer owner that is raising the token makes the UPDATE wait, and then match no row.
 _RECORD = f"""
 WITH applied AS (
-    INSERT INTO {SCHEMA}.applied (run, target, pipeline, installation, token, rows, published_at, receipt)
+    INSERT INTO {SCHEMA}.applied (run, target, pipeline, installation, token, rows, published_at, receipt,
+                                  watermark_before, watermark_after)
     SELECT %(run)s, %(target)s, %(pipeline)s, %(installation)s, %(token)s, %(rows)s, moment,
-           %(receipt)s::jsonb || jsonb_build_object('published_at', moment)
+           %(receipt)s::jsonb || jsonb_build_object('published_at', moment), %(before)s, %(after)s
     FROM clock_timestamp() AS moment
     ON CONFLICT (run) DO NOTHING
     RETURNING receipt
 ), head AS (
-    UPDATE {SCHEMA}.head SET last_run = %(run)s, fingerprint = %(fingerprint)s, target_oid = %(oid)s
+    UPDATE {SCHEMA}.head SET last_run = %(run)s, fingerprint = %(fingerprint)s, target_oid = %(oid)s,
+        watermark = %(after)s, watermark_rows = %(after_rows)s
     WHERE target = %(target)s AND token = %(token)s AND last_run IS NOT DISTINCT FROM %(planned)s
       AND EXISTS (SELECT FROM applied)
     RETURNING target
@@ -284,9 +313,16 @@ SELECT (SELECT receipt FROM applied), EXISTS (SELECT FROM head)
 
 
 def record_publish(
-    session: Session, fence: Fence, *, rows: int, receipt: Mapping[str, Any], fingerprint: str, target_oid: int
+    session: Session,
+    fence: Fence,
+    *,
+    rows: int,
+    receipt: Mapping[str, Any],
+    fingerprint: str,
+    target_oid: int | None,
+    watermark: Watermark,
 ) -> Mapping[str, Any]:
-    """Write `applied` and move the head, as the last statement of the publishing transaction.
+    """Write `applied` and move the head with its watermark, as the last statement of the publishing transaction.
 
     Returns the receipt, with `published_at` by the database's clock. Raises AlreadyApplied,
     StaleToken or Overtaken; then the transaction must be rolled back.
@@ -302,6 +338,9 @@ def record_publish(
         "fingerprint": fingerprint,
         "oid": target_oid,
         "planned": None if fence.last_run is None else str(fence.last_run),
+        "before": fence.watermark.value or None,
+        "after": watermark.value or None,
+        "after_rows": watermark.rows,
     }
     row = session.one(_RECORD, parameters)
     written: Mapping[str, Any] | None = row[0] if row else None

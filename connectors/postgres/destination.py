@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from connectors.base import (
+    NO_GUARD,
     Column,
     Destination,
     Fence,
+    Guard,
     Owner,
     Reporter,
     StepResult,
@@ -22,7 +24,7 @@ from connectors.base import (
     WriteMode,
 )
 from connectors.errors import ConnectorError
-from connectors.postgres import checks, compare, control, keep
+from connectors.postgres import checks, compare, control, keep, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import check_identifier, column_names
@@ -32,6 +34,7 @@ from connectors.postgres.publish.existing import look, refuse_append, refuse_cre
 
 if TYPE_CHECKING:
     from connectors.postgres.load import Load
+    from connectors.postgres.staging import Plan
 
 
 class PostgresDestination(Destination):
@@ -127,13 +130,28 @@ class PostgresDestination(Destination):
         mode: WriteMode,
         *,
         text_policy: TextPolicy = TextPolicy.FAIL,
+        guard: Guard = NO_GUARD,
         reporter: Reporter,
         stop: StopSignal,
     ) -> Load:
         """The transaction of one run, on the connection that raised the fence."""
         from connectors.postgres.load import Load  # brings pyarrow, which look-ups do without
 
-        return Load(self._open(), fence, columns, mode, text_policy=text_policy, reporter=reporter, stop=stop)
+        return Load(
+            self._open(), fence, columns, mode, text_policy=text_policy, guard=guard, reporter=reporter, stop=stop
+        )
+
+    def staged(self, fence: Fence) -> Plan | None:
+        """What the fence's run staged in an earlier transaction, None if nothing."""
+        session = self._open()
+        with session.explained(fence.target):
+            return staging.read_plan(session, fence)
+
+    def forget_staged(self, fence: Fence, tables: tuple[str, ...]) -> None:
+        """Drop staging tables of the fence's target; raises StaleToken."""
+        session = self._open()
+        with session.explained(fence.target):
+            staging.forget(session, fence, tables)
 
     def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:
         session = self._open()

@@ -5,21 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Fence, Reporter, StopSignal, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import (
+    NO_GUARD,
+    Changes,
+    Column,
+    Fence,
+    Guard,
+    Reporter,
+    StopSignal,
+    TextPolicy,
+    Watermark,
+    WriteDisposition,
+    WriteMode,
+)
 from connectors.errors import ConnectorError
-from connectors.postgres import control, errors
+from connectors.postgres import control, errors, staging
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import compare_catalog
-from connectors.postgres.publish import append, in_place, in_place_rules, merge, merge_index, merge_rules, replace
+from connectors.postgres.publish import (
+    append,
+    guard,
+    in_place,
+    in_place_rules,
+    merge,
+    merge_index,
+    merge_rules,
+    replace,
+)
 from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
 from connectors.postgres.publish.lock import with_lock
+from connectors.postgres.staging import Plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,6 +86,7 @@ class Load(AbstractContextManager["Load"]):
         mode: WriteMode,
         *,
         text_policy: TextPolicy = TextPolicy.FAIL,
+        guard: Guard = NO_GUARD,
         reporter: Reporter,
         stop: StopSignal,
     ) -> None:
@@ -72,10 +96,12 @@ class Load(AbstractContextManager["Load"]):
         self._columns = columns
         self._mode = merge_rules.in_the_sources_words(mode, columns)
         self._text_policy = text_policy
+        self._guard = guard
         self._reporter = reporter
         self._stop = stop
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
+        self._plan: Plan | None = None
         self._began = time.monotonic()
         self._duplicates = 0
         self.method = ""
@@ -102,12 +128,43 @@ class Load(AbstractContextManager["Load"]):
 
     def open(self) -> None:
         """Begin, look at the target, and refuse what cannot end well before a row is read."""
+        self._choose()
+        if self.method == "merge":
+            self._prepare_merge()
+            replace.create(self._session, self._new, self._columns, None, unlogged=True)
+        elif self.method == "append":
+            append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
+        else:
+            replace.create(self._session, self._new, self._columns, self._old, unlogged=self.method == "in_place")
+
+    def reopen(self, plan: Plan, rows: int) -> None:
+        """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
+
+        How they become visible is chosen anew: what stands at the target's name may have changed since.
+        """
+        self._choose()
+        self._plan = staging.check_plan(self._session, self._fence, plan, rows)
+        self._new = plan.staging
+        if self.method == "merge":
+            self._prepare_merge()
+        elif self.method != "in_place":
+            staging.make_logged(self._session, self._new)
+        self.changes = Changes(rows)
+
+    def hold(self, facts: Mapping[str, Any]) -> None:
+        """Instead of a publish, after `lock` refused: commit the staged rows with what publishing them has to know."""
+        self._session.execute("ROLLBACK TO SAVEPOINT publish")
+        staging.write_plan(self._session, self._fence, 1, self._new, facts)
+        self._session.commit()
+
+    def _choose(self) -> None:
+        """Begin, and decide how rows become visible; raises what is against it."""
         seen = self._begin()
         self._old = seen.relations.get(self._target.table)
         if self._mode.disposition is WriteDisposition.MERGE:
-            self._open_merge(seen)
-            return
-        if self._old is None:
+            method = "merge"
+            refusal = merge_rules.refuse_target(self._session, self._target, self._columns, self._mode, seen)
+        elif self._old is None:
             method, refusal = "create", refuse_create(self._target, seen.schema, self._session.role)
         elif self._mode.disposition is WriteDisposition.APPEND:
             method, refusal = "append", refuse_append(self._target, seen, self._session.role)
@@ -116,27 +173,18 @@ class Load(AbstractContextManager["Load"]):
         if refusal is not None:
             raise refusal
         self.method = method
-        if method == "append":
-            append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
-        else:
-            if method == "in_place" and self._old is not None:
-                self._reporter.log("info", in_place.describe(self._target, self._old))
-            replace.create(self._session, self._new, self._columns, self._old, unlogged=method == "in_place")
+        if method == "in_place" and self._old is not None:
+            self._reporter.log("info", in_place.describe(self._target, self._old))
 
-    def _open_merge(self, seen: Look) -> None:
-        """Have a target with its unique index, and an empty staging table."""
+    def _prepare_merge(self) -> None:
+        """Have a target with its unique index."""
         session, target = self._session, self._target
-        refusal = merge_rules.refuse_target(session, target, self._columns, self._mode, seen)
-        if refusal is not None:
-            raise refusal
-        self.method = "merge"
         if self._old is None:
             replace.create(session, target, self._columns, None)
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
         if remark:
             self._reporter.log("info", remark)
-        replace.create(session, self._new, self._columns, None, unlogged=True)
 
     def copy(
         self,
@@ -190,14 +238,18 @@ class Load(AbstractContextManager["Load"]):
         name = sql.Identifier(self._new.schema, self._new.table)
         self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
 
-    def lock(self) -> None:
+    def lock(self, rows: int) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
 
-        Readers wait for a new table, only writers for a table whose rows change.
+        Readers wait for a new table, only writers for a table whose rows change. Raises Held where a guard
+        wants a person to decide; `hold` then keeps the staged rows.
         """
         self._stop.check()
         if self.method == "append":
             return
+        self._session.execute("SAVEPOINT publish")
+        if self.method == "rename":
+            guard.check_rename(self._session, self._target, rows, self._guard)
         if self.method in STAGED:
             self._bring_over()
             return
@@ -238,7 +290,8 @@ class Load(AbstractContextManager["Load"]):
             refusal = in_place.refuse(session, target, self._columns, mode.key)
             if refusal is not None:
                 raise refusal
-            self.changes = in_place.apply(session, target, self._new, self._columns, mode.key)
+            allow = partial(guard.check_changes, target, guard=self._guard)
+            self.changes = in_place.apply(session, target, self._new, self._columns, mode.key, allow=allow)
         else:
             self.changes = merge.apply(
                 session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
@@ -250,12 +303,22 @@ class Load(AbstractContextManager["Load"]):
     def lock_held_ms(self) -> float:
         return 0.0 if self.locked_at is None else (time.monotonic() - self.locked_at) * 1000
 
-    def record(self, rows: int, receipt: Mapping[str, Any], fingerprint: str) -> Mapping[str, Any]:
+    def record(
+        self, rows: int, receipt: Mapping[str, Any], fingerprint: str, watermark: Watermark
+    ) -> Mapping[str, Any]:
         """Write `applied` and move the head; returns the receipt as it was written."""
         if self._old is None:
             raise RuntimeError("record comes after open and lock")
+        if self._plan is not None:
+            staging.end_plan(self._session, self._plan)
         return control.record_publish(
-            self._session, self._fence, rows=rows, receipt=receipt, fingerprint=fingerprint, target_oid=self._old.oid
+            self._session,
+            self._fence,
+            rows=rows,
+            receipt=receipt,
+            fingerprint=fingerprint,
+            target_oid=self._old.oid,
+            watermark=watermark,
         )
 
     def commit(self) -> None:

@@ -6,7 +6,8 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,9 +15,11 @@ import pyarrow as pa
 
 from tests.bigquery import results
 from tests.bigquery.roles import Denied, Roles
+from tests.bigquery.scans import columns_read
 from tests.bigquery.sizes import billed_bytes
 from tests.bigquery.snapshots import Snapshots
 from tests.bigquery.statements import Statement, TableName, understand
+from tests.bigquery.travel import Travel, Travelled
 from tests.bigquery.upstream import Answer, Upstream
 
 Forward = Callable[[], Answer]
@@ -24,14 +27,17 @@ _UNCACHEABLE = ("CURRENT_", "RAND(", "SESSION_USER(", "GENERATE_UUID(", "INFORMA
 
 
 class Jobs:
-    def __init__(self, snapshots: Snapshots, roles: Roles) -> None:
+    def __init__(self, upstream: Upstream, snapshots: Snapshots, roles: Roles) -> None:
+        self._upstream = upstream
         self._snapshots = snapshots
         self._roles = roles
+        self._travel = Travel(upstream, snapshots)
         self._lock = threading.Lock()
         self._names: set[tuple[str, str]] = set()
         self._figures: dict[tuple[str, str], dict[str, Any]] = {}
         self._failed: dict[tuple[str, str], dict[str, Any]] = {}
         self._results: dict[TableName, tuple[str, str]] = {}
+        self._texts: dict[tuple[str, str], str] = {}
         self._queries: dict[tuple[str, str], tuple[dict[str, Any], Callable[[], str], str]] = {}
         self._cache: set[str] = set()
 
@@ -75,13 +81,16 @@ class Jobs:
         self._roles.check_project(who, "bigquery.jobs.create", project)
         statement = _understand(body, project)
         self._check_tables(who, statement)
-        processed, figures = self._measure(who, project, body, statement)
-        if body.get("dryRun"):
-            return _with_content(forward(), {"totalBytesProcessed": str(processed)})
-        if too_much := _beyond_limit(body, figures):
-            return Answer.refusal(400, "bytesBilledLimitExceeded", too_much)
-        with self._snapshots.changing(statement.writes):
-            answer = forward()
+        with self._snapshots.lock:
+            travelled = self._travel.to_the_times_of(project, body)
+            processed, figures = self._measure(who, project, body, statement, travelled)
+            if body.get("dryRun"):
+                with _saying(body, travelled.sql):
+                    return _with_content(forward(), {"totalBytesProcessed": str(processed)})
+            if too_much := _beyond_limit(body, figures):
+                return Answer.refusal(400, "bytesBilledLimitExceeded", too_much)
+            with self._snapshots.changing(statement.writes), _saying(body, travelled.sql):
+                answer = forward()
         if answer.is_good:
             job = answer.content.get("jobReference", {}).get("jobId", "")
             self._remember(who, project, job, body, statement, figures)
@@ -113,7 +122,10 @@ class Jobs:
             statistics = content.setdefault("statistics", {})
             statistics["totalBytesProcessed"] = figures["totalBytesProcessed"]
             statistics.setdefault("query", {}).update(figures)
-        destination = content.get("configuration", {}).get("query", {}).get("destinationTable", {})
+        configuration = content.get("configuration", {}).get("query", {})
+        if text := self._texts.get((project, job)):
+            configuration["query"] = text
+        destination = configuration.get("destinationTable", {})
         if destination.get("datasetId", "").startswith("_"):
             self._results[TableName.of(destination, project)] = (project, job)
         return content
@@ -122,13 +134,16 @@ class Jobs:
         """Project and name of the job whose rows are in this anonymous table."""
         return self._results.get(result)
 
-    def rows(self, upstream: Upstream, project: str, job: str) -> pa.Table:
+    def rows(self, project: str, job: str) -> pa.Table:
         """The rows that a query job gave."""
         query, key, before = self._queries.get((project, job), ({}, str, ""))
         with self._snapshots.lock:
             if before and key() == before:
-                return results.run_again(upstream, project, job, query)
-        return results.pages(upstream, project, job)
+                return results.run_again(self._upstream, project, job, query)
+        return results.pages(self._upstream, project, job)
+
+    def close(self) -> None:
+        self._travel.close()
 
     def _reserve(self, project: str, name: str) -> bool:
         with self._lock:
@@ -139,10 +154,14 @@ class Jobs:
     def _dry_run(self, who: str, project: str, query: dict[str, Any], forward: Forward) -> Answer:
         statement = _understand(query, project)
         self._check_tables(who, statement)
-        processed, figures = self._measure(who, project, query, statement)
-        answer = forward()
+        with self._snapshots.lock:
+            travelled = self._travel.to_the_times_of(project, query)
+            processed, figures = self._measure(who, project, query, statement, travelled)
+            with _saying(query, travelled.sql):
+                answer = forward()
         if answer.is_good:
             content = answer.content
+            content["configuration"]["query"]["query"] = query["query"]
             statistics = content.setdefault("statistics", {})
             statistics["totalBytesProcessed"] = str(processed)
             statistics.setdefault("query", {}).update(
@@ -158,13 +177,16 @@ class Jobs:
             self._check_tables(who, statement)
         except Denied as denied:
             return self._fail(who, project, name, location, body, "accessDenied", str(denied))
-        _, figures = self._measure(who, project, query, statement)
-        if too_much := _beyond_limit(query, figures):
-            return self._fail(who, project, name, location, body, "bytesBilledLimitExceeded", too_much)
         destination = query.get("destinationTable")
         written = statement.writes | ({TableName.of(destination, project)} if destination else set())
-        with self._snapshots.changing(written):
-            answer = forward()
+        with self._snapshots.lock:
+            travelled = self._travel.to_the_times_of(project, query)
+            _, figures = self._measure(who, project, query, statement, travelled)
+            if too_much := _beyond_limit(query, figures):
+                return self._fail(who, project, name, location, body, "bytesBilledLimitExceeded", too_much)
+            with self._snapshots.changing(written), _saying(query, travelled.sql):
+                answer = forward()
+        self._texts[project, name] = query["query"]
         if not answer.is_good:
             return answer
         content = answer.content
@@ -195,11 +217,13 @@ class Jobs:
             self._roles.check_table(who, "bigquery.tables.updateData", name)
 
     def _measure(
-        self, who: str, project: str, query: dict[str, Any], statement: Statement
+        self, who: str, project: str, query: dict[str, Any], statement: Statement, travelled: Travelled
     ) -> tuple[int, dict[str, Any]]:
         """Bytes that a fresh run reads, and the figures of the run that this will be."""
         tables = self._snapshots.tables_behind(statement.reads)
-        processed = sum(self._snapshots.size(name) for name in tables)
+        names = {name: self._snapshots.columns(name) for name in statement.reads}
+        read = columns_read(query.get("query", ""), project, _dataset(query), names)
+        processed = sum(self._snapshots.size(name, read.get(name), travelled.rows.get(name)) for name in tables)
         uses_cache = query.get("useQueryCache") is not False
         if uses_cache and self._key(who, project, query, statement) in self._cache:
             return 0, {"totalBytesProcessed": "0", "totalBytesBilled": "0", "cacheHit": True}
@@ -216,9 +240,11 @@ class Jobs:
         statement: Statement,
         figures: dict[str, Any],
     ) -> None:
-        if statement.is_view:
-            for name in statement.writes:
+        for name in statement.writes:
+            if statement.makes == "VIEW":
                 self._snapshots.note_view(name, statement.reads)
+            elif statement.makes == "TABLE":
+                self._travel.keep(name)
         self._figures[project, job] = figures
         if key := self._key(who, project, query, statement):
             self._queries[project, job] = query, partial(self._key, who, project, query, statement), key
@@ -243,7 +269,22 @@ def written_by(configuration: dict[str, Any], project: str) -> list[TableName]:
 
 
 def _understand(query: dict[str, Any], project: str) -> Statement:
-    return understand(query.get("query", ""), project, query.get("defaultDataset", {}).get("datasetId", ""))
+    return understand(query.get("query", ""), project, _dataset(query))
+
+
+def _dataset(query: dict[str, Any]) -> str:
+    return query.get("defaultDataset", {}).get("datasetId", "")
+
+
+@contextmanager
+def _saying(query: dict[str, Any], sql: str) -> Iterator[None]:
+    """For as long as the emulator is asked, `query` has the words that it understands."""
+    text = query.get("query", "")
+    query["query"] = sql
+    try:
+        yield
+    finally:
+        query["query"] = text
 
 
 def _beyond_limit(query: dict[str, Any], figures: dict[str, Any]) -> str:

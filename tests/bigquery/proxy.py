@@ -25,8 +25,8 @@ from tests.bigquery.upstream import Upstream
 class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
     """BigQuery's REST and Storage Read API at `endpoints`, over the emulator at `rest` and `storage`.
 
-    It honours offsets, snapshot times and byte limits; sessions expire, names of jobs are unique, results of
-    queries are read like tables. `roles.trust(…)` switches authentication on. It sees only the changes that
+    It honours offsets, snapshot times (also in SQL) and byte limits; sessions expire, names of jobs are unique,
+    results of queries are read like tables. `roles.trust(…)` switches authentication on. It sees only the changes that
     pass through it: make and fill tables at `endpoints.rest`. `keeps_history=False` saves the copy of a table
     that is made before each change, and with it the way back in time.
     """
@@ -36,7 +36,7 @@ class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
         self.calls: list[Call] = []
         self._upstream = Upstream(rest, storage)
         self.snapshots = Snapshots(self._upstream, keeps_history=keeps_history)
-        jobs = Jobs(self.snapshots, self.roles)
+        self._jobs = jobs = Jobs(self._upstream, self.snapshots, self.roles)
         self._rest = Rest(self._upstream, self.snapshots, jobs, self.roles, self.admit)
         self.storage = Storage(self._upstream, self.snapshots, jobs, self.roles, self.admit, self.sending)
         self.endpoints = Endpoints(self._rest.url, self.storage.address)
@@ -49,6 +49,7 @@ class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
     def __exit__(self, *exception: object) -> None:
         self.storage.stop()
         self._rest.stop()
+        self._jobs.close()
         self._upstream.close()
 
     def hold(self, name: str, schema: Sequence[SchemaField], rows: pa.Table, project: str = "demo-project") -> None:

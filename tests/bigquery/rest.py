@@ -16,6 +16,7 @@ from tests.bigquery.jobs import Jobs, written_by
 from tests.bigquery.roles import NO_TOKEN, Denied, Roles, Unauthenticated
 from tests.bigquery.snapshots import Snapshots
 from tests.bigquery.statements import TableName
+from tests.bigquery.travel import BadTime
 from tests.bigquery.upstream import Answer, Upstream
 
 _PATH = re.compile(r"/(?P<upload>upload/)?(?:bigquery/v2/)?projects/(?P<project>[^/]+)(?:/(?P<rest>.*))?")
@@ -53,6 +54,8 @@ class Rest:
             return Answer.refusal(401, "required" if str(error) == NO_TOKEN else "authError", str(error))
         except Denied as error:
             return Answer.refusal(403, "accessDenied", str(error))
+        except BadTime as error:
+            return Answer.refusal(400, "invalidQuery", str(error))
 
     def _answer(self, call: Call, who: str, path: str, body: bytes) -> Answer:
         split = urlsplit(path)

@@ -1,9 +1,10 @@
-"""The rows that a query job gave, as Arrow."""
+"""Tables of the proxy's own in the emulator, and the rows that a query job gave, as Arrow."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,30 +18,45 @@ from tests.bigquery.upstream import Upstream
 
 _DATASET = "_behaving"  # BigQuery hides names that begin so
 _PAGE_ROWS = 50_000
-_JSON = {"Content-Type": "application/json"}
+_KEPT = ("defaultDataset", "queryParameters", "parameterMode")
+JSON = {"Content-Type": "application/json"}
+Fields = Sequence[Mapping[str, Any]]
 
 
 def run_again(upstream: Upstream, project: str, job: str, query: dict[str, Any]) -> pa.Table:
     """The rows of a job whose query would find the same today: hundreds of times faster than its pages."""
-    name = TableName(project, _DATASET, f"result_{uuid.uuid4().hex}")
-    fields = _page(upstream, project, job, {"maxResults": 1})["schema"]["fields"]
+    name = declare(upstream, project, _page(upstream, project, job, {"maxResults": 1})["schema"]["fields"])
+    try:
+        if fill(upstream, name, query):
+            return upstream.rows(name)
+        # A type that the emulator gives but does not take.
+        return pages(upstream, project, job)
+    finally:
+        drop(upstream, name)
+
+
+def declare(upstream: Upstream, project: str, fields: Fields) -> TableName:
+    """Make an empty table: one made from a query would lose the types of its columns."""
+    name = TableName(project, _DATASET, f"table_{uuid.uuid4().hex}")
     datasets = f"/bigquery/v2/projects/{project}/datasets"
-    # Declared first: a table made from a query loses the types of its columns.
     _post(upstream, datasets, {"datasetReference": {"projectId": project, "datasetId": _DATASET}})
     table = {"tableReference": {"projectId": project, "datasetId": _DATASET, "tableId": name.table}}
     _post(upstream, f"{datasets}/{_DATASET}/tables", {**table, "schema": {"fields": fields}})
-    columns = ", ".join(f"`{field['name']}`" for field in fields)
-    insert = f"INSERT INTO `{project}`.{_DATASET}.{name.table} ({columns})\n{query['query']}"
-    kept = {key: query[key] for key in ("defaultDataset", "queryParameters", "parameterMode") if key in query}
+    return name
+
+
+def fill(upstream: Upstream, name: TableName, query: Mapping[str, Any]) -> bool:
+    """Put the rows of a query into a table that was declared; says whether the emulator could."""
+    columns = ", ".join(f"`{field['name']}`" for field in (upstream.resource(name) or {})["schema"]["fields"])
+    insert = f"INSERT INTO `{name.project}`.{name.dataset}.{name.table} ({columns})\n{query['query']}"
+    kept = {key: query[key] for key in _KEPT if key in query}
     config = {"query": {**kept, "query": insert, "useLegacySql": False}}
-    content = _post(upstream, f"/bigquery/v2/projects/{project}/jobs", {"configuration": config})
-    try:
-        if "errorResult" in content.get("status", {"errorResult": {}}):
-            # A type that the emulator gives but does not take.
-            return pages(upstream, project, job)
-        return upstream.rows(name)
-    finally:
-        upstream.ask("DELETE", f"/bigquery/v2/{name.path}")
+    content = _post(upstream, f"/bigquery/v2/projects/{name.project}/jobs", {"configuration": config})
+    return "errorResult" not in content.get("status", {"errorResult": {}})
+
+
+def drop(upstream: Upstream, name: TableName) -> None:
+    upstream.ask("DELETE", f"/bigquery/v2/{name.path}")
 
 
 def pages(upstream: Upstream, project: str, job: str) -> pa.Table:
@@ -62,4 +78,4 @@ def _page(upstream: Upstream, project: str, job: str, wanted: dict[str, Any]) ->
 
 
 def _post(upstream: Upstream, path: str, content: dict[str, Any]) -> dict[str, Any]:
-    return upstream.ask("POST", path, _JSON, json.dumps(content).encode()).content
+    return upstream.ask("POST", path, JSON, json.dumps(content).encode()).content

@@ -11,12 +11,17 @@ _LEAST_BILLED = 10 * MIB  # for each table that a query names
 
 
 def logical_bytes(rows: pa.Table) -> int:
-    return sum(_of_column(column) for column in rows.columns)
+    return sum(column_bytes(rows).values())
+
+
+def column_bytes(rows: pa.Table) -> dict[str, int]:
+    """By the columns' names in lower case."""
+    return {name.lower(): _of_column(rows.column(i)) for i, name in enumerate(rows.column_names)}
 
 
 def billed_bytes(processed: int, tables: int) -> int:
-    """Whole megabytes, at least ten for each table."""
-    return max(-(-processed // MIB) * MIB, _LEAST_BILLED * tables)
+    """Whole megabytes, at least ten for each table; nothing where only the tables' own counts are asked for."""
+    return max(-(-processed // MIB) * MIB, _LEAST_BILLED * tables) if processed else 0
 
 
 def _of_column(column: pa.ChunkedArray) -> int:

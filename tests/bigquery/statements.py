@@ -32,12 +32,12 @@ class TableName:
 
 @dataclass(frozen=True)
 class Statement:
-    """`is_query`: one SELECT, which changes nothing. `is_view`: one that makes a view of what it reads."""
+    """`is_query`: one SELECT, which changes nothing. `makes`: TABLE or VIEW, of what it reads."""
 
     reads: frozenset[TableName]
     writes: frozenset[TableName]
     is_query: bool
-    is_view: bool = False
+    makes: str = ""
 
 
 def understand(sql: str, project: str, dataset: str = "") -> Statement:
@@ -58,8 +58,8 @@ def understand(sql: str, project: str, dataset: str = "") -> Statement:
         found = [table for table in tree.find_all(exp.Table) if table is not only_written]
         reads |= _names(found, project, dataset, with_names)
     only = trees[0] if len(trees) == 1 else None
-    is_view = isinstance(only, exp.Create) and only.kind == "VIEW"
-    return Statement(frozenset(reads), frozenset(writes), isinstance(only, exp.Query), is_view)
+    makes = only.kind or "" if isinstance(only, exp.Create) else ""
+    return Statement(frozenset(reads), frozenset(writes), isinstance(only, exp.Query), makes)
 
 
 def _target(tree: exp.Expression) -> exp.Table | None:
@@ -71,13 +71,16 @@ def _target(tree: exp.Expression) -> exp.Table | None:
     return this if isinstance(this, exp.Table) else None
 
 
+def name_of(table: exp.Table, project: str, dataset: str, with_names: frozenset[str] = frozenset()) -> TableName | None:
+    """The table's full name; None for what is no table: a subquery's name, INFORMATION_SCHEMA, a function."""
+    words = [part.name for part in table.parts]
+    if any(word.upper() == "INFORMATION_SCHEMA" for word in words) or not words[-1]:
+        return None
+    if len(words) == 1 and (words[0] in with_names or not dataset):
+        return None
+    return TableName(*[project, dataset][: 3 - len(words)], *words[-3:])
+
+
 def _names(tables: list[exp.Table], project: str, dataset: str, with_names: frozenset[str]) -> set[TableName]:
-    names = set()
-    for table in tables:
-        words = [part.name for part in table.parts]
-        if any(word.upper() == "INFORMATION_SCHEMA" for word in words) or not words[-1]:
-            continue
-        if len(words) == 1 and (words[0] in with_names or not dataset):
-            continue
-        names.add(TableName(*[project, dataset][: 3 - len(words)], *words[-3:]))
-    return names
+    found = (name_of(table, project, dataset, with_names) for table in tables)
+    return {name for name in found if name is not None}

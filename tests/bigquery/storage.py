@@ -24,7 +24,8 @@ from tests.bigquery.upstream import Upstream
 
 LIFETIME_S = 6 * 3600.0
 MESSAGE_BYTES = 1 << 20
-_SMALL_BYTES, _STREAMS_MOST = 1_000_000, 100
+SMALL_BYTES = 1_000_000  # what is no more than this is one stream
+_STREAMS_MOST = 100
 _SERVICE = "/google.cloud.bigquery.storage.v1.BigQueryRead"
 _LZ4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
 _ZSTD = types.ArrowSerializationOptions.CompressionCodec.ZSTD
@@ -54,6 +55,8 @@ class Storage(grpc.GenericRpcHandler):
         sending: Callable[[Call, Messages], Messages],
     ) -> None:
         self.lifetime_s = LIFETIME_S
+        self.message_bytes = MESSAGE_BYTES
+        self.small_bytes = SMALL_BYTES
         self.throttle_percent = 0
         self._upstream = upstream
         self._snapshots = snapshots
@@ -118,7 +121,7 @@ class Storage(grpc.GenericRpcHandler):
 
     def _rows(self, who: str, name: TableName, snapshot_time: datetime | None) -> pa.Table:
         if (behind := self._jobs.behind(name)) is not None:
-            return self._jobs.rows(self._upstream, *behind)
+            return self._jobs.rows(*behind)
         self._roles.check_table(who, "bigquery.tables.getData", name)
         resource = self._upstream.resource(name)
         if resource is not None and resource.get("type") not in ("TABLE", "SNAPSHOT"):
@@ -129,7 +132,7 @@ class Storage(grpc.GenericRpcHandler):
         name = f"projects/{project}/locations/us/sessions/{uuid.uuid4().hex}"
         expires = datetime.now(UTC) + timedelta(seconds=self.lifetime_s)
         codec = _CODECS.get(asked.read_options.arrow_serialization_options.buffer_compression)
-        count = 1 if rows.nbytes < _SMALL_BYTES else min(streams or _STREAMS_MOST, _STREAMS_MOST)
+        count = 1 if rows.nbytes < self.small_bytes else min(streams or _STREAMS_MOST, _STREAMS_MOST)
         count = min(count, rows.num_rows)
         bounds = [rows.num_rows * i // max(count, 1) for i in range(count + 1)]
         made = {
@@ -186,7 +189,7 @@ class Storage(grpc.GenericRpcHandler):
         position = offset
         schema = types.ArrowSchema(serialized_schema=rows.schema.serialize().to_pybytes())
         for batch in rows.slice(offset).to_batches():
-            for piece in _pieces(batch):
+            for piece in _pieces(batch, self.message_bytes):
                 data = piece.serialize() if codec is None else _compressed(piece, options)
                 before, position = position, position + piece.num_rows
                 response = types.ReadRowsResponse(
@@ -216,15 +219,15 @@ def _check_alive(stream: Stream, operating: str, context: grpc.ServicerContext) 
         context.abort(Code.FAILED_PRECONDITION, f"{operating}: session expired at {stream.expires.isoformat()}")
 
 
-def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch in messages of about MESSAGE_BYTES; a single row may be larger."""
-    if batch.nbytes <= MESSAGE_BYTES or batch.num_rows <= 1:
+def _pieces(batch: pa.RecordBatch, size: int) -> Iterator[pa.RecordBatch]:
+    """The batch in messages of about `size` bytes; a single row may be larger."""
+    if batch.nbytes <= size or batch.num_rows <= 1:
         if batch.num_rows:
             yield batch
         return
     half = batch.num_rows // 2
-    yield from _pieces(batch.slice(0, half))
-    yield from _pieces(batch.slice(half))
+    yield from _pieces(batch.slice(0, half), size)
+    yield from _pieces(batch.slice(half), size)
 
 
 def _compressed(batch: pa.RecordBatch, options: pa.ipc.IpcWriteOptions) -> pa.Buffer:

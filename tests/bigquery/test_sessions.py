@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-import grpc
 import pyarrow as pa
 import pytest
 from google.api_core import exceptions
 from google.cloud.bigquery import SchemaField
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient, types
-from google.cloud.bigquery_storage_v1.services.big_query_read.transports.grpc import BigQueryReadGrpcTransport
 
-from tests.bigquery.conftest import PROJECT
+from tests.bigquery.conftest import PROJECT, Sessions
 
 SCHEMA = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("day", "DATE"), SchemaField("text", "STRING")]
 LZ4 = types.ArrowSerializationOptions.CompressionCodec.LZ4_FRAME
 
 
 @pytest.fixture
-def client(bigquery) -> Iterator[BigQueryReadClient]:
-    channel = grpc.insecure_channel(bigquery.endpoints.storage)
-    yield BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
-    channel.close()
+def client(sessions: Sessions) -> BigQueryReadClient:
+    return sessions.client
 
 
 @pytest.fixture
-def open_session(client, dataset) -> Callable[..., types.ReadSession]:
-    def open_it(table: str = "days", *, streams: int = 1, at: datetime | None = None, **options) -> types.ReadSession:
-        session = types.ReadSession(
-            table=f"projects/{PROJECT}/datasets/{dataset}/tables/{table}",
-            data_format=types.DataFormat.ARROW,
-            read_options=types.ReadSession.TableReadOptions(**options),
-        )
-        if at is not None:
-            session.table_modifiers = types.ReadSession.TableModifiers(snapshot_time=at)
-        return client.create_read_session(
-            parent=f"projects/{PROJECT}", read_session=session, max_stream_count=streams, retry=None, timeout=10
-        )
-
-    return open_it
+def open_session(sessions: Sessions, dataset: str) -> Callable[..., types.ReadSession]:
+    return lambda table="days", **options: sessions.open(f"{dataset}.{table}", **options)
 
 
 @pytest.fixture
@@ -56,16 +40,6 @@ def days(bigquery_tables, dataset) -> str:
     )
     bigquery_tables.make(f"{dataset}.days", SCHEMA, rows)
     return f"{dataset}.days"
-
-
-def rows_of(client: BigQueryReadClient, session: types.ReadSession) -> list[dict[str, object]]:
-    schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
-    batches = [
-        pa.ipc.read_record_batch(pa.py_buffer(message.arrow_record_batch.serialized_record_batch), schema)
-        for stream in session.streams
-        for message in client.read_rows(stream.name)
-    ]
-    return [row for batch in batches for row in batch.to_pylist()]
 
 
 def test_messages_are_small_and_tell_progress(client, bigquery, open_session, days):
@@ -88,7 +62,7 @@ def test_a_session_says_when_it_ends(open_session, bigquery, days):
     assert timedelta(seconds=50) < open_session().expire_time - datetime.now(UTC) <= timedelta(seconds=60)
 
 
-def test_compressed_rows_are_the_same_rows_in_fewer_bytes(client, open_session, days):
+def test_compressed_rows_are_the_same_rows_in_fewer_bytes(client, sessions, open_session, days):
     plain = open_session()
     packed = open_session(arrow_serialization_options=types.ArrowSerializationOptions(buffer_compression=LZ4))
 
@@ -97,12 +71,12 @@ def test_compressed_rows_are_the_same_rows_in_fewer_bytes(client, open_session, 
         return sum(len(m.arrow_record_batch.serialized_record_batch) for m in messages)
 
     assert sizes(packed) < sizes(plain) / 10
-    assert rows_of(client, packed) == rows_of(client, plain)
+    assert sessions.rows(packed) == sessions.rows(plain)
 
 
-def test_columns_and_rows_are_chosen(client, open_session, days):
+def test_columns_and_rows_are_chosen(sessions, open_session, days):
     restriction = "day >= DATE '2024-03-01' AND text IS NULL"
-    rows = rows_of(client, open_session(selected_fields=["day", "id"], row_restriction=restriction))
+    rows = sessions.rows(open_session(selected_fields=["day", "id"], row_restriction=restriction))
     assert [row["id"] for row in rows] == [60, 70, 80, 90]
     assert list(rows[0]) == ["id", "day"]
 
@@ -112,7 +86,9 @@ def test_a_column_that_is_not_there_is_refused(open_session, days):
         open_session(selected_fields=["nothing"])
 
 
-def test_a_table_is_read_as_it_was_before_each_of_its_changes(client, open_session, bigquery_tables, dataset, days):
+def test_a_table_is_read_as_it_was_before_each_of_its_changes(
+    client, sessions, open_session, bigquery_tables, dataset, days
+):
     times, counts = [], []
     more = pa.table({"id": [1000], "day": pa.array([None], pa.date32()), "text": ["late"]})
     changes = [
@@ -127,11 +103,11 @@ def test_a_table_is_read_as_it_was_before_each_of_its_changes(client, open_sessi
         time.sleep(0.01)
         change()
     for moment in times:
-        rows = rows_of(client, open_session(at=moment))
+        rows = sessions.rows(open_session(at=moment))
         counts.append((len(rows), sum(row["text"] == "new" for row in rows)))
     assert counts == [(100, 0), (101, 0), (51, 0), (52, 0), (52, 52)]
-    assert rows_of(client, open_session()) == []
-    assert [row["id"] for row in rows_of(client, open_session(at=times[1], row_restriction="id > 98"))] == [99, 1000]
+    assert sessions.rows(open_session()) == []
+    assert [row["id"] for row in sessions.rows(open_session(at=times[1], row_restriction="id > 98"))] == [99, 1000]
 
 
 def test_a_time_before_the_table_is_refused(open_session, days):

@@ -61,6 +61,9 @@ class MemorySource(Source):
                 self.between()
             yield found
 
+    def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
+        return sum(b.num_rows for b in self.batches)
+
     def check(self) -> Iterator[StepResult]:
         raise NotImplementedError
 

@@ -145,6 +145,7 @@ def test_what_a_reader_raises_comes_out_as_it_is_and_stops_the_others(cursor: An
         try:
             while True:
                 yield batch(0, 100)
+                time.sleep(0.01)  # the COPY must wait now and then: only then is another reader started
         finally:
             closed.set()
 

@@ -5,7 +5,7 @@ In order: refuse, (COPY into the staging table), prepare, (lock), apply.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg2
 from psycopg2 import errorcodes, sql
@@ -67,22 +67,31 @@ def prepare(session: Session, staging: Target, columns: Sequence[Column], key: S
         )
 
 
-def apply(session: Session, target: Target, staging: Target, columns: Sequence[Column], key: Sequence[str]) -> Changes:
+def apply(
+    session: Session,
+    target: Target,
+    staging: Target,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    *,
+    allow: Callable[[Changes], None] = lambda changes: None,
+) -> Changes:
     """Make the rows of `target` those of `staging`; rows that are the same already are not touched.
 
     With a key, a row keeps its identity: it is updated, and columns that the source lacks keep their
     values. Without one, whole rows are compared, as often as they are there; a row that differs is
-    removed and another made. The caller holds a lock of MODE on the target. Raises ConnectorError, codes
+    removed and another made. The caller holds a lock of MODE on the target. `allow` sees what will be done
+    before it is, and may raise what forbids it. Raises ConnectorError, codes
     rows_referenced and rows_differ; psycopg2.Error if PostgreSQL refuses a row.
     """
     difference = Difference.of(session, target, staging, columns, key)
     difference.find(session)
-    changes = _write(session, difference)
+    changes = _write(session, difference, allow)
     session.execute(sql.SQL("DROP TABLE {}").format(difference.table))
     return changes
 
 
-def _write(session: Session, difference: Difference) -> Changes:
+def _write(session: Session, difference: Difference, allow: Callable[[Changes], None]) -> Changes:
     """Do what the difference says, and see that it was done."""
     deleted, inserted, updated, rows = _row(
         session,
@@ -93,6 +102,7 @@ def _write(session: Session, difference: Difference) -> Changes:
         ).format(relation(difference.staging), difference.table),
     )
     changes = Changes(inserted, updated, rows - inserted - updated, deleted)
+    allow(changes)
     if not deleted + inserted + updated:
         return changes
     done = _try_to_write(session, difference, moving=False)

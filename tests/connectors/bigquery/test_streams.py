@@ -270,6 +270,12 @@ def test_without_leave_for_the_storage_api_rows_come_through_rest(source, rest, 
     [
         (grpc.StatusCode.PERMISSION_DENIED, "Permission 'bigquery.tables.getData' denied", "permission_denied"),
         (grpc.StatusCode.UNAVAILABLE, "try again", "bigquery_unavailable"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "request failed: row filter is not valid", "invalid_query"),
+        (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "request failed: Invalid time travel timestamp 1 for table acme:sales.orders@1. Cannot read before 2.",
+            "snapshot_gone",
+        ),
     ],
 )
 def test_what_rest_would_refuse_too_is_an_error(source, storage, status, text, code):

@@ -1,0 +1,121 @@
+"""How far a cursor column reaches, and which rows are new: counted by BigQuery at the snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from google.cloud import bigquery
+
+from connectors import cursor
+from connectors.base import Column
+from connectors.bigquery.digest import quote
+from connectors.cursor import CursorRead, Interval
+from connectors.errors import ConnectorError
+
+Ask = Callable[[str], tuple[dict[str, int | None], bigquery.QueryJob]]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What to read: rows that all of `conditions` hold for, where `{c}` is the cursor; `facts` go to the receipt."""
+
+    interval: Interval
+    conditions: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @property
+    def restriction(self) -> str:
+        """As the Storage Read API takes it, which knows no name of the table; empty for all rows."""
+        return _all(self.conditions, quote(self.interval.column).removeprefix("t."))
+
+    @property
+    def for_query(self) -> str:
+        """As a query over the source takes it, with the upper bound that rows must not pass meanwhile."""
+        interval = self.interval
+        if not interval.high:
+            upper = "{c} IS NULL"
+        else:
+            upper = _up_to(interval.type, cursor.number_of(interval.high, interval.type))
+            upper = upper if interval.low else f"({upper} OR {{c}} IS NULL)"
+        return _all((*self.conditions, upper), quote(interval.column))
+
+
+def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: datetime, ask: Ask) -> Bounds:
+    """Fix which rows of `source` (GoogleSQL for a table named `t`) a run reads.
+
+    Raises ConnectorError: cursor_column_missing, cursor_type, cursor_value, or null_cursor where rows
+    without a cursor could never be told apart from new ones.
+    """
+    column = cursor.find_column(columns, read.column)
+    name, type_ = quote(column.name), column.type
+    watermark = cursor.number_of(read.watermark, type_) if read.watermark else None
+    initial = cursor.number_of(read.initial, type_, field="initial_value") if read.initial else None
+    low = initial if watermark is None else watermark - cursor.reach(read.lookback, type_)
+    above = _above(type_, low, is_initial=watermark is None)
+    found, job = ask(
+        f"SELECT COUNT(*) AS n, COUNTIF({name} IS NULL) AS z, {cursor.number_sql(f'MAX({name})', type_)} AS top,"
+        f" {_count(name, _up_to(type_, watermark))} AS below, {_count(name, above)} AS above FROM {source}"
+    )
+    jobs = [job]
+    rows, nulls, top = found["n"] or 0, found["z"] or 0, found["top"]
+    if nulls and read.settles:
+        raise ConnectorError(
+            f"{nulls:,} rows have no {column.name}: appending by cursor would never know which of them are new.",
+            hint=f"Fill {column.name} in, leave such rows out with a query, or merge by a key.",
+            code="null_cursor",
+            field=cursor.FIELD,
+        )
+    high = None if top is None else cursor.settled(top, type_, read, snapshot)
+    interval = Interval(
+        column.name,
+        type_,
+        low="" if low is None else cursor.text_of(low, type_),
+        high="" if high is None else cursor.text_of(high, type_),
+        includes_low=watermark is None and low is not None,
+        rows=found["above"] if low is not None else rows,
+        through=rows - nulls,
+        below=found["below"] or 0,
+        nulls=nulls,
+    )
+    conditions = [above] if above else []
+    if high is not None and high != top:
+        # The newest rows stay for the next run: they are counted by themselves.
+        upper = _up_to(type_, high)
+        found, job = ask(
+            f"SELECT {_count(name, upper)} AS through, {_count(name, above, upper)} AS fresh FROM {source}"
+        )
+        jobs.append(job)
+        through = found["through"] or 0
+        interval = replace(interval, rows=found["fresh"] or 0, through=through, left=rows - nulls - through)
+        conditions.append(upper)
+    facts = {
+        "cursor_jobs": [job.job_id for job in jobs],
+        "cursor_bytes_billed": sum(job.total_bytes_billed or 0 for job in jobs),
+    }
+    return Bounds(interval, tuple(conditions), facts)
+
+
+def as_of(table_sql: str, snapshot: datetime) -> str:
+    """The table named `t` as it was at `snapshot`."""
+    moment = snapshot.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+    return f"{table_sql} AS t FOR SYSTEM_TIME AS OF TIMESTAMP '{moment}'"
+
+
+def _above(type_: str, low: int | None, *, is_initial: bool) -> str:
+    return "" if low is None else f"{{c}} {'>=' if is_initial else '>'} {cursor.literal(low, type_)}"
+
+
+def _up_to(type_: str, high: int | None) -> str:
+    return "" if high is None else f"{{c}} <= {cursor.literal(high, type_)}"
+
+
+def _all(conditions: Sequence[str], name: str) -> str:
+    return " AND ".join(dict.fromkeys(filter(None, conditions))).replace("{c}", name)
+
+
+def _count(name: str, *conditions: str) -> str:
+    text = _all(conditions, name)
+    return f"COUNTIF({text})" if text else "0"

@@ -1,0 +1,128 @@
+"""What a run did: kept with the published rows, shown to people, said in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from connectors.base import Changes, Target, TextPolicy, WriteDisposition
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a run did, as the destination keeps it in `applied`.
+
+    `method` is append, rename, create, in_place or merge; `changes` counts what became of the target's rows;
+    `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
+    are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
+    the latter ends just before the commit. `repaired` counts values that the text policy changed.
+    `source_rows` is what the source itself counted at the snapshot, None where it could not. `interval` says
+    which values of the cursor were read (see cursor.Interval), with `late`, the net number of rows that came at
+    or below the watermark since it was written; None for a run that reads all rows.
+    """
+
+    rows: int
+    bytes: int
+    method: str
+    target: Target
+    disposition: WriteDisposition
+    token: int
+    snapshot_time: datetime
+    published_at: datetime
+    changes: Changes
+    lock_wait_ms: float = 0.0
+    lock_held_ms: float = 0.0
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    source_rows: int | None = None
+    interval: Mapping[str, Any] | None = None
+    watermark_before: str = ""
+    watermark_after: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(
+                replace(
+                    self,
+                    repaired=dict(self.repaired),
+                    source=dict(self.source),
+                    seconds=dict(self.seconds),
+                    interval=None if self.interval is None else dict(self.interval),
+                )
+            ),
+            "snapshot_time": self.snapshot_time.isoformat(),
+            "published_at": self.published_at.isoformat(),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Receipt:
+        """The receipt in `values`, whatever else a newer version wrote there."""
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(
+            **{
+                **known,
+                "target": Target(**values["target"]),
+                "changes": Changes(**values.get("changes", {"inserted": values["rows"]})),
+                "disposition": WriteDisposition(values["disposition"]),
+                "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
+                "published_at": datetime.fromisoformat(values["published_at"]),
+            }
+        )
+
+
+def opening(method: str, target: Target) -> str:
+    if method == "append":
+        return f"Appending to {target}."
+    if method == "in_place":
+        return "Loading into a staging table."
+    if method == "merge":
+        return f"Loading into a staging table, which is merged into {target}."
+    if method == "create":
+        return f"Loading into a new table, which becomes {target}."
+    return f"Loading into a new table, which takes the place of {target}: nothing else depends on it."
+
+
+def repaired(column: str, count: int, policy: TextPolicy) -> str:
+    done = "stripped" if policy is TextPolicy.STRIP else "replaced by U+FFFD"
+    values = "1 value" if count == 1 else f"{count:,} values"
+    return f"Column {column}: characters that PostgreSQL cannot store were {done} in {values}."
+
+
+def summary(receipt: Receipt) -> str:
+    if receipt.method not in ("merge", "in_place"):
+        return f"Published {receipt.rows:,} rows to {receipt.target}."
+    done = receipt.changes
+    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" else []
+    left += [f"{done.unchanged:,} were the same already"]
+    left += [f"{done.stale:,} were older than what is there"] if done.stale else []
+    left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
+    made = f"{done.inserted:,} rows added, {done.updated:,} updated"
+    verb = "Merged" if receipt.method == "merge" else "Brought"
+    return f"{verb} {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
+
+
+def interval_lines(interval: Mapping[str, Any], *, reads_again: bool) -> list[tuple[str, str]]:
+    """What an incremental read takes and leaves, as log lines with their levels."""
+    column, low, high = interval["column"], interval["low"], interval["high"]
+    if not interval["rows"]:
+        lines = [("info", f"No row of {column} is new{f' above {low}' if low else ''}.")]
+    elif low:
+        lines = [("info", f"Reading {interval['rows']:,} rows: {column} above {low} up to {high}.")]
+    else:
+        lines = [("info", f"Reading all rows, {column} up to {high or 'nothing'}.")]
+    if interval["left"]:
+        lines.append(("info", f"{interval['left']:,} newer rows may still get company: they are for the next run."))
+    if interval["nulls"] and low:
+        lines.append(("warning", f"{interval['nulls']:,} rows have no {column} and are not read."))
+    late = interval["late"] or 0
+    if late > 0:
+        where = "; those within the lookback are read again" if reads_again else " and are not read"
+        lines.append(
+            ("warning", f"Late rows: at or below the watermark the source has {late:,} more than it had{where}.")
+        )
+    elif late < 0:
+        lines.append(("info", f"At or below the watermark the source has {-late:,} rows fewer than it had."))
+    return lines

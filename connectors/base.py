@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
+from connectors.target_options import TargetOptions
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -60,11 +62,15 @@ class Refresh(StrEnum):
 
 @dataclass(frozen=True)
 class WriteMode:
-    """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source."""
+    """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source.
+
+    `options` say what form the target gets.
+    """
 
     disposition: WriteDisposition
     key: tuple[str, ...] = ()
     cursor: str = ""
+    options: TargetOptions = field(default_factory=TargetOptions)
 
 
 @dataclass(frozen=True)

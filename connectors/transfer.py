@@ -34,6 +34,7 @@ from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, Held
 from connectors.postgres.control import AlreadyApplied
 from connectors.receipt import Receipt
+from connectors.target_options import TargetOptions
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
@@ -141,7 +142,10 @@ def publish_staged(
     draft = Receipt.from_json(facts["draft"])
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode(
-        WriteDisposition(facts["mode"]["disposition"]), tuple(facts["mode"]["key"]), facts["mode"]["cursor"]
+        WriteDisposition(facts["mode"]["disposition"]),
+        tuple(facts["mode"]["key"]),
+        facts["mode"]["cursor"],
+        TargetOptions.from_json(facts["mode"].get("options", {})),
     )
     seconds = dict(draft.seconds)
     with (
@@ -266,7 +270,10 @@ def _facts(
     """All that publishing the staged rows later has to know."""
     return {
         "columns": [asdict(column) for column in plan.columns],
-        "mode": {"disposition": mode.disposition.value, "key": list(mode.key), "cursor": mode.cursor},
+        "mode": {
+            **{"disposition": mode.disposition.value, "key": list(mode.key), "cursor": mode.cursor},
+            "options": mode.options.to_json(),
+        },
         "draft": draft.to_json(),
         "fingerprint": request.fingerprint,
         "watermark": asdict(watermark),

@@ -80,7 +80,7 @@ def copy_parts(
     The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
     `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
     """
-    feed = _Feed(readers, stop)
+    feed = Feed(readers, stop)
     encoder = BatchEncoder(columns, text_policy)
     stream = _Stream(feed, encoder, on_batch, cursor.connection)
     take_back = stop.on_stop(feed.wake)
@@ -120,7 +120,7 @@ class _Closed(Exception):
     """The COPY is over: readers stop."""
 
 
-class _Feed:
+class Feed:
     """Batches on their way to the one COPY, and the threads that read them; carries what a reader raised.
 
     One thread at first, and another whenever the COPY has to wait for rows. As many as there are
@@ -242,7 +242,7 @@ class _Stream:
     """The file that copy_expert reads: each read hands over one prepared buffer, whatever size was asked for."""
 
     def __init__(
-        self, feed: _Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None], connection: Connection
+        self, feed: Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None], connection: Connection
     ) -> None:
         self.bytes = 0
         self.answered = False
@@ -265,7 +265,7 @@ class _Stream:
         self.bytes += len(data)
         return data
 
-    def _encode(self, feed: _Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None]) -> Iterator[bytes]:
+    def _encode(self, feed: Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None]) -> Iterator[bytes]:
         yield encoder.header()
         for batch in feed:
             before = self.bytes

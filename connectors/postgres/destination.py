@@ -31,6 +31,7 @@ from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
+from connectors.postgres.publish.target_form import TargetForm
 
 if TYPE_CHECKING:
     from connectors.postgres.load import Load
@@ -98,6 +99,7 @@ class PostgresDestination(Destination):
             except ConnectorError as error:
                 found.append(error)
             mode = merge_rules.in_the_sources_words(mode, columns)
+            stays = mode.disposition is not WriteDisposition.REPLACE
             if mode.disposition is WriteDisposition.MERGE:
                 refusal = merge_rules.refuse_target(session, target, columns, mode, seen)
             elif here is None:
@@ -105,7 +107,14 @@ class PostgresDestination(Destination):
             elif mode.disposition is WriteDisposition.APPEND:
                 refusal = refuse_append(target, seen, session.role)
             else:
-                _, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
+                method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
+                stays = method == "in_place"
+            if refusal is None and columns:
+                try:
+                    form = TargetForm.of(mode, columns)
+                    refusal = form.refuse_staying(session, target, here) if here is not None and stays else None
+                except ConnectorError as error:
+                    refusal = error
             if refusal is not None:
                 found.append(refusal)
             elif here is not None and mode.disposition is not WriteDisposition.REPLACE:

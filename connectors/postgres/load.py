@@ -38,11 +38,16 @@ from connectors.postgres.publish import (
     merge,
     merge_index,
     merge_rules,
+    partitions,
     replace,
 )
 from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
 from connectors.postgres.publish.lock import with_lock
+from connectors.postgres.publish.partitions import NewTree, Partitioning
+from connectors.postgres.publish.target_form import TargetForm
+from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
+from connectors.target_options import Analyze
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,6 +104,7 @@ class Load(AbstractContextManager["Load"]):
         self._guard = guard
         self._reporter = reporter
         self._stop = stop
+        self._form = TargetForm()
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._plan: Plan | None = None
@@ -132,10 +138,11 @@ class Load(AbstractContextManager["Load"]):
         if self.method == "merge":
             self._prepare_merge()
             replace.create(self._session, self._new, self._columns, None, unlogged=True)
-        elif self.method == "append":
+        elif self.method == "append" and not self._is_staged:
             append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
         else:
-            replace.create(self._session, self._new, self._columns, self._old, unlogged=self.method == "in_place")
+            by = None if self._is_staged else self._form.by
+            replace.create(self._session, self._new, self._columns, self._old, unlogged=self._is_staged, by=by)
 
     def reopen(self, plan: Plan, rows: int) -> None:
         """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
@@ -145,9 +152,16 @@ class Load(AbstractContextManager["Load"]):
         self._choose()
         self._plan = staging.check_plan(self._session, self._fence, plan, rows)
         self._new = plan.staging
+        is_divided = self._form.by is not None and not self._is_staged
+        if is_divided != (partitions.tree_of(self._session, self._new) is not None):
+            raise ConnectorError(
+                f"The staged rows do not have the form that publishing them to {self._target} takes by now.",
+                hint="Run the pipeline again.",
+                code="staging_gone",
+            )
         if self.method == "merge":
             self._prepare_merge()
-        elif self.method != "in_place":
+        elif not self._is_staged and not is_divided:
             staging.make_logged(self._session, self._new)
         self.changes = Changes(rows)
 
@@ -160,6 +174,7 @@ class Load(AbstractContextManager["Load"]):
     def _choose(self) -> None:
         """Begin, and decide how rows become visible; raises what is against it."""
         seen = self._begin()
+        self._form = TargetForm.of(self._mode, self._columns)
         self._old = seen.relations.get(self._target.table)
         if self._mode.disposition is WriteDisposition.MERGE:
             method = "merge"
@@ -170,17 +185,25 @@ class Load(AbstractContextManager["Load"]):
             method, refusal = "append", refuse_append(self._target, seen, self._session.role)
         else:
             method, refusal = in_place_rules.choose(self._session, self._target, self._columns, self._mode.key, seen)
+        if refusal is None and self._old is not None and method != "rename":
+            refusal = self._form.refuse_staying(self._session, self._target, self._old)
         if refusal is not None:
             raise refusal
         self.method = method
         if method == "in_place" and self._old is not None:
             self._reporter.log("info", in_place.describe(self._target, self._old))
 
+    @property
+    def _is_staged(self) -> bool:
+        """Whether rows go into a staging table, and then into one that stays."""
+        return self.method in STAGED or (self.method == "append" and self._form.by is not None)
+
     def _prepare_merge(self) -> None:
         """Have a target with its unique index."""
         session, target = self._session, self._target
         if self._old is None:
-            replace.create(session, target, self._columns, None)
+            replace.create(session, target, self._columns, None, by=self._form.by)
+            self._form.make_key(session, target)
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
         if remark:
@@ -201,17 +224,7 @@ class Load(AbstractContextManager["Load"]):
             read += rows
             on_batch(rows, size)
 
-        into = self._target if self.method == "append" else self._new
-        copied = copy_parts(
-            self._session.connection.cursor(),
-            sql.Identifier(into.schema, into.table),
-            self._columns,
-            readers,
-            freeze=self.method != "append",
-            on_batch=count,
-            stop=self._stop,
-            text_policy=self._text_policy,
-        )
+        copied = self._copy(readers, count)
         if copied.rows != read:
             raise ConnectorError(
                 f"{read} rows were read, but {self._target} took {copied.rows}.",
@@ -222,8 +235,30 @@ class Load(AbstractContextManager["Load"]):
         self.changes = Changes(copied.rows)
         return copied
 
+    def _copy(
+        self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], count: Callable[[int, int], None]
+    ) -> CopyResult:
+        cursor, policy = self._session.connection.cursor(), self._text_policy
+        if self._form.by is not None and not self._is_staged:
+            tree = NewTree(self._session, self._new, self._form.by)
+            return copy_into_tree(
+                cursor, tree, self._columns, readers, on_batch=count, stop=self._stop, text_policy=policy
+            )
+        is_new = self.method != "append" or self._is_staged
+        into = self._new if is_new else self._target
+        return copy_parts(
+            cursor,
+            sql.Identifier(into.schema, into.table),
+            self._columns,
+            readers,
+            freeze=is_new,
+            on_batch=count,
+            stop=self._stop,
+            text_policy=policy,
+        )
+
     def settle(self, rows: int) -> None:
-        """Do what is heavy before any lock: statistics for the new table, keys looked at."""
+        """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at."""
         self._stop.check()
         if self.method == "merge":
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
@@ -231,12 +266,14 @@ class Load(AbstractContextManager["Load"]):
         if self.method == "in_place":
             in_place.prepare(self._session, self._new, self._columns, self._mode.key)
             return
-        if self.method == "append" or rows < ANALYZE_ROWS:
+        if self.method == "append":
             return
-        quick = time.monotonic() - self._began < FULL_AFTER_S
-        sample = f"SET LOCAL default_statistics_target = {QUICK_TARGET}; " if quick else ""
-        name = sql.Identifier(self._new.schema, self._new.table)
-        self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
+        self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
+        if self._analyze is Analyze.FULL or (self._analyze is Analyze.QUICK and rows >= ANALYZE_ROWS):
+            quick = self._analyze is Analyze.QUICK and time.monotonic() - self._began < FULL_AFTER_S
+            sample = f"SET LOCAL default_statistics_target = {QUICK_TARGET}; " if quick else ""
+            name = sql.Identifier(self._new.schema, self._new.table)
+            self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
 
     def lock(self, rows: int) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
@@ -245,12 +282,13 @@ class Load(AbstractContextManager["Load"]):
         wants a person to decide; `hold` then keeps the staged rows.
         """
         self._stop.check()
-        if self.method == "append":
+        if self.method == "append" and not self._is_staged:
+            self._complete()
             return
         self._session.execute("SAVEPOINT publish")
         if self.method == "rename":
             guard.check_rename(self._session, self._target, rows, self._guard)
-        if self.method in STAGED:
+        if self._is_staged:
             self._bring_over()
             return
         asked_at = time.monotonic()
@@ -261,7 +299,9 @@ class Load(AbstractContextManager["Load"]):
             self.locked_at = time.monotonic()
             self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         expected = self._old.oid if self._old else None
-        for remark in replace.swap(self._session, self._target, self._new, self._columns, seen, expected):
+        for remark in replace.swap(
+            self._session, self._target, self._new, self._columns, seen, expected, self._form.asked
+        ):
             self._reporter.log("info", remark)
         self._old = seen.relations[self._new.table]
 
@@ -277,7 +317,7 @@ class Load(AbstractContextManager["Load"]):
         with_lock(
             session,
             target,
-            merge.MODE,
+            append.MODE if self.method == "append" else merge.MODE,
             lambda lock: session.execute(lock + after),
             reporter=self._reporter,
             stop=self._stop,
@@ -285,7 +325,11 @@ class Load(AbstractContextManager["Load"]):
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
-        if self.method == "in_place":
+        if self._form.by is not None:
+            self._make_partitions(self._form.by)
+        if self.method == "append":
+            self.changes = append.bring_over(session, target, self._new, self._columns, self.changes.inserted)
+        elif self.method == "in_place":
             # What leans on the table, and how, may have changed since it was looked at.
             refusal = in_place.refuse(session, target, self._columns, mode.key)
             if refusal is not None:
@@ -297,7 +341,30 @@ class Load(AbstractContextManager["Load"]):
                 session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
             )
         session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
+        self._complete()
         self._old = look(session, target).relations[target.table]
+
+    def _make_partitions(self, by: Partitioning) -> None:
+        made = partitions.ensure(self._session, self._target, self._new, by)
+        if made:
+            some = ", ".join(made[:3]) + (f" and {len(made) - 3} more" if len(made) > 3 else "")
+            self._reporter.log("info", f"Made partitions of {self._target}: {some}.")
+
+    def _complete(self) -> None:
+        """Give a table that stays the indexes that it lacks, and statistics if a person asked for full ones."""
+        session, target = self._session, self._target
+        self._form.complete(
+            *(session, target, self._columns, self._mode),
+            is_seen=self._old is not None,
+            reporter=self._reporter,
+            stop=self._stop,
+        )
+        if self._analyze is Analyze.FULL:
+            session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(target.schema, target.table)))
+
+    @property
+    def _analyze(self) -> Analyze:
+        return self._mode.options.analyze
 
     @property
     def lock_held_ms(self) -> float:

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from connectors.base import Column
 from connectors.errors import ConnectorError
+
+if TYPE_CHECKING:
+    from connectors.postgres.client import Session
 
 MAX_BYTES = 63
 _HASH_DIGITS = 8
@@ -25,6 +29,32 @@ def shorten(name: str) -> str:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:_HASH_DIGITS]
     return encoded[: MAX_BYTES - _HASH_DIGITS - 1].decode(errors="ignore") + "_" + digest
+
+
+def free_name(session: Session, schema: str, stem: str, *, besides: Sequence[int] = ()) -> str:
+    """A relation's name that follows from `stem`, numbered if something else in the schema has it.
+
+    What belongs to the tables `besides` (oids) does not count: it is about to go.
+    """
+    names = [shorten(stem), *(shorten(f"{stem}_{number}") for number in range(2, 10))]
+    taken = taken_names(session, schema, names, besides=besides)
+    return next((name for name in names if name not in taken), names[0])
+
+
+def taken_names(session: Session, schema: str, names: Sequence[str], *, besides: Sequence[int] = ()) -> set[str]:
+    """Which of `names` relations of the schema have, besides those tables (oids), their partitions and indexes."""
+    rows = session.execute(
+        """
+        WITH gone AS (SELECT unnest(%(besides)s::oid[]) AS oid),
+        tree AS (SELECT oid FROM gone UNION SELECT relid FROM gone, pg_partition_tree(gone.oid))
+        SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        LEFT JOIN pg_index i ON i.indexrelid = c.oid
+        WHERE n.nspname = %(schema)s AND c.relname = ANY(%(names)s)
+          AND c.oid NOT IN (SELECT oid FROM tree) AND coalesce(i.indrelid NOT IN (SELECT oid FROM tree), true)
+        """,
+        {"schema": schema, "names": list(names), "besides": list(besides)},
+    ).fetchall()
+    return {name for (name,) in rows}
 
 
 def column_names(columns: Iterable[Column]) -> tuple[str, ...]:

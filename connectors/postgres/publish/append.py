@@ -1,13 +1,19 @@
-"""Append: rows go straight into the target, and are seen when the transaction commits."""
+"""Append: rows go straight into the target, and are seen when the transaction commits.
+
+Where runs make the target's partitions, rows are staged first: they tell which partitions they need.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Column, Reporter, StopSignal, Target
+from psycopg2 import sql
+
+from connectors.base import Changes, Column, Reporter, StopSignal, Target
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog
+from connectors.postgres.names import column_names
 from connectors.postgres.publish.lock import with_lock
 
 # What INSERT takes: readers and writers pass, changes of the table's form wait until we are done.
@@ -25,6 +31,22 @@ def hold_target(
     after = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"  # for rows that triggers and keys look up
     with_lock(session, target, MODE, lambda lock: session.execute(lock + after), reporter=reporter, stop=stop)
     refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, columns))
+
+
+def bring_over(session: Session, target: Target, staging: Target, columns: Sequence[Column], rows: int) -> Changes:
+    """Add the `rows` of `staging` to the target, whose partitions they need were not known before."""
+    names = sql.SQL(", ").join(map(sql.Identifier, column_names(columns)))
+    into, source = (sql.Identifier(table.schema, table.table) for table in (target, staging))
+    statement = sql.SQL("INSERT INTO {} ({names}) SELECT {names} FROM {}").format(into, source, names=names)
+    taken = session.execute(statement).rowcount
+    if taken != rows:
+        raise ConnectorError(
+            f"{rows} rows were read, but {target} took {taken}.",
+            hint="A trigger on the table may drop rows.",
+            code="rows_differ",
+            field="table",
+        )
+    return Changes(taken)
 
 
 def refuse_mismatch(found: list[ConnectorError]) -> None:

@@ -10,6 +10,7 @@ from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
+from connectors.postgres.publish.indexes import MARK
 
 # grantee ("" is PUBLIC), privilege, with grant option
 Grant = tuple[str, str, bool]
@@ -37,7 +38,10 @@ class Schema:
 
 @dataclass(frozen=True)
 class Existing:
-    """A relation as it stands; grants are complete, PostgreSQL's silent defaults written out."""
+    """A relation as it stands; grants are complete, PostgreSQL's silent defaults written out.
+
+    `dependents` leave out what runs made themselves: keys, indexes and, if `is_our_tree`, partitions.
+    """
 
     oid: int
     kind: str
@@ -52,6 +56,7 @@ class Existing:
     comment: str | None
     column_comments: Mapping[str, str]
     dependents: tuple[str, ...]
+    is_our_tree: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,32 +88,56 @@ OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
              AND (a.attnotnull OR a.attidentity <> '' OR {_COLUMN_SETTINGS}))
 """
 
+# What a run made, and nobody changed since: it is made anew with the table. Indexes of partitions follow
+# the one that they are a part of.
+_OURS = f"""
+tree AS (SELECT x.*, x.oid <> c.oid AS is_part FROM c, pg_class x
+         WHERE x.oid = c.oid OR x.oid IN (SELECT relid FROM pg_partition_tree(c.oid))),
+ours AS (SELECT i.indexrelid AS oid, i.indrelid AS of, CASE WHEN i.indisprimary THEN i.indkey::int2[] END AS not_null
+         FROM tree JOIN pg_index i ON i.indrelid = tree.oid JOIN pg_class x ON x.oid = i.indexrelid
+         WHERE obj_description(coalesce(pg_partition_root(x.oid), x.oid), 'pg_class') = '{MARK}'
+           AND x.reloptions IS NULL AND NOT i.indisclustered AND NOT i.indisreplident
+         UNION SELECT tree.oid, tree.oid, NULL FROM tree WHERE is_part AND obj_description(oid, 'pg_class') = '{MARK}')
+"""
+
 # Everything that would not follow a new table to the old one's name. pg_depend knows every object
 # that leans on a table, its columns or its row type: views, foreign keys, indexes, constraints,
 # triggers, rules, policies, publications, statistics, defaults, functions, children. What is part of
-# the table itself (NOT NULL, identity, row security, settings of columns) is added by hand.
+# the table itself (NOT NULL, identity, row security, settings of columns) is added by hand. Partitions are
+# looked at like the table; what they have from it is told once, of the table.
 _DEPENDENTS = f"""
-WITH c AS (SELECT * FROM pg_class WHERE oid = %s), t AS (SELECT pg_type.* FROM pg_type, c WHERE pg_type.oid = c.reltype)
+WITH c AS (SELECT * FROM pg_class WHERE oid = %s), {_OURS}
 SELECT CASE WHEN rule.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, rule.ev_class, 0)
             ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
-FROM c, t, pg_depend d
+FROM tree c JOIN pg_type t ON t.oid = c.reltype
+JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                 OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, t.typarray)
 LEFT JOIN pg_rewrite rule ON d.classid = 'pg_rewrite'::regclass AND rule.oid = d.objid
 LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
-WHERE (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-       OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, t.typarray))
-  AND d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
+LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+LEFT JOIN pg_class x ON d.classid = 'pg_class'::regclass AND x.oid = d.objid
+WHERE d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
   AND NOT (d.classid = 'pg_class'::regclass AND d.objid = c.oid)
-UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM c, pg_depend d
+  AND NOT EXISTS (SELECT FROM ours
+                  WHERE ours.oid = x.oid OR k.contype IN ('p', 'u', 'x') AND ours.oid = k.conindid)
+  AND NOT (c.is_part AND (coalesce(k.conparentid, 0) <> 0 OR coalesce(g.tgparentid, 0) <> 0
+                          OR coalesce(x.relkind IN ('i', 'I') AND x.relispartition, false)))
+UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM tree c, pg_depend d
       WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_extension'::regclass
 UNION SELECT 'parent table ' || inhparent::regclass::text FROM c, pg_inherits WHERE inhrelid = c.oid
-UNION SELECT 'row-level security' FROM c WHERE c.relrowsecurity OR c.relforcerowsecurity
+UNION SELECT 'row-level security' FROM tree WHERE relrowsecurity OR relforcerowsecurity
 UNION SELECT 'type ' || c.reloftype::regtype::text FROM c WHERE c.reloftype <> 0
-UNION SELECT 'replica identity' FROM c WHERE c.relkind = 'r' AND c.relreplident NOT IN ('d', 'n')
-UNION SELECT 'security label' FROM c, pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = c.oid
+UNION SELECT 'replica identity' FROM tree WHERE relkind = 'r' AND relreplident NOT IN ('d', 'n')
+UNION SELECT 'security label' FROM tree, pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = tree.oid
+UNION SELECT 'settings of table ' || oid::regclass::text FROM tree WHERE is_part AND reloptions IS NOT NULL
+-- Default privileges may be where a partition has its own from.
+UNION SELECT 'grants on table ' || oid::regclass::text FROM tree
+      WHERE is_part AND relacl IS NOT NULL AND NOT EXISTS (SELECT FROM pg_default_acl WHERE defaclobjtype = 'r')
 UNION SELECT what || a.attname
-      FROM c, pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
+      FROM tree c, pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
       CROSS JOIN LATERAL (VALUES
-        ('NOT NULL on column ', a.attnotnull AND a.attidentity = ''),
+        ('NOT NULL on column ', a.attnotnull AND a.attidentity = ''
+          AND NOT EXISTS (SELECT FROM ours WHERE ours.of = a.attrelid AND a.attnum = ANY(ours.not_null))),
         ('identity of column ', a.attidentity <> ''),
         ('settings of column ', {_COLUMN_SETTINGS})
       ) AS has(what, is_so)
@@ -137,7 +166,9 @@ SELECT has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE
        (SELECT json_object_agg(a.attname, s.description) FROM pg_description s
         JOIN pg_attribute a ON a.attrelid = s.objoid AND a.attnum = s.objsubid
         WHERE s.objoid = c.oid AND s.classoid = 'pg_class'::regclass AND s.objsubid > 0),
-       {_LEANED_ON}
+       {_LEANED_ON},
+       EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid AND c.relkind = 'p'
+                 AND obj_description(inhrelid, 'pg_class') = '{MARK}')
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(names)s)
 LEFT JOIN pg_type t ON t.oid = c.reltype
@@ -159,13 +190,17 @@ def look(session: Session, target: Target, *others: str, before: str = "") -> Lo
             code="schema_missing",
             field="schema",
         )
-    return Look(Schema(*rows[0][:2]), {row[2]: _existing(session, row[3:]) for row in rows if row[2] is not None})
+    return Look(
+        Schema(*rows[0][:2]),
+        {row[2]: _existing(session, row[3:], leans=row[2] == target.table) for row in rows if row[2] is not None},
+    )
 
 
-def _existing(session: Session, row: tuple[Any, ...]) -> Existing:
+def _existing(session: Session, row: tuple[Any, ...], *, leans: bool) -> Existing:
+    """What stands there; with `leans`, also what depends on it."""
     oid, kind, owner, is_ours, owner_may_create, may_insert, tablespace, settings, grants, *remarks = row
-    columns, comment, comments, leaned_on = remarks
-    dependents = session.execute(_DEPENDENTS, (oid,)).fetchall() if leaned_on else ()
+    columns, comment, comments, leaned_on, is_our_tree = remarks
+    dependents = session.execute(_DEPENDENTS, (oid,)).fetchall() if leaned_on and leans else ()
     return Existing(
         oid=oid,
         kind=kind,
@@ -180,6 +215,7 @@ def _existing(session: Session, row: tuple[Any, ...]) -> Existing:
         comment=comment,
         column_comments=comments or {},
         dependents=tuple(name for (name,) in dependents),
+        is_our_tree=is_our_tree,
     )
 
 
@@ -238,7 +274,7 @@ def refuse_replace(target: Target, look: Look, role: str) -> ConnectorError | No
             f"GRANT CREATE ON SCHEMA {errors.quoted(target.schema)} TO {errors.quoted(table.owner)};",
             field="schema",
         )
-    leaning = (*(["partitions"] if table.kind == "p" else []), *table.dependents)
+    leaning = (*(["partitions"] if table.kind == "p" and not table.is_our_tree else []), *table.dependents)
     if leaning:
         return ConnectorError(
             f"Replacing {target} would break or lose: {', '.join(leaning)}.",

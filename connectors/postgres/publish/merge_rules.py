@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connectors.base import Column, Target, WriteMode
 from connectors.errors import ConnectorError
@@ -144,8 +144,13 @@ def refuse_target(
 def in_the_sources_words(mode: WriteMode, columns: Sequence[Column]) -> WriteMode:
     """`mode` with its columns spelled as the source does: BigQuery's names know no case."""
     spelled = {column.name.lower(): column.name for column in columns}
-    key = tuple(spelled.get(name.lower(), name) for name in mode.key)
-    return WriteMode(mode.disposition, key, spelled.get(mode.cursor.lower(), mode.cursor))
+
+    def spell(name: str) -> str:
+        return spelled.get(name.lower(), name)
+
+    return replace(
+        mode, key=tuple(map(spell, mode.key)), cursor=spell(mode.cursor), options=mode.options.renamed(spell)
+    )
 
 
 def named(columns: Sequence[Column], chosen: Sequence[str]) -> list[str]:

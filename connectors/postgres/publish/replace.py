@@ -14,7 +14,10 @@ from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
 from connectors.postgres.names import column_names
 from connectors.postgres.publish.existing import Existing, Grant, Look, look, refuse_replace
+from connectors.postgres.publish.final_names import parts, renames
+from connectors.postgres.publish.indexes import Wanted
 from connectors.postgres.publish.lock import with_lock
+from connectors.postgres.publish.partitions import Partitioning
 
 MODE = "ACCESS EXCLUSIVE"
 # A client that stalls while it holds the exclusive lock is ended by the server after this long.
@@ -27,13 +30,21 @@ def new_table(target: Target, run: UUID) -> Target:
 
 
 def create(
-    session: Session, new: Target, columns: Sequence[Column], old: Existing | None, *, unlogged: bool = False
+    session: Session,
+    new: Target,
+    columns: Sequence[Column],
+    old: Existing | None,
+    *,
+    unlogged: bool = False,
+    by: Partitioning | None = None,
 ) -> None:
     """Make the empty new table, in the old one's tablespace; `unlogged` if it goes before the commit."""
+    divided = sql.SQL(" PARTITION BY RANGE ({})").format(sql.Identifier(by.column)) if by else sql.SQL("")
     session.execute(
-        sql.SQL("SET LOCAL default_tablespace = {}; {}").format(
+        sql.SQL("SET LOCAL default_tablespace = {}; {}{}").format(
             sql.Literal(old.tablespace if old else ""),
             create_table(sql.Identifier(new.schema, new.table), columns, unlogged=unlogged),
+            divided,
         )
     )
 
@@ -54,12 +65,19 @@ def lock_old(session: Session, target: Target, new: Target, *, reporter: Reporte
 
 
 def swap(
-    session: Session, target: Target, new: Target, columns: Sequence[Column], seen: Look, expected_oid: int | None
+    session: Session,
+    target: Target,
+    new: Target,
+    columns: Sequence[Column],
+    seen: Look,
+    expected_oid: int | None,
+    asked: Sequence[Wanted] = (),
 ) -> list[str]:
     """Put the new table in the old one's place, with its owner, grants, comments and settings.
 
-    Returns remarks for the log. Raises an error if something has come to depend on the old
-    table, or another table stands in its place, since it was looked at before the load.
+    `asked` was made on the new table, and gets its names here. Returns remarks for the log. Raises
+    an error if something has come to depend on the old table, or another table stands in its place,
+    since it was looked at before the load.
     """
     fresh, old = seen.relations[new.table], seen.relations.get(target.table)
     if (old.oid if old else None) != expected_oid:
@@ -71,13 +89,26 @@ def swap(
         if refusal is not None:
             raise _leaned_on(refusal) if refusal.code == "replace_would_break" else refusal
         statements.append(sql.SQL("DROP TABLE {}").format(_name(target)))
+        if old.owner != fresh.owner:  # ALTER TABLE … OWNER leaves partitions out
+            statements += [
+                sql.SQL("ALTER TABLE {} OWNER TO {}").format(
+                    sql.Identifier(new.schema, part), sql.Identifier(old.owner)
+                )
+                for part in parts(session, fresh.oid)
+            ]
+    final = []
+    if asked or fresh.kind == "p":
+        final = renames(session, target, new, asked, new_oid=fresh.oid, old_oid=old.oid if old else None)
     statements.append(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_name(new), sql.Identifier(target.table)))
+    statements += final
     if old is not None:
         there = set(column_names(columns))
         statements += _carry_over(_name(target), old, fresh, there)
         gone = sorted((set(old.column_grants) | set(old.column_comments)) - there)
         if gone:
             remarks.append(f"Grants and comments of columns that are gone went with them: {', '.join(gone)}.")
+        if old.settings and fresh.kind == "p":
+            remarks.append(f"A partitioned table has no storage settings: {', '.join(old.settings)} went.")
     session.execute(sql.SQL("; ").join(statements))
     return remarks
 
@@ -102,7 +133,7 @@ def _carry_over(table: sql.Composable, old: Existing, fresh: Existing, columns: 
     statements: list[sql.Composable] = []
     if old.owner != fresh.owner:
         statements.append(sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, sql.Identifier(old.owner)))
-    if old.settings:
+    if old.settings and fresh.kind != "p":
         settings = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.SQL(name), sql.Literal(value))
             for name, _, value in (setting.partition("=") for setting in old.settings)

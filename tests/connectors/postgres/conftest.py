@@ -18,6 +18,7 @@ from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteD
 from connectors.postgres import keep
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.target_options import TargetOptions
 from datamantri.embedded.stack import EmbeddedStack
 from tests.connectors.memory import MemorySource, Recorder, batch
 
@@ -118,6 +119,7 @@ class World:
         adopt: bool = False,
         stop: Any = None,
         crash: Callable[[str], None] = lambda point: None,
+        form: TargetOptions = TargetOptions(),  # noqa: B008 - it is frozen
         **request: Any,
     ) -> transfer.Receipt:
         """Raise the fence unless given one, and transfer."""
@@ -131,7 +133,9 @@ class World:
                 fence.owner,
                 ReadRequest(table="a.b.c"),
                 self.target,
-                WriteMode(WriteDisposition(disposition), key or (("id",) if disposition == "merge" else ()), cursor),
+                WriteMode(
+                    WriteDisposition(disposition), key or (("id",) if disposition == "merge" else ()), cursor, form
+                ),
                 fingerprint="f",
                 adopt=adopt,
                 **request,

@@ -1,0 +1,98 @@
+"""What the target's options come to, given the columns of the source and the table that stands there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connectors.base import Column, Reporter, StopSignal, Target, WriteDisposition, WriteMode
+from connectors.errors import ConnectorError
+from connectors.postgres.client import Session
+from connectors.postgres.publish import indexes, partitions
+from connectors.postgres.publish.existing import Existing
+from connectors.postgres.publish.merge_rules import named
+from connectors.postgres.publish.partitions import Partitioning
+from connectors.target_options import objections
+
+
+@dataclass(frozen=True)
+class TargetForm:
+    """The key and indexes that are asked for, and how the table is to be divided, if it is."""
+
+    asked: tuple[indexes.Wanted, ...] = ()
+    by: Partitioning | None = None
+
+    @classmethod
+    def of(cls, mode: WriteMode, columns: Sequence[Column]) -> TargetForm:
+        """Raises ConnectorError, with the field at fault, for options that `columns` do not allow."""
+        merge_key = mode.key if mode.disposition is WriteDisposition.MERGE else ()
+        for error in objections(mode.options, merge_key):
+            raise error
+        return cls(tuple(indexes.wanted(mode.options, columns)), Partitioning.of(mode.options, columns))
+
+    def make_on_new(
+        self, session: Session, new: Target, target: Target, *, reporter: Reporter, stop: StopSignal
+    ) -> None:
+        """Give a filled table that nobody sees yet its key and indexes."""
+        if not self.asked:
+            return
+        began = time.monotonic()
+        indexes.make_on_new(session, new, self.asked, stop=stop)
+        made = ", ".join(one.what for one in self.asked)
+        reporter.log("info", f"Made for the new {target}, in {time.monotonic() - began:.1f} s: {made}.")
+
+    def make_key(self, session: Session, target: Target) -> None:
+        """Give an empty table that nobody sees yet its primary key: a merge may find rows by it."""
+        for one in self.asked:
+            if one.is_primary:
+                indexes.make(session, target, one)
+
+    def refuse_staying(self, session: Session, target: Target, here: Existing) -> ConnectorError | None:
+        """Why a table that is not made anew cannot be given this form."""
+        if self.by is not None:
+            tree = partitions.tree_of(session, target)
+            refusal = partitions.refuse(target, self.by, tree, is_ours=here.is_ours, role=session.role)
+            if refusal is not None:
+                return refusal
+        try:
+            lacking = indexes.missing(target, self.asked, indexes.found(session, target))
+        except ConnectorError as refusal:
+            return refusal
+        if lacking and not here.is_ours:
+            return ConnectorError(
+                f"{session.role} may not make the {lacking[0].what} of {target}: only its owner, {here.owner}, may.",
+                hint="Let the owner make it, or take it out of the pipeline.",
+                code="missing_grant",
+                field=lacking[0].field,
+            )
+        return None
+
+    def complete(
+        self,
+        session: Session,
+        target: Target,
+        columns: Sequence[Column],
+        mode: WriteMode,
+        *,
+        is_seen: bool,
+        reporter: Reporter,
+        stop: StopSignal,
+    ) -> None:
+        """Give a table that stays what it lacks of its key and indexes, once its rows are as they are to be.
+
+        `is_seen` says that others use it already.
+        """
+        there = indexes.found(session, target)
+        is_partitioned = self.by is not None or partitions.tree_of(session, target) is not None
+        indexes.make_on_existing(
+            session,
+            target,
+            indexes.missing(target, self.asked, there),
+            is_partitioned=is_partitioned,
+            is_seen=is_seen,
+            reporter=reporter,
+            stop=stop,
+        )
+        for index in indexes.surplus(self.asked, there, named(columns, mode.key)):
+            reporter.log("info", f"{index.name} on {target} is no longer asked for; it stays until somebody drops it.")

@@ -45,20 +45,23 @@ class Silent:
         return None
 
 
-def load_once(table: str, warehouse: dict[str, Any]) -> transfer.Receipt:
-    """One direct replace, as a worker child does it, without Celery."""
+REPLACE = WriteMode(WriteDisposition.REPLACE)
+
+
+def load_once(table: str, warehouse: dict[str, Any], into: str, mode: WriteMode = REPLACE) -> transfer.Receipt:
+    """One direct load, as a worker child does it, without Celery."""
     source = BigQuerySource(BigQueryOptions("bench"))
     destination = PostgresDestination(PostgresOptions(**warehouse))
     try:
-        target = Target("public", table)
-        owner = Owner(uuid.UUID(int=1), uuid.uuid5(uuid.NAMESPACE_OID, table), uuid.uuid4(), 1)
+        target = Target("public", into)
+        owner = Owner(uuid.UUID(int=1), uuid.uuid5(uuid.NAMESPACE_OID, into), uuid.uuid4(), 1)
         fence = destination.raise_fence(target, owner)
         request = transfer.TransferRequest(
             owner=owner,
             read=ReadRequest(table=f"{DATASET}.{table}"),
             target=target,
-            mode=WriteMode(WriteDisposition.REPLACE),
-            fingerprint=table,
+            mode=mode,
+            fingerprint=into,
         )
         return transfer.direct(source, destination, fence, request, reporter=Silent(), stop=NeverStop())
     finally:
@@ -93,9 +96,13 @@ class Loader:
             text=True,
         )
 
-    def load(self, table: str) -> float:
-        """Seconds of one direct load."""
-        return float(self._ask(f"load {table}"))
+    def load(self, table: str, *, into: str = "") -> float:
+        """Seconds of one direct load, into a table of the same name unless told."""
+        return float(self._ask(f"load {table} {into or table}"))
+
+    def merge(self, table: str, *, into: str) -> float:
+        """Seconds of one merge by the column id."""
+        return float(self._ask(f"merge {table} {into}"))
 
     def drain(self, table: str) -> float:
         """Seconds to read all rows and keep none."""
@@ -125,8 +132,9 @@ def _answer(warehouse: dict[str, Any]) -> None:
     """The other side of a Loader."""
     for question in sys.stdin:
         match question.split():
-            case ["load", table]:
-                say(str(seconds_of(lambda table=table: load_once(table, warehouse))))
+            case ["load" | "merge" as what, table, into]:
+                mode = WriteMode(WriteDisposition.MERGE, ("id",)) if what == "merge" else REPLACE
+                say(str(seconds_of(lambda t=table, i=into, m=mode: load_once(t, warehouse, i, m))))
             case ["drain", table]:
                 say(str(seconds_of(lambda table=table: drain(table))))
             case ["peak"]:

@@ -23,6 +23,7 @@ demo: install ## load real data, move it, compare both sides, then serve; ONCE=1
 
 test: install ## run all tests on servers of their own; ARGS='-k name'
 	@sh .ci/browser
+	@sh .ci/databases
 	@exec $(BIN)/python -m pytest -n 3 $(ARGS)
 
 bench: install ## measure speed and memory into bench/results

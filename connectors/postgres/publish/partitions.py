@@ -54,6 +54,13 @@ class Partitioning:
                 code="partition_type",
                 field=FIELD,
             )
+        if found.target_type:
+            raise ConnectorError(
+                f"Column {asked} is stored as {found.target_type}; what a table is partitioned by keeps its type.",
+                hint="Remove its rule, or partition by another column.",
+                code="partition_type",
+                field=FIELD,
+            )
         return cls(found.name, names_by_source(columns)[found.name], found.type, options.partition_unit)
 
     def ending(self, start: date) -> str:

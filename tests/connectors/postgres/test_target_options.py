@@ -496,6 +496,12 @@ def test_what_cannot_be_is_said_when_it_is_saved_and_before_a_row_is_read(move, 
     assert (refused.value.code, refused.value.field) == (code, field)
 
 
+def test_a_partition_column_keeps_its_type():
+    column = Column("day", "DATE", target_type="timestamp without time zone")
+    with pytest.raises(ConnectorError, match="keeps its type"):
+        partitions.Partitioning.of(BY_MONTH, [column])
+
+
 def test_a_merge_key_must_hold_the_partition_column(world):
     assert validate(world, BY_MONTH, "merge", ("id",)) == [("partition_not_in_key", "merge_key")]
     assert validate(world, BY_MONTH, "merge", ("id", "DAY")) == []

@@ -116,6 +116,11 @@ def without(columns: Sequence[Column], skip: Sequence[str]) -> tuple[Column, ...
     return tuple(column for column in columns if column.name.lower() not in gone)
 
 
+def needs_zone(column: Column, type_: str) -> bool:
+    """Whether the column as `type_`, in any spelling, needs the zone of its times."""
+    return (column.type, spelled(type_).removesuffix("[]")) in NEED_ZONE
+
+
 def _rule(name: str, given: Any) -> ColumnRule:
     if not isinstance(given, Mapping) or not given or set(given) - _KEYS:
         raise _wrong(name, f"The rule for column {name} is not understood.", _EXAMPLE)
@@ -144,10 +149,10 @@ def _retyped(column: Column, rule: ColumnRule) -> Column:
         )
     if type_:
         _check_lengths(column.name, type_)
-    needs_zone = (column.type, base.removesuffix("[]")) in NEED_ZONE
-    if needs_zone != bool(rule.zone):
-        hint = 'Add the zone, for example "zone": "Europe/Berlin".' if needs_zone else "Leave it out."
-        what = "needs the zone that its times are told in" if needs_zone else "has no use for a zone"
+    is_needed = needs_zone(column, wanted)
+    if is_needed != bool(rule.zone):
+        hint = 'Add the zone, for example "zone": "Europe/Berlin".' if is_needed else "Leave it out."
+        what = "needs the zone that its times are told in" if is_needed else "has no use for a zone"
         raise _wrong(column.name, f"Column {column.name} as {wanted} {what}.", hint)
     if rule.zone:
         _check_zone(column.name, rule.zone)

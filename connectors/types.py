@@ -47,7 +47,7 @@ _POSTGRES_MICROS = "(extract(epoch FROM {x}) * 1000000)::bigint::text"
 FORMS = {
     "BOOL": Form("boolean", "CAST({x} AS STRING)", "{x}::text"),
     "INT64": Form("bigint", "CAST({x} AS STRING)", "{x}::text"),
-    "FLOAT64": Form("double precision", _BIGQUERY_FLOAT, _POSTGRES_FLOAT),
+    "FLOAT64": Form("double precision", _BIGQUERY_FLOAT, _POSTGRES_FLOAT, mind="NaN and infinities are values"),
     "NUMERIC": Form("numeric(38,9)", _BIGQUERY_DECIMAL, "trim_scale({x})::text"),
     "BIGNUMERIC": Form("numeric", _BIGQUERY_DECIMAL, "trim_scale({x})::text"),
     "STRING": Form("text", "{x}", "{x}"),
@@ -77,6 +77,7 @@ FORMS = {
         "(extract(year FROM {x}) * 12 + extract(month FROM {x}))::bigint || '/' || extract(day FROM {x})::bigint || '/'"
         " || ((extract(hour FROM {x}) * 60 + extract(minute FROM {x})) * 60000000"
         " + extract(microseconds FROM {x}))::bigint",
+        mind="a part of a microsecond ends the run",
     ),
     "STRUCT": Form("jsonb", mind="one JSON object, its keys called as the fields are"),
 }
@@ -163,6 +164,21 @@ ARRAY_CASTS = (
 NEED_ZONE = frozenset({("DATETIME", "timestamp with time zone"), ("TIMESTAMP", "timestamp without time zone")})
 # Elements that an array may be made of by a rule; the other casts are for single values.
 _NOT_IN_ARRAYS = frozenset({"json", "jsonb"})
+
+
+def bigquery_type(column: Column) -> str:
+    """The column's type as BigQuery writes it, as in ARRAY<STRUCT<id INT64, price NUMERIC(10, 2)>>."""
+    text = column.type
+    if column.columns:
+        inner = ", ".join(f"{field.name} {bigquery_type(field)}" for field in column.columns)
+        text = f"{text}<{inner}>"
+    elif column.element:
+        text = f"{text}<{column.element}>"
+    elif column.precision is not None:
+        text = f"{text}({column.precision}{f', {column.scale}' if column.scale else ''})"
+    elif column.max_length is not None:
+        text = f"{text}({column.max_length})"
+    return f"ARRAY<{text}>" if column.repeated else text
 
 
 def postgres_type(column: Column) -> str:

@@ -19,6 +19,7 @@ from connectors import column_rules, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Unreachable
 from connectors.options import build
+from connectors.types import bigquery_type
 from pipelines.fields import fernet
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,11 @@ def _describe(system: System, table: str, query: str) -> dict[str, Any]:
     }
 
 
+def _source_columns(system: System, table: str, query: str) -> list[dict[str, Any]]:
+    with _source(system) as source:
+        return [asdict(column) for column in source.describe(ReadRequest(table=table, query=query)).columns]
+
+
 def _preview(system: System, table: str, query: str) -> dict[str, Any]:
     with _source(system) as source:
         seen = source.preview(ReadRequest(table=table, query=query), limit=PREVIEW_ROWS)
@@ -126,22 +132,7 @@ def _preview(system: System, table: str, query: str) -> dict[str, Any]:
 
 
 def _columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
-    return [{"name": column.name, "type": _type_text(column)} for column in columns]
-
-
-def _type_text(column: Column) -> str:
-    """A column's type as BigQuery writes it, as in ARRAY<STRUCT<id INT64, price NUMERIC(10, 2)>>."""
-    text = column.type
-    if column.columns:
-        inner = ", ".join(f"{field.name} {_type_text(field)}" for field in column.columns)
-        text = f"{text}<{inner}>"
-    elif column.element:
-        text = f"{text}<{column.element}>"
-    elif column.precision is not None:
-        text = f"{text}({column.precision}{f', {column.scale}' if column.scale else ''})"
-    elif column.max_length is not None:
-        text = f"{text}({column.max_length})"
-    return f"ARRAY<{text}>" if column.repeated else text
+    return [{"name": column.name, "type": bigquery_type(column)} for column in columns]
 
 
 # Both ends of a pipeline ----------------------------------------------------------------------
@@ -250,6 +241,7 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "tables": _tables,
     "schemas": _schemas,
     "describe": _describe,
+    "source_columns": _source_columns,
     "preview": _preview,
     "validate": _validate,
 }

@@ -15,8 +15,14 @@ from rest_framework.reverse import reverse
 
 from pipelines import lookups, queries, services
 from pipelines.api_base import ApiView, FieldErrors, Problem, problem
+from pipelines.columns import columns_now, known_columns
 from pipelines.models import Connection, Pipeline, PipelineState
-from pipelines.serializers import ConnectionSerializer, PipelineSerializer, SavedPipelineSerializer
+from pipelines.serializers import (
+    ConnectionSerializer,
+    PipelineSerializer,
+    PreflightSerializer,
+    SavedPipelineSerializer,
+)
 from pipelines.services import PipelineRefused
 
 
@@ -71,6 +77,21 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
         serializer = self.get_serializer(pipeline, data=request.data, partial=True)
         serializer.is_valid(raise_exception=True)
         return self._save(request, serializer.validated_data, status.HTTP_200_OK)
+
+    @extend_schema(summary="Look at a pipeline's columns", responses={200: PreflightSerializer})
+    @action(detail=True, methods=["get"], filterset_class=None, pagination_class=None)
+    def columns(self, request: Request, pk: Any = None) -> Response:
+        """What becomes of each: its type and name in PostgreSQL, how both sides compare it, what to mind.
+
+        By the source's columns as they were when the pipeline was saved; where they could not be seen then,
+        the source is asked, for at most 5 seconds.
+        """
+        pipeline = self.get_object()
+        try:
+            found = known_columns(pipeline) or columns_now(pipeline)
+        except lookups.LookupFailed as failure:
+            raise PipelineRefused(failure.code, failure.message, failure.hint) from failure
+        return Response(PreflightSerializer(found).data)
 
     @extend_schema(summary="Pause a pipeline", request=None, responses={200: PipelineSerializer})
     @action(detail=True, methods=["post"])

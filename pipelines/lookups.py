@@ -75,6 +75,11 @@ def describe(connection: Connection, *, table: str = "", query: str = "") -> dic
     return _ask("describe", system=_saved(connection), table=table, query=query)
 
 
+def source_columns(connection: Connection, *, table: str = "", query: str = "") -> list[dict[str, Any]]:
+    """The columns of a read, as `column_from_json` takes them, without cost."""
+    return _ask("source_columns", system=_saved(connection), table=table, query=query)
+
+
 def preview(connection: Connection, *, table: str = "", query: str = "") -> dict[str, Any]:
     """The first 20 rows as text: columns (name, type) and rows, where None is NULL."""
     return _ask("preview", system=_saved(connection), table=table, query=query)

@@ -12,6 +12,7 @@ from rest_framework import serializers
 
 from connectors import registry
 from connectors.options import secret_names
+from connectors.preflight import COSTS, ColumnPlan, Preflight
 from pipelines import schedules, services
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from pipelines.models import Connection, Pipeline, PipelineState, Schedule
@@ -52,6 +53,44 @@ class ScheduleSerializer(serializers.Serializer[Schedule]):
         return schedules.in_words(schedules.Rule.of(schedule))
 
 
+class ColumnRuleSerializer(serializers.Serializer[Any]):
+    """Either `skip`, or the PostgreSQL `type` to store the column as; `zone` for a time that changes its kind."""
+
+    skip = serializers.BooleanField(required=False)
+    type = serializers.CharField(required=False, help_text="For example integer, numeric(12,2) or varchar(20)[].")
+    zone = serializers.CharField(required=False, help_text="For example Europe/Berlin.")
+
+
+@extend_schema_field(serializers.DictField(child=ColumnRuleSerializer()))
+class ColumnRulesField(serializers.JSONField):
+    """Rules by column; services.objections says what is wrong with them, column by column."""
+
+
+class ColumnPlanSerializer(serializers.Serializer[ColumnPlan]):
+    """What becomes of one column of the source."""
+
+    name = serializers.CharField()
+    source_type = serializers.CharField(help_text="As BigQuery writes it.")
+    skip = serializers.BooleanField(help_text="The column is not read.")
+    target_name = serializers.CharField(allow_blank=True, help_text="Its name in PostgreSQL.")
+    target_type = serializers.CharField(allow_blank=True, help_text="Its type in PostgreSQL.")
+    is_renamed = serializers.BooleanField(help_text="The name is another, because PostgreSQL could not take it.")
+    compared = serializers.ChoiceField(["by value", "counted only"], allow_blank=True)
+    mind = serializers.ListField(child=serializers.CharField(), help_text="What to know of it.")
+    cost = serializers.ChoiceField(COSTS, help_text="How much work it is to write a value.")
+    choices = serializers.ListField(child=serializers.CharField(), help_text="Types for a rule, the usual one first.")
+    needs_zone = serializers.BooleanField(help_text="Its rule has to name a zone.")
+    zone = serializers.CharField(allow_blank=True)
+    error = serializers.CharField(allow_blank=True, help_text="Why it cannot be loaded so.")
+
+
+class PreflightSerializer(serializers.Serializer[Preflight]):
+    """What becomes of the source's columns; `errors` are about none of them."""
+
+    columns = ColumnPlanSerializer(many=True)
+    errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
+
+
 class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
     """A pipeline. Its state changes through pause and resume; schedules are given as a whole."""
 
@@ -64,6 +103,9 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         pk_field=serializers.UUIDField(),
     )
     state = serializers.ChoiceField(choices=PipelineState.choices, required=False)
+    column_rules = ColumnRulesField(
+        required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
+    )
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
     revision = serializers.IntegerField(source="revision.number", read_only=True, help_text="Number of the definition.")
     next_due = serializers.SerializerMethodField(help_text="When a schedule fires next; null while paused.")

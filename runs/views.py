@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.views.decorators.cache import never_cache
 
 from pipelines import services as pipeline_services
+from pipelines.columns import known_columns
 from pipelines.models import Pipeline
 from runs import board_queries, page_queries, queries, receipts, services
 from runs.models import Run, Trigger
@@ -58,6 +59,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "schedules": page_queries.schedule_views(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),
+        "preflight": known_columns(pipeline),
     }
     return render_live(request, "pipeline", context)
 

@@ -57,14 +57,18 @@ def taken_names(session: Session, schema: str, names: Sequence[str], *, besides:
     return {name for (name,) in rows}
 
 
+def postgres_name(name: str) -> str:
+    """What a column called `name` is called in PostgreSQL."""
+    short = shorten(name)
+    return f"{short}_" if short in _SYSTEM_COLUMNS else short
+
+
 def column_names(columns: Iterable[Column]) -> tuple[str, ...]:
     """The name of each column in PostgreSQL, in order; raises ConnectorError if two would share one."""
     names: list[str] = []
     taken: dict[str, str] = {}
     for column in columns:
-        name = shorten(column.name)
-        if name in _SYSTEM_COLUMNS:
-            name += "_"
+        name = postgres_name(column.name)
         other = taken.setdefault(name.lower(), column.name)
         if other is not column.name:
             raise ConnectorError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -13,11 +15,13 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
+from connectors.base import TextPolicy
 from pipelines import lookups, schedules
+from pipelines.columns import preflight
 from pipelines.forms.pipelines import destinations, sources
 from pipelines.models import Connection
 
-NAMES = ("datasets", "tables", "schemas", "preview", "describe", "schedule")
+NAMES = ("datasets", "tables", "schemas", "preview", "describe", "columns", "schedule")
 LONGEST_NUMBER = 20  # digits; Python refuses to read some thousands of them
 
 
@@ -33,6 +37,7 @@ class PipelineEndpoints:
             # Reading rows and dry runs go out to a system that counts them: never by following a link.
             "preview": require_POST(self.preview_view),
             "describe": require_POST(self.describe_view),
+            "columns": require_POST(self.columns_view),
         }
         return [
             path(f"desk/{name}/", self.admin_site.admin_view(self._for_definers(view)), name=f"pipelines_desk_{name}")
@@ -53,6 +58,17 @@ class PipelineEndpoints:
 
     def describe_view(self, request: HttpRequest) -> JsonResponse:
         return JsonResponse(lookups.describe(_source(request.POST), **_what(request)))
+
+    def columns_view(self, request: HttpRequest) -> JsonResponse:
+        """What becomes of each column by the rules that are being typed."""
+        try:
+            rules = json.loads(request.POST.get("rules") or "{}")
+        except ValueError:
+            hint = 'Write for example {"email": {"skip": true}}.'
+            raise lookups.LookupFailed("column_rule", "The rules are not JSON.", hint, "column_rules") from None
+        policy = request.POST.get("text_policy", "")
+        found = lookups.source_columns(_source(request.POST), **_what(request))
+        return JsonResponse(asdict(preflight(found, rules, policy if policy in list(TextPolicy) else TextPolicy.FAIL)))
 
     def schedule_view(self, request: HttpRequest) -> JsonResponse:
         """A rule in words with its next five times, while it is being typed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import uuid
 from typing import Any
 
@@ -38,6 +39,19 @@ def sentence(finding: lookups.Finding | lookups.LookupFailed | services.Pipeline
     return f"{finding.message} {finding.hint}".strip()
 
 
+class RulesField(forms.JSONField):
+    """Rules for columns as JSON: one rule a line, and nothing where there is none."""
+
+    def prepare_value(self, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value if isinstance(value, str) else super().prepare_value(value)
+        return json.dumps(value, ensure_ascii=False, indent=1) if value else ""
+
+    def to_python(self, value: Any) -> Any:
+        found = super().to_python(value.strip() if isinstance(value, str) else value)
+        return {} if found is None else found
+
+
 class PipelineForm(forms.ModelForm):
     """`warnings` holds what the person should know although the pipeline may be saved."""
 
@@ -49,6 +63,7 @@ class PipelineForm(forms.ModelForm):
             "text_policy",
             "overlap", "missed", "retries", "time_limit_s",
         )  # fmt: skip
+        field_classes = {"column_rules": RulesField}
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
@@ -72,11 +87,6 @@ class PipelineForm(forms.ModelForm):
 
     def clean_cursor_column(self) -> str:
         return self.cleaned_data["cursor_column"].strip().strip("`")
-
-    def clean_column_rules(self) -> Any:
-        """No rules where nothing was typed: an empty field is not null."""
-        given = self.cleaned_data["column_rules"]
-        return {} if given is None else given
 
     def clean_source_query(self) -> str:
         return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()

@@ -1,4 +1,5 @@
 // The pipeline form: browse to a table and look at its first rows, check a query, pick schedules.
+import { showColumns } from "./columns.js";
 import { ask, busy, el, note, size, urls } from "./desk.js";
 import { pickSchedule } from "./schedule.js";
 import { suggestSchemas } from "./schemas.js";
@@ -8,12 +9,21 @@ const table = document.getElementById("id_source_table");
 const query = document.getElementById("id_source_query");
 const destination = document.getElementById("id_destination");
 
+const rules = document.getElementById("id_column_rules");
+
 if (source && table && query) browse();
+if (source && table && query && rules) showColumns(rules, source, reads);
 if (destination) suggestSchemas(destination);
 whichRows(document.getElementById("id_write_disposition"));
 pickSchedules();
 document.addEventListener("formset:added", pickSchedules);
 document.addEventListener("formset:removed", pickSchedules);
+
+/** The table or the query: the one that is shown will be sent. */
+function reads() {
+  const isQuery = table.closest(".field-row").hidden || (!table.value.trim() && query.value.trim());
+  return isQuery ? { query: query.value } : { table: table.value };
+}
 
 function pickSchedules() {
   document.querySelectorAll("#schedules-group .form-group:not(.empty-form)").forEach(pickSchedule);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from datetime import timedelta
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from connectors.base import Column
 from pipelines import services as definitions
 from pipelines.models import Connection, PipelineState
 from pipelines.services import ScheduleSpec
@@ -342,3 +344,21 @@ def test_the_number_of_queries_does_not_grow(make_pipeline, make_run, operator_c
     many = queries()
     assert many == few
     assert max(many.values()) <= 24, many
+
+
+# Columns --------------------------------------------------------------------------------------
+
+
+def test_a_pipelines_page_says_what_becomes_of_its_columns(make_pipeline, viewer_client):
+    columns = [asdict(column) for column in (Column("id", "INT64"), Column(MARKUP, "JSON"), Column("secret", "STRING"))]
+    rules = {"id": {"type": "integer"}, "secret": {"skip": True}}
+    pipeline = make_pipeline(source_columns=columns, column_rules=rules, text_policy="strip")
+    page = viewer_client.get(reverse("pipeline", args=[pipeline.pk])).text
+    assert "What becomes of 3 columns" in page
+    for told in ("integer", "counted only", "NUL characters are removed", "not read", "&lt;script&gt;alert"):
+        assert told in page
+    assert "<script>alert" not in page
+
+
+def test_a_page_without_known_columns_says_nothing_of_them(make_pipeline, viewer_client):
+    assert "What becomes of" not in viewer_client.get(reverse("pipeline", args=[make_pipeline().pk])).text

@@ -1,0 +1,30 @@
+"""What becomes of a pipeline's columns, as pages, the form and the API tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from connectors.base import TextPolicy, column_from_json
+from connectors.preflight import Preflight, look_ahead
+from pipelines import lookups
+from pipelines.models import Pipeline
+
+
+def known_columns(pipeline: Pipeline) -> Preflight | None:
+    """By the source's columns as they were when somebody last looked; None if nobody did."""
+    if pipeline.source_columns is None:
+        return None
+    return preflight(pipeline.source_columns, pipeline.column_rules, pipeline.text_policy)
+
+
+def columns_now(pipeline: Pipeline) -> Preflight:
+    """By the source's columns as they are; raises LookupFailed."""
+    table, query = pipeline.source_table, pipeline.source_query
+    found = lookups.source_columns(pipeline.source, table=table, query=query)
+    return preflight(found, pipeline.column_rules, pipeline.text_policy)
+
+
+def preflight(columns: Sequence[dict[str, Any]], rules: Any, policy: str) -> Preflight:
+    """By columns in the form of JSON."""
+    return look_ahead([column_from_json(column) for column in columns], rules, TextPolicy(policy))

@@ -1,0 +1,101 @@
+// The columns of a pipeline's source: what becomes of each, and rules for those that are to be different.
+// The rules themselves stay in the plain field, as JSON.
+import { ask, busy, el, later, note, urls } from "./desk.js";
+
+/** Put a button under the field of rules; `what` gives the table or query that the form reads. */
+export function showColumns(field, source, what) {
+  const place = el("div", { class: "desk-finder desk-wide", "aria-live": "polite" });
+  const button = el("button", { type: "button", class: "desk-button", onclick: () => busy(button, look) }, "Look at columns");
+  field.closest(".grow.relative").append(el("div", { class: "desk-row" }, button), place);
+  const policy = document.getElementById("id_text_policy");
+  let asked = 0;
+
+  const lookAgain = later(400, look);
+  field.addEventListener("input", () => place.childElementCount && lookAgain());
+  policy?.addEventListener("change", () => place.childElementCount && look());
+
+  async function look() {
+    const mine = (asked += 1);
+    if (!place.childElementCount) place.replaceChildren(el("p", { class: "desk-quiet" }, "Looking…"));
+    const data = { connection: source.value, rules: field.value, text_policy: policy?.value ?? "", ...what() };
+    const answer = await ask(urls().columns, { data });
+    if (mine !== asked) return; // a newer question is under way
+    if (answer.error) return place.replaceChildren(note(answer.error));
+    const chosen = document.activeElement?.dataset.deskColumn;
+    place.replaceChildren(
+      ...answer.errors.map((message) => note({ message })),
+      el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-rules" },
+        el("thead", {}, el("tr", {}, ...["Column", "In PostgreSQL", "Type", "Compared", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
+        el("tbody", {}, ...answer.columns.map(row)))));
+    if (chosen) place.querySelector(`[data-desk-column="${CSS.escape(chosen)}"]`)?.focus();
+  }
+
+  function row(column, number) {
+    const rule = ruleFor(column.name);
+    const skip = el("input", { type: "checkbox", checked: !column.skip, "aria-label": `Read ${column.name}`, "data-desk-column": `${number} read` });
+    skip.addEventListener("change", () => change(column.name, skip.checked ? null : { skip: true }));
+    const name = el("th", { scope: "row" }, el("label", { class: "desk-check" }, skip, column.name), el("small", {}, column.source_type));
+    if (column.skip) return el("tr", { class: "desk-quiet" }, name, el("td", { colspan: 4 }, "Not read."));
+    return el("tr", {}, name,
+      el("td", {}, column.target_name),
+      el("td", {}, typeInput(column, rule, number), column.needs_zone ? zoneInput(column, rule, number) : null),
+      el("td", {}, column.compared),
+      el("td", {}, ...minds(column)));
+  }
+
+  function typeInput(column, rule, number) {
+    const list = `desk-types-${number}`;
+    const input = el("input", {
+      class: "desk-input", list, value: rule.type ?? "", placeholder: column.target_type, spellcheck: "false", autocomplete: "off",
+      "aria-label": `Type of ${column.name}`, "data-desk-column": `${number} type`,
+    });
+    input.addEventListener("change", () => {
+      const type = input.value.trim();
+      change(column.name, type && type !== column.choices[0] ? { type, ...(rule.zone && column.needs_zone ? { zone: rule.zone } : {}) } : null);
+    });
+    const options = column.choices.map((choice) => el("option", { value: choice }));
+    return el("span", {}, input, el("datalist", { id: list }, ...options));
+  }
+
+  function zoneInput(column, rule, number) {
+    const input = el("input", {
+      class: "desk-input", list: "desk-zones", value: rule.zone ?? "", placeholder: "Time zone", autocomplete: "off",
+      "aria-label": `Time zone of ${column.name}`, "data-desk-column": `${number} zone`,
+    });
+    input.addEventListener("change", () => change(column.name, { type: rule.type, ...(input.value.trim() ? { zone: input.value.trim() } : {}) }));
+    return input;
+  }
+
+  /** Write a rule into the field, or take it away. */
+  function change(name, rule) {
+    const rules = read() ?? {};
+    for (const key of Object.keys(rules)) if (key.toLowerCase() === name.toLowerCase()) delete rules[key];
+    if (rule) rules[name] = rule;
+    field.value = Object.keys(rules).length ? JSON.stringify(rules, null, 1) : "";
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+    look();
+  }
+
+  function ruleFor(name) {
+    const found = Object.entries(read() ?? {}).find(([key]) => key.toLowerCase() === name.toLowerCase());
+    return found && typeof found[1] === "object" && found[1] ? found[1] : {};
+  }
+
+  function read() {
+    try {
+      const rules = JSON.parse(field.value || "{}");
+      return rules && typeof rules === "object" && !Array.isArray(rules) ? rules : null;
+    } catch {
+      return null;
+    }
+  }
+}
+
+function minds({ error, mind, cost, is_renamed: isRenamed }) {
+  const told = [...mind];
+  if (cost !== "low") told.push(cost === "high" ? "takes the most work to write" : "takes more work to write");
+  const parts = told.length ? [el("span", {}, `${told.join("; ")}.`)] : [];
+  if (isRenamed) parts.unshift(el("strong", {}, "Renamed. "));
+  if (error) parts.unshift(note({ message: error }));
+  return parts;
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from connectors import registry
+from connectors import column_rules, registry
 from connectors.base import ReadRequest, Target
 from pipelines.models import Pipeline
 
@@ -37,7 +37,8 @@ def compare(pipeline: Pipeline) -> Proof:
     destination = registry.destination_type(pipeline.destination.kind)(pipeline.destination.typed_options())
     try:
         request = ReadRequest(table=pipeline.source_table, query=pipeline.source_query)
-        columns = source.describe(request).columns
+        rules, _ = column_rules.from_json(pipeline.column_rules)
+        columns = column_rules.apply(source.describe(request).columns, rules)
         there = source.digest(request, columns)
         here = destination.digest(Target(pipeline.target_schema, pipeline.target_table), columns)
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from connectors.base import Column, NeverStop, ReadRequest, Target
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.column_rules import ColumnRule, apply, skipped
 from connectors.postgres import keep
 from connectors.postgres.copy import copy_parts
 from connectors.postgres.ddl import compare_catalog, create_table
@@ -23,6 +25,7 @@ from connectors.postgres.options import PostgresOptions
 from tests.emulator_tables import EVERY_TYPE, EmulatorTables, every_type_rows
 
 PROJECT = "demo-project"
+NO_RULES: Mapping[str, ColumnRule] = {}
 COUNTED_ONLY = {"json", "geography", "struct", "structs"}
 
 
@@ -54,15 +57,22 @@ def table(emulator: dict[str, str]) -> Iterator[str]:
     tables.close()
 
 
-def move(source: BigQuerySource, cursor: Any, request: ReadRequest, target: Target) -> tuple[Column, ...]:
-    plan = source.plan(request, stop=NeverStop())
+def move(
+    source: BigQuerySource,
+    cursor: Any,
+    request: ReadRequest,
+    target: Target,
+    rules: Mapping[str, ColumnRule] = NO_RULES,
+) -> tuple[Column, ...]:
+    plan = source.plan(replace(request, skip=skipped(rules)), stop=NeverStop())
+    columns = apply(plan.columns, rules)
     readers = [partial(source.read, part, stop=NeverStop()) for part in plan.parts]
     name = sql.Identifier(target.schema, target.table)
     cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(name))
-    cursor.execute(create_table(name, plan.columns))
-    assert compare_catalog(cursor, target.schema, target.table, plan.columns) == []
-    copy_parts(cursor, name, plan.columns, readers, on_batch=lambda rows, size: None, stop=NeverStop())
-    return plan.columns
+    cursor.execute(create_table(name, columns))
+    assert compare_catalog(cursor, target.schema, target.table, columns) == []
+    copy_parts(cursor, name, columns, readers, on_batch=lambda rows, size: None, stop=NeverStop())
+    return columns
 
 
 def test_every_type_agrees(
@@ -83,3 +93,32 @@ def test_every_type_agrees(
         ("[]", line, '{"x": null, "y": null}', "[]"),
         (None, None, None, "[]"),
     ]
+
+
+def test_columns_of_other_types_agree_or_are_counted_only(
+    source: BigQuerySource, destination: PostgresDestination, warehouse_cursor: Any, table: str
+) -> None:
+    request, target = ReadRequest(table=f"{PROJECT}.{table}"), Target("public", "by_rules")
+    rules = {
+        "bool": ColumnRule(type="text"),
+        "int": ColumnRule(type="numeric"),
+        "float": ColumnRule(type="text"),
+        "numeric": ColumnRule(type="text"),
+        "string": ColumnRule(type="varchar(1000)"),
+        "bytes": ColumnRule(type="text"),
+        "date": ColumnRule(type="timestamp"),
+        "time": ColumnRule(type="text"),
+        "datetime": ColumnRule(type="text"),
+        "timestamp": ColumnRule(type="text"),
+        "geography": ColumnRule(skip=True),
+        "interval": ColumnRule(type="text"),
+        "date_range": ColumnRule(type="text"),
+        "json": ColumnRule(type="json"),
+        "structs": ColumnRule(type="text"),
+    }
+    columns = move(source, warehouse_cursor, request, target, rules)
+    there, here = source.digest(request, columns), destination.digest(target, columns)
+    assert here == there
+    counted = {column.name for column in here.columns if column.checksum is None}
+    assert counted == {"float", "interval", "json", "struct", "structs"}
+    assert "geography" not in {column.name for column in columns}

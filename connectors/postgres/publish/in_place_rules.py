@@ -186,7 +186,7 @@ def _refuse_key(columns: Sequence[Column], key: Sequence[str]) -> ConnectorError
                 code="key_column_missing",
                 field=KEY_FIELD,
             )
-        if column.repeated or column.type in _NO_EQUALITY:
+        if column.repeated or column.type in _NO_EQUALITY or column.target_type == "json":
             return ConnectorError(
                 f"Column {name} ({column.type}{', repeated' if column.repeated else ''}) cannot be in a key.",
                 hint="Choose another column, or cast it to STRING in a query.",

@@ -17,6 +17,7 @@ CURSOR_FIELD = "cursor_column"
 MAX_KEY_COLUMNS = 32  # PostgreSQL's INDEX_MAX_KEYS
 
 _CURSOR_TYPES = frozenset({"INT64", "NUMERIC", "BIGNUMERIC", "DATE", "DATETIME", "TIMESTAMP"})
+DOCUMENTS = ("json", "jsonb")
 _NO_KEY = {
     "STRUCT": "values of this type have no equality in BigQuery",
     "JSON": "values of this type have no equality in BigQuery",
@@ -178,6 +179,8 @@ def _refuse_key(columns: Sequence[Column], key: Sequence[str]) -> ConnectorError
                 field=KEY_FIELD,
             )
         why_not = "values of this type have no equality in BigQuery" if column.repeated else _NO_KEY.get(column.type)
+        if column.target_type in DOCUMENTS:
+            why_not = f"its rule stores it as {column.target_type}"
         if why_not:
             type_ = f"ARRAY<{column.type}>" if column.repeated else column.type
             return ConnectorError(

@@ -76,3 +76,10 @@ def test_a_document_that_is_none_is_refused_with_its_column(world: Any) -> None:
     with pytest.raises(ConnectorError) as caught:
         world.move(source=source(1), rules={"name": ColumnRule(type="jsonb")})
     assert (caught.value.code, caught.value.field) == ("bad_value", "name")
+
+
+def test_a_document_is_no_merge_key(world: Any) -> None:
+    with pytest.raises(ConnectorError) as caught:
+        world.move(disposition="merge", source=source(1), key=("name",), rules={"name": ColumnRule(type="jsonb")})
+    assert (caught.value.code, caught.value.field) == ("key_type", "merge_key")
+    assert "its rule stores it as jsonb" in caught.value.message

@@ -107,6 +107,14 @@ class History:
         self._copy(cursor, "Attempt", {**_serial("Attempt"), **changes}, "past")
         changes = {"run_id": "past.id", "seq": "n", "at": "past.at"}
         self._copy(cursor, "LogLine", changes, f"past, generate_series(1, {LINES_EACH}) AS n")
+        # What the triggers would have kept.
+        cursor.execute(
+            """
+            INSERT INTO runs_lastend (pipeline_id, run_id, status, created_at, finished_at)
+            SELECT DISTINCT ON (r.pipeline_id) r.pipeline_id, r.id, r.status, r.created_at, r.finished_at
+            FROM past JOIN runs_run r ON r.id = past.id ORDER BY r.pipeline_id, r.created_at DESC
+            """
+        )
         cursor.execute("DROP TABLE past")
 
     def _copy(self, cursor: Any, name: str, changes: Mapping[str, str], rows: str) -> None:

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, TabularInline
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdownFilter
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
@@ -52,7 +52,7 @@ class AttemptInline(ReadOnly, TabularInline):
 @admin.register(Run)
 class RunAdmin(ReadOnly, ModelAdmin):
     list_display = ("created_at", "pipeline", "status_badge", "trigger", "rows", "started_at", "finished_at")
-    list_filter = (("status", ChoicesDropdownFilter), ("pipeline", RelatedDropdownFilter))
+    list_filter = (("status", ChoicesDropdownFilter), ("pipeline", AutocompleteSelectFilter))
     list_filter_submit = True
     list_select_related = ("pipeline",)
     search_fields = ("=id", "pipeline__name", "error_code", "error_message")

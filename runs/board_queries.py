@@ -13,8 +13,8 @@ from django.utils import timezone
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
 from runs.capacity import PROCESS_SEEN_WITHIN
-from runs.models import Process, Run
-from runs.page_queries import Card, cards, find_pipelines, last_finished
+from runs.models import LastEnd, Process, Run
+from runs.page_queries import Card, cards, find_pipelines
 from runs.states import ACTIVE, TERMINAL, RunStatus
 from runs.waiting import reasons_to_wait
 
@@ -109,11 +109,11 @@ def dashboard() -> Dashboard:
     """Cards come in the order of their names, after those whose last run failed: they keep their places."""
     order = Case(
         When(state=PipelineState.PAUSED, then=Value(2)),
-        When(last_status=RunStatus.FAILED, then=Value(0)),
+        When(last_end__status=RunStatus.FAILED, then=Value(0)),
         default=Value(1),
         output_field=IntegerField(),
     )
-    shown = find_pipelines().annotate(last_status=last_finished("status")).order_by(order, "name")
+    shown = find_pipelines().order_by(order, "name")
     states = Pipeline.objects.order_by().values_list("state").annotate(Count("pk"))
     pipelines = {**dict.fromkeys(PipelineState.values, 0), **dict(states)}
     connections = list(Connection.objects.all())
@@ -153,12 +153,11 @@ def workforce() -> Workforce:
 
 
 def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
-    active = Pipeline.objects.filter(state=PipelineState.ACTIVE)
-    last_runs = active.annotate(last=last_finished("pk")).values("last")
-    failed = Run.objects.filter(pk__in=last_runs, status=RunStatus.FAILED).select_related("pipeline")
+    failed = LastEnd.objects.filter(status=RunStatus.FAILED, pipeline__state=PipelineState.ACTIVE)
+    newest_failed = failed.order_by("-finished_at").select_related("run__pipeline")
     held = Run.objects.filter(status=RunStatus.HELD).select_related("pipeline")
     return Attention(
-        failed=list(failed.order_by("-finished_at")[: NAMED + 1]),
+        failed=[end.run for end in newest_failed[: NAMED + 1]],
         held=list(held[: NAMED + 1]),
         lost_keys=[connection for connection in connections if connection.has_lost_secrets],
         no_worker=not force.workers,

@@ -40,7 +40,8 @@ class Run(models.Model):
     """One logical execution of a pipeline's revision."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    pipeline = models.ForeignKey(Pipeline, on_delete=models.PROTECT, related_name="runs")
+    # No index of their own where a later one begins with the column.
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.PROTECT, related_name="runs", db_index=False)
     revision = models.ForeignKey(Revision, on_delete=models.PROTECT, related_name="runs")
     trigger = models.CharField(max_length=10, choices=Trigger)
     action = models.CharField(max_length=20, choices=RunAction, default=RunAction.LOAD)
@@ -50,7 +51,9 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
     # A run started by several schedules at one instant names the first of them.
-    schedule = models.ForeignKey(Schedule, on_delete=models.SET_NULL, null=True, blank=True, related_name="runs")
+    schedule = models.ForeignKey(
+        Schedule, on_delete=models.SET_NULL, null=True, blank=True, related_name="runs", db_index=False
+    )
     scheduled_for = models.DateTimeField(null=True, blank=True)
     data_interval_start = models.DateTimeField(null=True, blank=True)
     data_interval_end = models.DateTimeField(null=True, blank=True)
@@ -139,11 +142,30 @@ class Run(models.Model):
         return self.status in TERMINAL
 
 
+class LastEnd(models.Model):
+    """How a pipeline's newest run that ended did: lists of all pipelines need not look for it among their runs.
+
+    A trigger on runs keeps it, so whoever ends a run cannot forget to.
+    """
+
+    pipeline = models.OneToOneField(Pipeline, on_delete=models.CASCADE, primary_key=True, related_name="last_end")
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="+")
+    status = models.CharField(max_length=10, choices=RunStatus)
+    created_at = models.DateTimeField()
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["status", "-finished_at"], name="last_end_by_status")]
+
+    def __str__(self) -> str:
+        return f"{self.pipeline_id} {self.status}"
+
+
 class Attempt(models.Model):
     """One try of a run's step by one worker."""
 
     id = models.BigAutoField(primary_key=True)
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts")
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts", db_index=False)
     number = models.PositiveIntegerField()
     token = models.BigIntegerField()
     worker = models.CharField(max_length=200)
@@ -192,8 +214,8 @@ class Skip(models.Model):
         MERGED = "merged", "Another schedule fired at the same instant"
 
     id = models.BigAutoField(primary_key=True)
-    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="skips")
-    schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="skips")
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="skips", db_index=False)
+    schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="skips", db_index=False)
     first = models.DateTimeField()
     last = models.DateTimeField()
     ticks = models.PositiveIntegerField()
@@ -206,6 +228,7 @@ class Skip(models.Model):
         indexes = [
             models.Index(fields=["pipeline", "-last"], name="skip_of_pipeline"),
             models.Index(fields=["schedule", "last"], name="skip_of_schedule"),
+            models.Index(fields=["last"], name="skip_by_age"),
         ]
 
     def __str__(self) -> str:

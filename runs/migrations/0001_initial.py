@@ -77,14 +77,24 @@ class Migration(migrations.Migration):
                 ('idempotency_key', models.CharField(blank=True, max_length=200, null=True)),
                 ('request_digest', models.CharField(blank=True, max_length=64)),
                 ('cancelled_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('pipeline', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='pipelines.pipeline')),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='pipelines.pipeline')),
                 ('requested_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('revision', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='pipelines.revision')),
-                ('schedule', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='runs', to='pipelines.schedule')),
+                ('schedule', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='runs', to='pipelines.schedule')),
             ],
             options={
                 'ordering': ['-created_at'],
             },
+        ),
+        migrations.CreateModel(
+            name='LastEnd',
+            fields=[
+                ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='last_end', serialize=False, to='pipelines.pipeline')),
+                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=10)),
+                ('created_at', models.DateTimeField()),
+                ('finished_at', models.DateTimeField(null=True)),
+                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
+            ],
         ),
         migrations.CreateModel(
             name='LogLine',
@@ -114,7 +124,7 @@ class Migration(migrations.Migration):
                 ('error_code', models.CharField(blank=True, max_length=60)),
                 ('error_message', models.TextField(blank=True)),
                 ('error_hint', models.TextField(blank=True)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='runs.run')),
+                ('run', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='attempts', to='runs.run')),
             ],
             options={
                 'ordering': ['number'],
@@ -129,9 +139,9 @@ class Migration(migrations.Migration):
                 ('ticks', models.PositiveIntegerField()),
                 ('reason', models.CharField(choices=[('overlap', 'A run was active or waiting'), ('missed', 'Missed during an outage'), ('paused', 'The pipeline was paused'), ('merged', 'Another schedule fired at the same instant')], max_length=10)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('pipeline', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='skips', to='pipelines.pipeline')),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='skips', to='pipelines.pipeline')),
                 ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='skips', to='runs.run')),
-                ('schedule', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='skips', to='pipelines.schedule')),
+                ('schedule', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='skips', to='pipelines.schedule')),
             ],
             options={
                 'ordering': ['-last'],
@@ -182,6 +192,10 @@ class Migration(migrations.Migration):
             constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('requested_by', 'idempotency_key'), name='run_idempotency_key_once'),
         ),
         migrations.AddIndex(
+            model_name='lastend',
+            index=models.Index(fields=['status', '-finished_at'], name='last_end_by_status'),
+        ),
+        migrations.AddIndex(
             model_name='logline',
             index=models.Index(fields=['at'], name='log_line_at'),
         ),
@@ -196,5 +210,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='skip',
             index=models.Index(fields=['schedule', 'last'], name='skip_of_schedule'),
+        ),
+        migrations.AddIndex(
+            model_name='skip',
+            index=models.Index(fields=['last'], name='skip_by_age'),
         ),
     ]

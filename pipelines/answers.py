@@ -19,6 +19,7 @@ from connectors import column_rules, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Unreachable
 from connectors.options import build
+from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type
 from pipelines.fields import fernet
 
@@ -151,6 +152,7 @@ def _validate(
     pipeline: str,
     adopt: bool,
     rules: dict[str, Any],
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
@@ -158,7 +160,7 @@ def _validate(
     """
     asked = time.monotonic()
     wanted = Target(schema, target)
-    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor)
+    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor, TargetOptions.from_json(options))
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None
@@ -203,7 +205,9 @@ def _validate(
     return {"findings": findings, "columns": columns}
 
 
-_TARGET_FIELDS = {"schema": "target_schema", "merge_key": "merge_key", "cursor_column": "cursor_column"}
+_TARGET_FIELDS = {"schema": "target_schema"} | {
+    field: field for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column")
+}
 
 
 def _result(looking: Future[Any], deadline: float, who: str) -> Any:

@@ -113,6 +113,7 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
         pipeline=str(pipeline.pk),
         adopt=pipeline.adopt_target,
         rules=pipeline.column_rules,
+        options=pipeline.target_options.to_json(),
     )
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]

@@ -17,6 +17,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import registry
 from connectors.base import TextPolicy, WriteDisposition
 from connectors.options import build
+from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.fields import EncryptedJSONField, KeyLost, LostSecrets
 
 
@@ -131,6 +132,43 @@ class Pipeline(models.Model):
         default=TextPolicy.FAIL.value,
         help_text="PostgreSQL cannot store the character NUL in text or JSON. What is changed is counted in the log.",
     )
+    primary_key = ArrayField(
+        models.CharField(max_length=300),
+        default=list,
+        blank=True,
+        help_text="The columns of the table's primary key, separated by commas; none may be NULL. It is made after "
+        "the rows are loaded, and before anybody has to wait. Runs keep its name and the indexes' names the same.",
+    )
+    indexes = models.JSONField(default=list, blank=True)
+    partition_column = models.CharField(
+        max_length=300,
+        blank=True,
+        help_text="A DATE, DATETIME or TIMESTAMP column by which the table is divided. Partitions are made as rows "
+        "need them, at most 500; a row without a value has no place and ends the run. The column must be in the "
+        "primary key, in unique indexes and in the key of a merge.",
+    )
+    partition_unit = models.CharField(
+        "one partition holds",
+        max_length=10,
+        choices=[
+            (PartitionUnit.DAY.value, "A day"),
+            (PartitionUnit.MONTH.value, "A month"),
+            (PartitionUnit.YEAR.value, "A year"),
+        ],
+        default=PartitionUnit.MONTH.value,
+        help_text="Of UTC. Counts only with a partition column.",
+    )
+    analyze = models.CharField(
+        "statistics",
+        max_length=10,
+        choices=[
+            (Analyze.QUICK.value, "A quick sample of a new table"),
+            (Analyze.FULL.value, "In full, of every table, before its rows are published"),
+            (Analyze.OFF.value, "Leave them to PostgreSQL"),
+        ],
+        default=Analyze.QUICK.value,
+        help_text="What PostgreSQL plans queries by. A quick sample is taken of new tables of 1,000 rows or more.",
+    )
     overlap = models.CharField(
         max_length=10, choices=Overlap, default=Overlap.COALESCE, help_text="When a tick comes while a run is active."
     )
@@ -175,6 +213,11 @@ class Pipeline(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("pipeline", args=[self.pk])
+
+    @property
+    def target_options(self) -> TargetOptions:
+        names = ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")
+        return TargetOptions.from_json({name: getattr(self, name) for name in names})
 
 
 class Revision(models.Model):

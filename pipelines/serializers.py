@@ -91,6 +91,13 @@ class PreflightSerializer(serializers.Serializer[Preflight]):
     errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
 
 
+class IndexSerializer(serializers.Serializer[Any]):
+    """An index of the target."""
+
+    columns = serializers.ListField(child=serializers.CharField(max_length=300), min_length=1)
+    unique = serializers.BooleanField(default=False, help_text="No two rows may be the same in these columns.")
+
+
 class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
     """A pipeline. Its state changes through pause and resume; schedules are given as a whole."""
 
@@ -107,6 +114,7 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
     )
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
+    indexes = IndexSerializer(many=True, required=False)
     revision = serializers.IntegerField(source="revision.number", read_only=True, help_text="Number of the definition.")
     next_due = serializers.SerializerMethodField(help_text="When a schedule fires next; null while paused.")
 
@@ -115,7 +123,8 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         fields = (
             "id", "name", "description", "state", "source", "source_table", "source_query", "destination",
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
-            "column_rules", "text_policy", "overlap", "missed", "retries", "time_limit_s", "schedules", "next_due",
+            "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
+            "overlap", "missed", "retries", "time_limit_s", "schedules", "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")

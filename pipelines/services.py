@@ -18,7 +18,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, F, QuerySet, When
 from django_celery_beat.models import CrontabSchedule
 
-from connectors import column_rules, registry
+from connectors import column_rules, registry, target_options
 from connectors.base import WriteDisposition
 from connectors.options import build
 from pipelines import queries, schedules
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 MOVING = frozenset(
     {
         "source", "source_table", "source_query", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
+        "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules", "primary_key", "indexes",
+        "partition_column", "partition_unit",
     }
 )  # fmt: skip
 
@@ -141,6 +142,7 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
         found.append(PipelineRefused(*_BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
     found += _merge_objections(pipeline)
     found += _column_objections(pipeline)
+    found += _form_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
     )
@@ -183,6 +185,12 @@ def _column_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     if pipeline.cursor_column.lower() in by_name:
         message = f"Column {pipeline.cursor_column} is the cursor: it is read, and keeps its type."
         yield PipelineRefused("column_rule", message, "Remove its rule.", "column_rules")
+
+
+def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    merge_key = pipeline.merge_key if pipeline.write_disposition == WriteDisposition.MERGE else ()
+    for error in target_options.objections(pipeline.target_options, merge_key):
+        yield PipelineRefused(error.code, error.message, error.hint, error.field)
 
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
@@ -266,6 +274,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "cursor_column": pipeline.cursor_column,
         "column_rules": pipeline.column_rules,
         "text_policy": str(pipeline.text_policy),
+        "target_options": pipeline.target_options.to_json(),
         "schedules": [
             {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
             for spec in sorted(current, key=lambda spec: spec.key)
@@ -346,6 +355,11 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         cursor_column=pipeline.cursor_column,
         column_rules=dict(pipeline.column_rules),
         text_policy=pipeline.text_policy,
+        primary_key=list(pipeline.primary_key),
+        indexes=list(pipeline.indexes),
+        partition_column=pipeline.partition_column,
+        partition_unit=pipeline.partition_unit,
+        analyze=pipeline.analyze,
         overlap=pipeline.overlap,
         missed=pipeline.missed,
         retries=pipeline.retries,

@@ -29,6 +29,7 @@ from connectors.base import (
     column_from_json,
 )
 from connectors.errors import ConnectorError
+from connectors.target_options import TargetOptions
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
 from runs import live, services
@@ -148,6 +149,7 @@ def _transfer(claimed: Claim, standing: Standing, lease: Lease, reporter: Report
                     WriteDisposition(definition["write_disposition"]),
                     tuple(definition.get("merge_key", ())),
                     definition.get("cursor_column", ""),
+                    TargetOptions.from_json(definition.get("target_options", {})),
                 ),
                 text_policy=TextPolicy(definition.get("text_policy", TextPolicy.FAIL)),
                 fingerprint=claimed.fingerprint,

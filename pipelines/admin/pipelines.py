@@ -139,6 +139,10 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
         ),
         ("Which rows are the same", {"fields": ("merge_key", "cursor_column")}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),
+        (
+            "Key, indexes, partitions",
+            {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},
+        ),
         ("Limits", {"fields": ("retries", "time_limit_s")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )

@@ -14,6 +14,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
 from pipelines import lookups, services
+from pipelines.forms.indexes import IndexesField
 from pipelines.models import Connection, Pipeline, PipelineState
 
 
@@ -55,12 +56,14 @@ class RulesField(forms.JSONField):
 class PipelineForm(forms.ModelForm):
     """`warnings` holds what the person should know although the pipeline may be saved."""
 
+    indexes = IndexesField()
+
     class Meta:
         model = Pipeline
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
             "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
-            "text_policy",
+            "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
             "overlap", "missed", "retries", "time_limit_s",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
@@ -68,6 +71,7 @@ class PipelineForm(forms.ModelForm):
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
             "merge_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
+            "primary_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
             "column_rules": UnfoldAdminTextareaWidget({"rows": 3, "spellcheck": "false", "class": "font-mono"}),
             "target_schema": UnfoldAdminTextInputWidget({"list": "desk-schemas", "autocomplete": "off"}),
         }
@@ -84,6 +88,12 @@ class PipelineForm(forms.ModelForm):
 
     def clean_merge_key(self) -> list[str]:
         return [name.strip().strip("`") for name in self.cleaned_data["merge_key"]]
+
+    def clean_primary_key(self) -> list[str]:
+        return [name.strip().strip("`") for name in self.cleaned_data["primary_key"]]
+
+    def clean_partition_column(self) -> str:
+        return self.cleaned_data["partition_column"].strip().strip("`")
 
     def clean_cursor_column(self) -> str:
         return self.cleaned_data["cursor_column"].strip().strip("`")

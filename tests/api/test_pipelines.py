@@ -235,3 +235,22 @@ def test_there_is_no_deleting_and_no_replacing(api, make_pipeline, django_user_m
     admin = client_of(django_user_model.objects.create_superuser("ada"))
     url = f"{URL}{make_pipeline().pk}/"
     assert [admin.delete(url).status_code, admin.put(url, {}).status_code] == [405, 405]
+
+
+def test_the_form_of_the_target_is_given_and_shown(api, body, findings):
+    form = {
+        "primary_key": ["id", "day"],
+        "indexes": [{"columns": ["customer"], "unique": False}, {"columns": ["number", "day"], "unique": True}],
+        "partition_column": "day",
+        "partition_unit": "day",
+        "analyze": "off",
+    }
+    answer = api.post(URL, {**body, **form}).json()
+    assert {name: answer[name] for name in form} == form
+    assert Pipeline.objects.get().revision.definition["target_options"] == form
+    changed = api.patch(f"{URL}{answer['id']}/", {"indexes": [{"columns": ["customer"]}]}).json()
+    assert changed["indexes"] == [{"columns": ["customer"], "unique": False}]
+    assert problems(api.patch(f"{URL}{answer['id']}/", {"primary_key": ["id"]})) == {
+        "primary_key": ["partition_not_in_key"]
+    }
+    assert problems(api.patch(f"{URL}{answer['id']}/", {"indexes": [{"columns": []}]})).keys() == {"indexes.0.columns"}

@@ -36,6 +36,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "name": "Orders", "description": "", "state": "active", "source": source.pk, "source_table": "sales.orders",
         "source_query": "", "destination": destination.pk, "target_schema": "public", "target_table": "orders",
         "write_disposition": "replace", "overlap": "coalesce", "missed": "latest", "text_policy": "fail",
+        "partition_unit": "month", "analyze": "quick",
         "retries": 3, "time_limit_s": 3600,
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,
         "revisions-TOTAL_FORMS": 0, "revisions-INITIAL_FORMS": 0,

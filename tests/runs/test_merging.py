@@ -26,3 +26,17 @@ def test_a_key_that_the_source_lost_ends_the_run_before_a_row_is_read(moving, wo
     run.refresh_from_db()
     assert (run.status, run.error_code) == ("failed", "key_column_missing")
     assert "gone" in run.error_message
+
+
+def test_the_target_gets_the_form_that_its_pipeline_asks_for(moving, work, warehouse_cursor):
+    pipeline = moving(primary_key=["id"], indexes=[{"columns": ["name"], "unique": False}])
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    assert run.status == "succeeded"
+    warehouse_cursor.execute(
+        "SELECT indexname FROM pg_indexes WHERE tablename = %s ORDER BY 1", [pipeline.target_table]
+    )
+    names = [name for (name,) in warehouse_cursor.fetchall()]
+    assert names == [f"{pipeline.target_table}_name_idx", f"{pipeline.target_table}_pkey"]
+    assert "primary key on id, index on name" in log_of(run)

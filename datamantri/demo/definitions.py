@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines import services
-from pipelines.models import Connection, Pipeline
+from pipelines import queries, services
+from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.services import ScheduleSpec
 
 SCHEMA = "public"
@@ -34,11 +34,15 @@ PIPELINES: tuple[tuple[str, str, str, str, ScheduleSpec], ...] = (
 
 
 def ensure(*, project: str, warehouse: dict[str, Any], by: Any) -> list[Pipeline]:
-    """The demo's pipelines, made where they are missing; the connections follow the servers' addresses."""
+    """The demo's pipelines, made where they are missing, without those that people archived.
+
+    The connections follow the servers' addresses.
+    """
     source = _connection(SOURCE, "bigquery", {"project": project, "location": "US"}, {}, by)
     password = {"password": warehouse.pop("password")}
     destination = _connection(DESTINATION, "postgres", warehouse, password, by)
-    return [_pipeline(source, destination, *fields, by=by) for fields in PIPELINES]
+    pipelines = [_pipeline(source, destination, *fields, by=by) for fields in PIPELINES]
+    return [pipeline for pipeline in pipelines if pipeline.state != PipelineState.ARCHIVED]
 
 
 def _connection(name: str, kind: str, options: dict[str, Any], secrets: dict[str, str], by: Any) -> Connection:
@@ -60,7 +64,9 @@ def _pipeline(
     *,
     by: Any,
 ) -> Pipeline:
-    if found := Pipeline.objects.filter(name=name).first():
+    # People may have renamed it, or given it another target.
+    found = queries.pipeline_writing_to(destination, SCHEMA, target) or Pipeline.objects.filter(name=name).first()
+    if found:
         return found
     pipeline = Pipeline(
         name=name,

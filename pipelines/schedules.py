@@ -15,7 +15,7 @@ An interval ticks at midnight UTC of the day it started plus whole multiples of 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
@@ -173,7 +173,9 @@ def parse(text: str) -> Cron:
     if len(words) != 5:
         raise RuleError(
             "cron",
-            f'"{text}" has {len(words)} fields, cron text has five.' if words else "The cron text is empty.",
+            f'"{text}" has {len(words)} {"field" if len(words) == 1 else "fields"}, cron text has five.'
+            if words
+            else "The cron text is empty.",
             "Give minute, hour, day of month, month and day of week, for example 30 6 * * 1-5.",
         )
     fields = [_numbers_for_names(index, word) for index, word in enumerate(words)]
@@ -370,10 +372,16 @@ def _interval_in_words(every_s: int) -> str:
     raise RuleError("every_s", "An interval is at least one second.")
 
 
+def _evenly(index: int, field: str, numbers: Sequence[int]) -> str:
+    """The field, its numbers written out where a step does not come round evenly: */7 is not every seven minutes."""
+    even = index in (0, 1, 3) and field.startswith("*/") and len(_SPANS[index]) % int(field[2:]) == 0
+    return field if even or not field.startswith("*/") else ",".join(map(str, numbers))
+
+
 def _cron_in_words(cron: Cron) -> str:
-    minute, hour, day, month, weekday = cron.canonical
-    if weekday.startswith("*/"):
-        weekday = ",".join(map(str, sorted(cron.weekdays)))
+    numbers = (cron.minutes, cron.hours, sorted(cron.days), sorted(cron.months), sorted(cron.weekdays))
+    fields = [_evenly(index, field, numbers[index]) for index, field in enumerate(cron.canonical)]
+    minute, hour, day, month, weekday = fields
     several_hours = minute.isdigit() and "-" in hour
     if several_hours:
         hour = ",".join(map(str, cron.hours))

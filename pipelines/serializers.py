@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from connectors import registry
 from connectors.options import secret_names
@@ -35,7 +36,22 @@ class ConnectionSerializer(serializers.ModelSerializer[Connection]):
         return {name: value for name, value in connection.options.items() if name not in secret}
 
 
-class ScheduleSerializer(serializers.Serializer[Schedule]):
+class NoUnknownFields:
+    """Refuses names that are no field: a misspelt one would be left out without a word."""
+
+    # What answers hold besides, and may be sent back.
+    answered: ClassVar[frozenset[str]] = frozenset()
+
+    def to_internal_value(self, data: Any) -> Any:
+        values = super().to_internal_value(data)  # type: ignore[misc]
+        unknown = sorted(set(data) - set(self.fields) - self.answered)  # type: ignore[attr-defined]
+        if unknown:
+            wrong = ErrorDetail("There is no such field.", code="unknown_field")
+            raise serializers.ValidationError({name: [wrong] for name in unknown})
+        return values
+
+
+class ScheduleSerializer(NoUnknownFields, serializers.Serializer[Schedule]):
     """A cron rule with its zone, or an interval."""
 
     kind = serializers.ChoiceField(choices=Schedule.Kind.choices, default=Schedule.Kind.CRON)
@@ -91,15 +107,17 @@ class PreflightSerializer(serializers.Serializer[Preflight]):
     errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
 
 
-class IndexSerializer(serializers.Serializer[Any]):
+class IndexSerializer(NoUnknownFields, serializers.Serializer[Any]):
     """An index of the target."""
 
     columns = serializers.ListField(child=serializers.CharField(max_length=300), min_length=1)
     unique = serializers.BooleanField(default=False, help_text="No two rows may be the same in these columns.")
 
 
-class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
+class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline]):
     """A pipeline. Its state changes through pause and resume; schedules are given as a whole."""
+
+    answered = frozenset({"warnings"})
 
     source = serializers.PrimaryKeyRelatedField(
         queryset=Connection.objects.filter(kind__in=[k.name for k in registry.KINDS.values() if k.source]),
@@ -130,6 +148,7 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
         read_only_fields = ("id", "created_at", "updated_at")
         # Pipeline.full_clean and services.objections say the same, with hints.
         validators: tuple[Any, ...] = ()
+        extra_kwargs: ClassVar = {"name": {"validators": []}}
 
     def get_next_due(self, pipeline: Pipeline) -> datetime | None:
         if pipeline.state != PipelineState.ACTIVE:
@@ -155,7 +174,12 @@ class PipelineSerializer(serializers.ModelSerializer[Pipeline]):
             candidate.full_clean(validate_constraints=False)
         except ValidationError as error:
             for name, errors in error.error_dict.items():
-                found[name] = [problem(e.code or "invalid", " ".join(e.messages)) for e in errors]
+                found[name] = [
+                    problem(*services.NAME_TAKEN[:3])
+                    if e.code == "unique"
+                    else problem(e.code or "invalid", " ".join(e.messages))
+                    for e in errors
+                ]
         for refused in services.objections(candidate):
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
         # A partial update leaves defaults out, of schedules too; but those are given as a whole.

@@ -69,6 +69,7 @@ _BROKEN_CONSTRAINTS = {
         "name",
     ),
 }
+NAME_TAKEN = _BROKEN_CONSTRAINTS["pipelines_pipeline_name_key"]
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ def test_a_pipeline_can_be_made_paused(api, body, findings):
         ({"schedules": [{"kind": "interval", "every_s": 0}]}, {"schedules.0.every_s": ["min_value"]}),
         ({"schedules": ["@daily"]}, {"schedules.0": ["invalid"]}),
         ({"schedules": "@daily"}, {"schedules": ["not_a_list"]}),
+        ({"schedule": "@daily"}, {"schedule": ["unknown_field"]}),
+        ({"schedules": [{"crn": "@daily"}]}, {"schedules.0.crn": ["unknown_field"]}),
     ],
 )
 def test_what_is_wrong_is_told_field_by_field(api, body, findings, change, expected):
@@ -119,7 +121,7 @@ def test_source_and_destination_are_connections_that_can_be_that(api, body, find
 def test_names_and_targets_are_taken_once(api, body, findings):
     api.post(URL, body)
     response = api.post(URL, body)
-    assert problems(response) == {"name": ["unique"]}
+    assert problems(response) == {"name": ["name_taken"], "target_table": ["target_taken"]}
     response = api.post(URL, {**body, "name": "Orders too"})
     assert problems(response) == {"target_table": ["target_taken"]}
     assert "Orders" in response.json()["fields"]["target_table"][0]["message"]

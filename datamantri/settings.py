@@ -196,6 +196,7 @@ UNFOLD = {
     "SITE_URL": reverse_lazy("dashboard"),
     "SITE_SYMBOL": "database",
     "SHOW_VIEW_ON_SITE": True,
+    "SIDEBAR": {"navigation": "datamantri.desk.navigation"},
     "BORDER_RADIUS": "8px",
     # The pages' own indigo, as static/app.css has it.
     "COLORS": {

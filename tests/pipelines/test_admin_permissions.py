@@ -93,7 +93,16 @@ def test_an_operator_runs_pauses_and_defines(client_in, make_pipeline, monkeypat
 
 
 def test_an_operator_sees_no_users(client_in):
-    assert client_in("operator").get("/admin/auth/user/").status_code == 403
+    operator = client_in("operator")
+    assert operator.get("/admin/auth/user/").status_code == 403
+    assert "/admin/auth/" not in operator.get(LIST).content.decode()
+
+
+def test_the_sidebar_leads_to_what_one_may_see_and_back_to_the_pages(client_in):
+    page = client_in("admin").get(LIST).content.decode()
+    sidebar = page[page.index("nav-sidebar-inner") :]
+    for address in (reverse("dashboard"), LIST, CONNECTIONS, "/admin/runs/run/", "/admin/auth/user/"):
+        assert f'href="{address}"' in sidebar, address
 
 
 def test_an_admin_makes_users(client_in):

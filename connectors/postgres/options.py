@@ -18,7 +18,7 @@ class PostgresOptions:
         "TLS",
         default="",
         choices=("", "verify-full", "verify-ca", "require", "prefer", "disable"),
-        help="Empty: verify-full for a remote host, prefer for this machine.",
+        help="Automatic: verify-full for a remote host, prefer for this machine.",
         address=True,
     )
     sslrootcert: str = option(

@@ -15,7 +15,7 @@ from pipelines import services
 from pipelines.admin.endpoints import endpoint_addresses
 from pipelines.admin.links import list_url, page_context
 from pipelines.forms.schedules import ScheduleForm
-from pipelines.models import Pipeline
+from pipelines.models import Pipeline, PipelineState
 
 SCHEDULE = "schedule"
 
@@ -73,7 +73,7 @@ class PipelineActions:
         self, request: HttpRequest, pipelines: QuerySet[Pipeline], specs: list[services.ScheduleSpec]
     ) -> None:
         changed = 0
-        for pipeline in pipelines:
+        for pipeline in pipelines.exclude(state=PipelineState.ARCHIVED):
             services.save_pipeline(pipeline, schedules=specs, by=request.user, keep_state=True)
             self.log_change(request, pipeline, "Set schedule.")
             changed += 1

@@ -180,7 +180,8 @@ class ConnectionAdmin(ModelAdmin):
                 "ok": bool(form.steps) and not errors and all(step["passed"] is not False for step in form.steps),
                 "undecided": form.undecided,
                 "steps": form.steps,
-                "errors": [message for name in errors for message in errors[name]],
+                # What a step says already is not said twice.
+                "errors": [] if form.steps else _by_label(form, errors),
                 "message": "" if form.steps or errors else " ".join(form.non_field_errors()),
             }
         )
@@ -204,6 +205,11 @@ def _kinds() -> list[registry.Kind]:
 
 def _is_required(option: dataclasses.Field[Any]) -> bool:
     return option.default is dataclasses.MISSING
+
+
+def _by_label(form: ConnectionForm, errors: dict[str, list[str]]) -> list[str]:
+    """Errors with the fields they belong to: the panel stands apart from the fields."""
+    return [f"{form.fields[name].label}: {message}" for name, messages in errors.items() for message in messages]
 
 
 def _uuid(text: str) -> UUID:

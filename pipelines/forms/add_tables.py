@@ -8,7 +8,7 @@ from django import forms
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from connectors.base import WriteDisposition
-from pipelines.forms.pipelines import destinations, sources
+from pipelines.forms.pipelines import destinations, say_when_too_long, sources
 from pipelines.models import Connection, Pipeline, PipelineState
 
 
@@ -58,6 +58,8 @@ class TemplateForm(forms.ModelForm):
         # Each table has a key of its own.
         modes = self.fields["write_disposition"]
         modes.choices = [choice for choice in modes.choices if choice[0] != WriteDisposition.MERGE]
+        modes.help_text = modes.help_text.partition(" Merge:")[0]
+        say_when_too_long(self, "target_schema")
         self.fields["state"].choices = [c for c in PipelineState.choices if c[0] != PipelineState.ARCHIVED]
 
     def _post_clean(self) -> None:

@@ -238,7 +238,7 @@ def _form_field(option: dataclasses.Field[Any], kind: type) -> forms.Field:
     if kind is int:
         return forms.IntegerField(**common, widget=UnfoldAdminIntegerFieldWidget(quiet))
     if mark.get("choices"):
-        choices = [(choice, choice or "Empty") for choice in mark["choices"]]
+        choices = [(choice, choice or "Automatic") for choice in mark["choices"]]
         return forms.ChoiceField(**common, choices=choices, widget=UnfoldAdminSelectWidget)
     if mark.get("secret") and mark.get("multiline"):
         return forms.CharField(**common, widget=SecretTextarea({**quiet, "rows": 6}))

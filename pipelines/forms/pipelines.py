@@ -36,6 +36,12 @@ def live_findings(pipeline: Pipeline) -> tuple[list[lookups.Finding], list[str]]
     return definite, [f"Not checked: {sentence(finding)}" for finding in findings if not finding.definite]
 
 
+def say_when_too_long(form: forms.BaseForm, *names: str) -> None:
+    """Let a pasted name be refused in words; a browser cuts it off without any."""
+    for name in form.fields.keys() & set(names):
+        form.fields[name].widget.attrs.pop("maxlength", None)
+
+
 def sentence(finding: lookups.Finding | lookups.LookupFailed | services.PipelineRefused) -> str:
     return f"{finding.message} {finding.hint}".strip()
 
@@ -79,6 +85,7 @@ class PipelineForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.warnings: list[str] = []
+        say_when_too_long(self, "target_schema", "target_table")
         if "state" in self.fields and self.instance.state != PipelineState.ARCHIVED:
             choices = [choice for choice in PipelineState.choices if choice[0] != PipelineState.ARCHIVED]
             self.fields["state"].choices = choices

@@ -13,6 +13,7 @@ if (panel) {
   }));
 
   function show(answer) {
+    panel.querySelector("[data-desk-anyway]").hidden = !answer.undecided;
     if (answer.error) return result.replaceChildren(note(answer.error));
     result.replaceChildren(
       ...answer.errors.map((message) => note({ message })),
@@ -20,7 +21,7 @@ if (panel) {
       el("ul", { class: "desk-steps" }, ...answer.steps.map(step)),
       ...(answer.ok ? [el("p", {}, "The connection works. Save to keep what you changed.")] : []),
     );
-    if (answer.undecided) panel.querySelector("[data-desk-anyway]").hidden = false;
+    panel.scrollIntoView({ block: "nearest" });
   }
 
   function step({ name, passed, detail, hint }) {

@@ -140,7 +140,7 @@ function browse() {
     if (answer.error) return place.query.replaceChildren(note(answer.error));
     const cost = answer.bytes === null ? "" : ` It reads ${size(answer.bytes)}.`;
     place.query.replaceChildren(
-      el("p", {}, `The query is good: ${answer.columns.length} columns.${cost}`),
+      el("p", {}, `The query is good: ${answer.columns.length === 1 ? "1 column" : `${answer.columns.length} columns`}.${cost}`),
       ...answer.warnings.map((warning) => el("div", { class: "desk-note desk-note-warn" }, warning)),
       el("div", { class: "desk-scroll" }, el("table", { class: "desk-table" },
         el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Column"), el("th", { scope: "col" }, "Type"))),

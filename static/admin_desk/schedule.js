@@ -127,6 +127,10 @@ export function pickSchedule(place) {
   }
 
   picker.addEventListener("input", picked);
+  // A number or a time that cannot be changes no rule: once it is left, the rule shows again.
+  picker.addEventListener("focusout", ({ target }) => {
+    if (!target.checkValidity()) show(read(rule()));
+  });
   plain.cron.addEventListener("input", typed);
   plain.zone.addEventListener("input", explain);
   show(read(rule()));
@@ -135,7 +139,7 @@ export function pickSchedule(place) {
 
 function makeInputs() {
   const choice = (options) => el("select", { class: "desk-input" }, ...options.map(([value, text]) => el("option", { value }, text)));
-  const number = (min, max, value) => el("input", { class: "desk-input", type: "number", min, max, value });
+  const number = (min, max, value) => el("input", { class: "desk-input", type: "number", min, max, value, required: true });
   const boxes = DAYS.map((name, index) => el("input", { type: "checkbox", value: index }));
   const input = {
     mode: choice(Object.entries(MODES)),

@@ -52,6 +52,9 @@ def test_the_page_goes_from_connection_to_dataset_to_tables(admin_client, source
     page = admin_client.get(where(source)).content.decode()
     assert 'value="orders"' in page
     assert "Make pipelines" in page
+    # Each table has a key of its own, so there is no merge to speak of.
+    assert "Append:" in page
+    assert "Merge" not in page
 
 
 def test_each_ticked_table_becomes_a_pipeline(admin_client, source, destination, said):

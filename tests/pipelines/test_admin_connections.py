@@ -105,6 +105,12 @@ class TestWithALivePostgres:
         assert [step["passed"] for step in answer["steps"]][:2] == [True, True]
         assert not Connection.objects.exists()
 
+    def test_the_test_button_says_once_what_a_step_found(self, admin_client, warehouse):
+        answer = admin_client.post("/admin/pipelines/connection/test/?kind=postgres", options(warehouse, password="no"))
+        said = answer.json()
+        assert (said["ok"], said["errors"], said["message"]) == (False, [], "")
+        assert "refused the password" in said["steps"][-1]["detail"]
+
     def test_the_test_button_uses_the_stored_secret_when_none_is_typed(
         self, admin_client, warehouse, living_destination
     ):
@@ -117,6 +123,17 @@ class TestWithALivePostgres:
         errors = answer.context["adminform"].form.errors
         assert "not JSON" in errors["option_credentials_json"][0]
         assert "{not json" not in answer.content.decode()
+
+
+def test_the_test_button_names_the_fields_that_keep_it_from_testing(admin_client, tests):
+    said = admin_client.post("/admin/pipelines/connection/test/?kind=postgres", {"option_port": "many"}).json()
+    assert said["errors"] == [
+        "Host: This field is required.",
+        "Database: This field is required.",
+        "User: This field is required.",
+        "Port: Enter a whole number.",
+    ]
+    assert tests == []
 
 
 def test_an_empty_secret_keeps_what_is_stored(admin_client, destination, tests):

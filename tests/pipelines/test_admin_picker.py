@@ -125,6 +125,15 @@ def test_typing_a_cron_text_ends_an_interval(page):
     assert page.locator("[name=x-zone]").is_visible()
 
 
+def test_a_number_that_cannot_be_changes_no_rule_and_does_not_stay(page):
+    page.select_option(".desk-picker select >> nth=0", "minutes")
+    for nonsense in ("-5", "0", ""):
+        page.get_by_label("Every", exact=True).fill(nonsense)
+        page.focus("[name=x-zone]")
+        assert page.input_value(".desk-picker [type=number]:visible") == "15"
+        assert fields(page) == ("cron", "*/15 * * * *", "")
+
+
 def test_the_days_of_a_week_are_ticked(page):
     page.fill("[name=x-cron]", "0 6 * * 2,4")
     ticked = page.eval_on_selector_all(".desk-picker [type=checkbox]", "boxes => boxes.map((box) => box.checked)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from django.urls import reverse
 from django_celery_beat.models import CrontabSchedule
 from google.cloud.bigquery import SchemaField
 
-from pipelines import lookups, queries
+from pipelines import lookups, queries, services
 from pipelines.lookups import Finding
 from pipelines.models import Connection, Pipeline, PipelineState, Revision
 from pipelines.services import ScheduleSpec
@@ -90,6 +91,15 @@ def test_a_pipeline_is_saved_with_its_schedules_and_a_revision(admin_client, sou
     pipeline = Pipeline.objects.get()
     assert current(pipeline) == {DAILY, ScheduleSpec("interval", every_s=2700)}
     assert (pipeline.revision.number, pipeline.revision.created_by.username) == (1, "admin")
+
+
+def test_a_pasted_name_that_is_too_long_is_not_cut_off_but_refused(admin_client, source, destination, findings):
+    page = admin_client.get(ADD).content.decode()
+    inputs = [tag for tag in re.findall("<input[^>]*>", page) if re.search('name="target_(schema|table)"', tag)]
+    assert len(inputs) == 2
+    assert not any("maxlength" in tag for tag in inputs)
+    errors = form_errors(admin_client.post(ADD, typed(source, destination, target_table="x" * 64)))
+    assert "at most 63" in errors["target_table"][0]
 
 
 def test_an_untouched_schedule_form_means_no_schedule(admin_client, source, destination, findings):
@@ -341,6 +351,16 @@ def test_many_pipelines_get_one_schedule_on_a_page_of_its_own(admin_client, make
     assert [current(pipeline) for pipeline in pipelines] == [{ScheduleSpec("cron", "0 5 * * *")}] * 2
     act(admin_client, "set_schedule", *pipelines, remove="1")
     assert [current(pipeline) for pipeline in pipelines] == [set(), set()]
+
+
+def test_an_archived_pipeline_gets_no_schedule(admin_client, make_pipeline):
+    pipelines = [make_pipeline("One"), make_pipeline("Two")]
+    services.archive(pipelines[1:], by=None)
+    rule = {"schedule-kind": "cron", "schedule-cron": "0 5 * * *", "schedule-zone": "UTC", "schedule-every_s": ""}
+    chosen = {"action": "set_schedule", "_selected_action": [pipeline.pk for pipeline in pipelines]}
+    page = admin_client.post(f"{LIST}?state=all", {**chosen, **rule, "apply": "1"}, follow=True)
+    assert "1 pipeline given the schedule" in page.content.decode()
+    assert [len(current(pipeline)) for pipeline in pipelines] == [1, 0]
 
 
 @pytest.mark.parametrize("address", ["duplicate", "archive", "run-now"])

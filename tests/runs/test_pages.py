@@ -246,6 +246,13 @@ def test_the_run_page_shows_state_error_receipt_and_the_end_of_the_log(make_pipe
     assert reverse("cancel_run", args=[run.pk]) not in page
 
 
+def test_who_cancelled_too_late_only_asked(make_pipeline, make_run, operator, operator_client):
+    pipeline = make_pipeline("Orders")
+    for status, said in ((RunStatus.CANCELLED, "Cancelled by"), (RunStatus.SUCCEEDED, "Cancelling asked for by")):
+        run = make_run(pipeline, status, cancelled_by=operator)
+        assert f"<dt>{said}</dt>" in operator_client.get(reverse("run", args=[run.pk])).text
+
+
 def test_a_run_that_waits_says_why(make_pipeline, make_run, operator_client):
     pipeline = make_pipeline("Orders")
     waits = make_run(pipeline, RunStatus.QUEUED)

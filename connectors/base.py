@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from connectors.cursor import CursorRead, Interval
     from connectors.errors import ConnectorError
+    from connectors.forecast import Forecast
 
 
 class WriteDisposition(StrEnum):
@@ -393,6 +394,10 @@ class Destination(ABC):
         self, target: Target, columns: tuple[Column, ...], mode: WriteMode, *, pipeline: UUID, adopt: bool
     ) -> list[ConnectorError]:
         """What stands against writing `columns` to `target`, found without writing; each with its `field`."""
+
+    @abstractmethod
+    def forecast(self, target: Target, columns: tuple[Column, ...], mode: WriteMode) -> Forecast:
+        """What a run would do to `target` as things stand; raises ConnectorError for what it would refuse at once."""
 
     @abstractmethod
     def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:

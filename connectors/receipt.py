@@ -91,6 +91,22 @@ def repaired(column: str, count: int, policy: TextPolicy) -> str:
     return f"Column {column}: characters that PostgreSQL cannot store were {done} in {values}."
 
 
+_WAITED = {
+    "rename": "Readers and writers waited",
+    "in_place": "Writers waited, readers did not,",
+    "merge": "Writers waited, readers did not,",
+}
+
+
+def lock_line(receipt: Receipt) -> str:
+    """Who waited for the publish, and for how long; empty where nobody did."""
+    who = _WAITED.get(receipt.method)
+    if who is None or not receipt.lock_held_ms:
+        return ""
+    asked = f"; the run itself had to wait {receipt.lock_wait_ms:,.1f} ms for the lock"
+    return f"{who} for at most {receipt.lock_held_ms:,.1f} ms{asked if receipt.lock_wait_ms >= 1 else ''}."
+
+
 def summary(receipt: Receipt) -> str:
     if receipt.method not in ("merge", "in_place"):
         return f"Published {receipt.rows:,} rows to {receipt.target}."

@@ -261,6 +261,9 @@ def _publish(
         crash("publish.after_commit")
     done = replace(Receipt.from_json(written), lock_held_ms=held_ms, seconds=seconds)
     reporter.log("info", receipt.summary(done))
+    waited = receipt.lock_line(done)
+    if waited:
+        reporter.log("info", waited)
     return done
 
 

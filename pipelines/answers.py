@@ -18,6 +18,7 @@ from cryptography.fernet import InvalidToken
 from connectors import column_rules, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Unreachable
+from connectors.forecast import Forecast
 from connectors.options import build
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type
@@ -156,6 +157,8 @@ def _validate(
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
+    `forecast` is what a run would do to the target, None where something stands against it.
+
     Both ends are looked at side by side.
     """
     asked = time.monotonic()
@@ -164,6 +167,7 @@ def _validate(
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None
+    forecast: Forecast | None = None
     ruled, wrong_rules = column_rules.from_json(rules)
     # Threads of their own: an end that hangs past its limit must not hold up the answer.
     pool = ThreadPoolExecutor(max_workers=2)
@@ -172,7 +176,7 @@ def _validate(
         with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
             return end.describe(ReadRequest(table=table, query=query))
 
-    def look_at_destination() -> list[ConnectorError]:
+    def look_at_destination() -> tuple[list[ConnectorError], Forecast | None]:
         with _destination(destination) as end:
             known = set(end.schemas())
             try:
@@ -180,10 +184,11 @@ def _validate(
             except (ConnectorError, StillLooking):
                 # Told of by the other side. What writes into a table that is there cannot be judged without columns.
                 if mode.disposition is not WriteDisposition.REPLACE:
-                    return [] if schema in known else [_no_schema(schema)]
+                    return [] if schema in known else [_no_schema(schema)], None
                 columns = ()
             left, _ = column_rules.judge(columns, ruled)
-            return end.validate_target(wanted, left, mode, pipeline=UUID(pipeline), adopt=adopt)
+            against = end.validate_target(wanted, left, mode, pipeline=UUID(pipeline), adopt=adopt)
+            return against, None if against else end.forecast(wanted, left, mode)
 
     described = pool.submit(look_at_source)
     validated = pool.submit(look_at_destination)
@@ -195,14 +200,14 @@ def _validate(
         field = "source" if error.field in _option_names(source) else reads
         findings.append(_finding(field, error))
     try:
-        found = _result(validated, asked + ANSWER_LIMIT_S, "The destination")
+        found, forecast = _result(validated, asked + ANSWER_LIMIT_S, "The destination")
         findings += [_finding(_TARGET_FIELDS.get(e.field, "target_table"), e) for e in found]
     except ConnectorError as error:
         field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
         findings.append(_finding(field, error))
     pool.shutdown(wait=False)
     findings += [_finding("column_rules", error) for error in wrong_rules]
-    return {"findings": findings, "columns": columns}
+    return {"findings": findings, "columns": columns, "forecast": forecast and asdict(forecast)}
 
 
 _TARGET_FIELDS = {"schema": "target_schema"} | {

@@ -19,6 +19,7 @@ from pipelines.columns import columns_now, known_columns
 from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.serializers import (
     ConnectionSerializer,
+    OutlookSerializer,
     PipelineSerializer,
     PreflightSerializer,
     SavedPipelineSerializer,
@@ -92,6 +93,19 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
         except lookups.LookupFailed as failure:
             raise PipelineRefused(failure.code, failure.message, failure.hint) from failure
         return Response(PreflightSerializer(found).data)
+
+    @extend_schema(summary="Ask what a run would do", responses={200: OutlookSerializer})
+    @action(detail=True, methods=["get"], filterset_class=None, pagination_class=None)
+    def forecast(self, request: Request, pk: Any = None) -> Response:
+        """How the next run would publish and why, what leans on the table, what would be made, who would wait.
+
+        Both systems are asked, for at most 5 seconds; nothing is written.
+        """
+        try:
+            findings, forecast = lookups.look_ahead(self.get_object())
+        except lookups.LookupFailed as failure:
+            raise PipelineRefused(failure.code, failure.message, failure.hint) from failure
+        return Response(OutlookSerializer({"forecast": forecast, "findings": findings}).data)
 
     @extend_schema(summary="Pause a pipeline", request=None, responses={200: PipelineSerializer})
     @action(detail=True, methods=["post"])

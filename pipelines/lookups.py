@@ -86,7 +86,12 @@ def preview(connection: Connection, *, table: str = "", query: str = "") -> dict
 
 
 def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
-    """What the live systems say against a pipeline, saved or not.
+    """What the live systems say against a pipeline, saved or not; see `look_ahead`."""
+    return look_ahead(pipeline)[0]
+
+
+def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None]:
+    """What the live systems say against a pipeline, saved or not; if nothing, what a run would do to its target.
 
     The pipeline takes note of its source's columns, so that a run can tell when one is gone or retyped.
     Raises LookupFailed if nobody could be asked: then nothing is known against it.
@@ -99,7 +104,7 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
         except LookupFailed as failure:
             findings.append(Finding(field, failure.code, failure.message, failure.hint))
     if findings:
-        return findings
+        return findings, None
     answer = _ask(
         "validate",
         **systems,
@@ -117,7 +122,7 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
     )
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]
-    return [Finding(**finding) for finding in answer["findings"]]
+    return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
 
 
 def _saved(connection: Connection) -> dict[str, Any]:

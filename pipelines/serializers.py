@@ -107,6 +107,40 @@ class PreflightSerializer(serializers.Serializer[Preflight]):
     errors = serializers.ListField(child=serializers.CharField())  # type: ignore[assignment]
 
 
+class LastLockSerializer(serializers.Serializer[Any]):
+    """The lock of the last published run."""
+
+    method = serializers.CharField()
+    wait_ms = serializers.FloatField(help_text="How long the run waited for the lock.")
+    held_ms = serializers.FloatField(help_text="How long others waited for the run, at most.")
+
+
+class ForecastSerializer(serializers.Serializer[Any]):
+    """What a run would do to the target as things stand."""
+
+    method = serializers.ChoiceField(["create", "rename", "in_place", "append", "merge"])
+    why = serializers.CharField()
+    dependents = serializers.ListField(child=serializers.CharField(), help_text="What leans on the table.")
+    makes = serializers.ListField(child=serializers.CharField(), help_text="Keys, indexes, partitions to be made.")
+    waits = serializers.ListField(child=serializers.CharField(), help_text="Who waits for what.")
+    minds = serializers.ListField(child=serializers.CharField(), help_text="What else to know.")
+    last_lock = LastLockSerializer(allow_null=True)
+
+
+class FindingSerializer(ProblemSerializer):
+    """Something that stands against a pipeline."""
+
+    field = serializers.CharField(help_text="The pipeline's field that it is about.")
+    definite = serializers.BooleanField(help_text="False where a system could not be asked.")
+
+
+class OutlookSerializer(serializers.Serializer[Any]):
+    """What a run would do; null where something stands against it."""
+
+    forecast = ForecastSerializer(allow_null=True)
+    findings = FindingSerializer(many=True)
+
+
 class IndexSerializer(NoUnknownFields, serializers.Serializer[Any]):
     """An index of the target."""
 

@@ -24,6 +24,7 @@ from connectors.base import (
     WriteMode,
 )
 from connectors.errors import ConnectorError
+from connectors.forecast import Forecast
 from connectors.postgres import checks, compare, control, keep, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
@@ -31,6 +32,7 @@ from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
+from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
 
 if TYPE_CHECKING:
@@ -120,6 +122,12 @@ class PostgresDestination(Destination):
             elif here is not None and mode.disposition is not WriteDisposition.REPLACE:
                 found += compare_catalog(session.connection.cursor(), target.schema, target.table, columns)
         return found
+
+    def forecast(self, target: Target, columns: tuple[Column, ...], mode: WriteMode) -> Forecast:
+        """What a run would do to `target` as things stand; raises ConnectorError for what it would refuse at once."""
+        with self._looking() as session:
+            mode = merge_rules.in_the_sources_words(mode, columns)
+            return forecast(session, target, columns, mode, look(session, target))
 
     def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:
         """Make `owner` the only one who can commit to `target`, and say where things stand.

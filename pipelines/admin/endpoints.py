@@ -18,10 +18,10 @@ from django.views.decorators.http import require_GET, require_POST
 from connectors.base import TextPolicy
 from pipelines import lookups, schedules
 from pipelines.columns import preflight
-from pipelines.forms.pipelines import destinations, sources
-from pipelines.models import Connection
+from pipelines.forms.pipelines import UncheckedForm, destinations, sources
+from pipelines.models import Connection, Pipeline
 
-NAMES = ("datasets", "tables", "schemas", "preview", "describe", "columns", "schedule")
+NAMES = ("datasets", "tables", "schemas", "preview", "describe", "columns", "forecast", "schedule")
 LONGEST_NUMBER = 20  # digits; Python refuses to read some thousands of them
 
 
@@ -38,6 +38,7 @@ class PipelineEndpoints:
             "preview": require_POST(self.preview_view),
             "describe": require_POST(self.describe_view),
             "columns": require_POST(self.columns_view),
+            "forecast": require_POST(self.forecast_view),
         }
         return [
             path(f"desk/{name}/", self.admin_site.admin_view(self._for_definers(view)), name=f"pipelines_desk_{name}")
@@ -69,6 +70,15 @@ class PipelineEndpoints:
         policy = request.POST.get("text_policy", "")
         found = lookups.source_columns(_source(request.POST), **_what(request))
         return JsonResponse(asdict(preflight(found, rules, policy if policy in list(TextPolicy) else TextPolicy.FAIL)))
+
+    def forecast_view(self, request: HttpRequest) -> JsonResponse:
+        """What a run would do to the target, by the form as it is typed; nothing is saved."""
+        form = UncheckedForm(request.POST, instance=_edited(request))
+        if not form.is_valid():
+            wrong = "; ".join(f"{name}: {' '.join(errors)}" for name, errors in form.errors.items())
+            raise lookups.LookupFailed("invalid", "These fields must be right first.", wrong)
+        findings, forecast = lookups.look_ahead(form.instance)
+        return JsonResponse({"forecast": forecast, "findings": [asdict(finding) for finding in findings]})
 
     def schedule_view(self, request: HttpRequest) -> JsonResponse:
         """A rule in words with its next five times, while it is being typed."""
@@ -114,6 +124,14 @@ def next_times_said(rule: schedules.Rule, count: int = 5) -> list[str]:
         f"{tick.astimezone(zone):%a %d %b %Y, %H:%M:%S %Z}"
         for tick in schedules.next_times(rule, timezone.now(), count)
     ]
+
+
+def _edited(request: HttpRequest) -> Pipeline:
+    """The pipeline that the form is about, a new one if it is not saved yet."""
+    try:
+        return Pipeline.objects.get(pk=UUID(request.POST.get("pipeline", "")))
+    except (ValueError, Pipeline.DoesNotExist):
+        return Pipeline()
 
 
 def _source(given: Any) -> Connection:

@@ -1,5 +1,6 @@
 // The pipeline form: browse to a table and look at its first rows, check a query, pick schedules.
 import { showColumns } from "./columns.js";
+import { showForecast } from "./forecast.js";
 import { ask, busy, el, note, size, urls } from "./desk.js";
 import { pickSchedule } from "./schedule.js";
 import { suggestSchemas } from "./schemas.js";
@@ -14,6 +15,7 @@ const rules = document.getElementById("id_column_rules");
 if (source && table && query) browse();
 if (source && table && query && rules) showColumns(rules, source, reads);
 if (destination) suggestSchemas(destination);
+if (destination) showForecast(document.getElementById("id_write_disposition"));
 whichRows(document.getElementById("id_write_disposition"));
 pickSchedules();
 document.addEventListener("formset:added", pickSchedules);

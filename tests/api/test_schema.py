@@ -20,6 +20,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "connections/"), ("get", "connections/{id}/"),
         ("get", "pipelines/"), ("post", "pipelines/"), ("get", "pipelines/{id}/"), ("patch", "pipelines/{id}/"),
         ("get", "pipelines/{id}/columns/"),
+        ("get", "pipelines/{id}/forecast/"),
         ("post", "pipelines/{id}/pause/"), ("post", "pipelines/{id}/resume/"),
         ("post", "pipelines/{pipeline_id}/runs/"),
         ("get", "runs/"), ("get", "runs/{id}/"), ("post", "runs/{id}/cancel/"), ("get", "runs/{id}/log/"),

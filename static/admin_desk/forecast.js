@@ -1,0 +1,43 @@
+// What a run would do to the target, by the form as it stands; nothing is saved.
+import { ask, busy, el, note, urls } from "./desk.js";
+
+const METHODS = {
+  create: "Makes a new table", rename: "Replaces the table by renaming", in_place: "Replaces the rows in place",
+  append: "Appends rows", merge: "Merges rows",
+};
+
+/** Put a button under `field`, and the answer under that. */
+export function showForecast(field) {
+  if (!field) return;
+  const place = el("div", { class: "desk-finder desk-wide", "aria-live": "polite" });
+  const button = el("button", { type: "button", class: "desk-button", onclick: () => busy(button, look) }, "What will a run do?");
+  field.closest(".grow.relative").append(el("div", { class: "desk-row" }, button), place);
+
+  async function look() {
+    place.replaceChildren(el("p", { class: "desk-quiet" }, "Looking…"));
+    const data = new FormData(field.form);
+    // What is hidden is not sent when the form is saved either.
+    for (const hidden of field.form.querySelectorAll(".field-row[hidden] [name]")) data.set(hidden.name, "");
+    data.set("pipeline", location.pathname.match(/[0-9a-f-]{36}/)?.[0] ?? "");
+    const answer = await ask(urls().forecast, { data });
+    place.replaceChildren(...(answer.error ? [note(answer.error)] : told(answer)));
+  }
+}
+
+function told({ forecast, findings }) {
+  const against = findings.map(note);
+  if (!forecast) return against;
+  const { method, why, dependents, makes, waits, minds, last_lock: last } = forecast;
+  const lines = [["Who waits", waits], ["Depends on it", dependents], ["Will be made", makes], ["To mind", minds]];
+  if (last) lines.splice(1, 0, ["The last run", [`Others waited for at most ${ms(last.held_ms)}; it waited ${ms(last.wait_ms)} for the lock.`]]);
+  return [
+    ...against,
+    el("p", {}, el("strong", {}, `${METHODS[method] ?? method}. `), why),
+    el("dl", { class: "desk-facts" }, ...lines.filter(([, texts]) => texts.length).flatMap(([name, texts]) =>
+      [el("dt", {}, name), el("dd", {}, el("ul", {}, ...texts.map((text) => el("li", {}, text))))])),
+  ];
+}
+
+function ms(value) {
+  return `${value.toLocaleString("en", { maximumFractionDigits: 1 })} ms`;
+}

@@ -117,9 +117,7 @@ def _choices(column: Column) -> tuple[str, ...]:
 def _to_mind(column: Column, name: str, policy: TextPolicy) -> Iterator[str]:
     if name != column.name:
         long = len(column.name.encode()) > MAX_BYTES
-        yield (
-            f"the name is shortened to {MAX_BYTES} bytes" if long else "PostgreSQL has a column of its own of this name"
-        )
+        yield (f"the name is shortened to {MAX_BYTES} bytes" if long else "PostgreSQL keeps this name for itself")
     if column.type == "STRUCT" and column.repeated and not column.target_type:
         yield "one JSON array of objects, their keys called as the fields are"
     elif form_of(column).mind:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from pipelines import queries, services
+from pipelines import lookups, queries, services
 from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.services import ScheduleSpec
 
@@ -77,5 +78,7 @@ def _pipeline(
         target_schema=SCHEMA,
         target_table=target,
     )
+    with contextlib.suppress(lookups.LookupFailed):  # then a run is the first to see the columns
+        lookups.validate_pipeline(pipeline)
     services.save_pipeline(pipeline, schedules=[schedule], by=by)
     return pipeline

@@ -52,11 +52,16 @@ class RulesField(forms.JSONField):
     def prepare_value(self, value: Any) -> Any:
         if not isinstance(value, dict):
             return value if isinstance(value, str) else super().prepare_value(value)
-        return json.dumps(value, ensure_ascii=False, indent=1) if value else ""
+        rules = [f"{_json(name)}: {_json(rule)}" for name, rule in value.items()]
+        return "{" + ",\n ".join(rules) + "}" if rules else ""
 
     def to_python(self, value: Any) -> Any:
         found = super().to_python(value.strip() if isinstance(value, str) else value)
         return {} if found is None else found
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 class PipelineForm(forms.ModelForm):

@@ -25,22 +25,25 @@ export function showColumns(field, source, what) {
     place.replaceChildren(
       ...answer.errors.map((message) => note({ message })),
       el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-rules" },
-        el("thead", {}, el("tr", {}, ...["Column", "In PostgreSQL", "Type", "Compared", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
-        el("tbody", {}, ...answer.columns.map(row)))));
+        el("thead", {}, el("tr", {}, ...["Column", "In PostgreSQL", "Compared", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
+        el("tbody", {}, ...answer.columns.flatMap(rows)))));
     if (chosen) place.querySelector(`[data-desk-column="${CSS.escape(chosen)}"]`)?.focus();
   }
 
-  function row(column, number) {
+  /** A row of the table, and below it what is wrong with the column. */
+  function rows(column, number) {
     const rule = ruleFor(column.name);
-    const skip = el("input", { type: "checkbox", checked: !column.skip, "aria-label": `Read ${column.name}`, "data-desk-column": `${number} read` });
-    skip.addEventListener("change", () => change(column.name, skip.checked ? null : { skip: true }));
-    const name = el("th", { scope: "row" }, el("label", { class: "desk-check" }, skip, column.name), el("small", {}, column.source_type));
-    if (column.skip) return el("tr", { class: "desk-quiet" }, name, el("td", { colspan: 4 }, "Not read."));
-    return el("tr", {}, name,
-      el("td", {}, column.target_name),
-      el("td", {}, typeInput(column, rule, number), column.needs_zone ? zoneInput(column, rule, number) : null),
-      el("td", {}, column.compared),
-      el("td", {}, ...minds(column)));
+    const read = el("input", { type: "checkbox", checked: !column.skip, "aria-label": `Read ${column.name}`, "data-desk-column": `${number} read` });
+    read.addEventListener("change", () => change(column.name, read.checked ? null : { skip: true }));
+    const name = el("th", { scope: "row" }, el("label", { class: "desk-check" }, read, column.name), el("small", {}, column.source_type));
+    const shown = column.skip
+      ? el("tr", { class: "desk-quiet" }, name, el("td", { colspan: 3 }, "Not read."))
+      : el("tr", {}, name,
+        el("td", {}, typeInput(column, rule, number), column.needs_zone ? zoneInput(column, rule, number) : null,
+          column.is_renamed ? el("small", {}, `called ${column.target_name}`) : null),
+        el("td", {}, column.compared),
+        el("td", {}, minds(column)));
+    return column.error ? [shown, el("tr", {}, el("td", { colspan: 4 }, note({ message: column.error })))] : [shown];
   }
 
   function typeInput(column, rule, number) {
@@ -71,7 +74,7 @@ export function showColumns(field, source, what) {
     const rules = read() ?? {};
     for (const key of Object.keys(rules)) if (key.toLowerCase() === name.toLowerCase()) delete rules[key];
     if (rule) rules[name] = rule;
-    field.value = Object.keys(rules).length ? JSON.stringify(rules, null, 1) : "";
+    field.value = written(rules);
     field.dispatchEvent(new Event("change", { bubbles: true }));
     look();
   }
@@ -91,11 +94,14 @@ export function showColumns(field, source, what) {
   }
 }
 
-function minds({ error, mind, cost, is_renamed: isRenamed }) {
+/** One rule a line. */
+function written(rules) {
+  const lines = Object.entries(rules).map(([name, rule]) => `${JSON.stringify(name)}: ${JSON.stringify(rule)}`);
+  return lines.length ? `{${lines.join(",\n ")}}` : "";
+}
+
+function minds({ mind, cost }) {
   const told = [...mind];
   if (cost !== "low") told.push(cost === "high" ? "takes the most work to write" : "takes more work to write");
-  const parts = told.length ? [el("span", {}, `${told.join("; ")}.`)] : [];
-  if (isRenamed) parts.unshift(el("strong", {}, "Renamed. "));
-  if (error) parts.unshift(note({ message: error }));
-  return parts;
+  return told.join("; ");
 }

@@ -76,7 +76,7 @@ def rules(page: Page) -> dict[str, dict[str, object]]:
 
 def test_each_column_is_shown_with_what_becomes_of_it(page):
     rows = page.locator(".desk-rules tbody tr")
-    expect(rows).to_have_count(4)
+    expect(rows).to_have_count(len(COLUMNS))
     expect(rows.nth(0)).to_contain_text("INT64")
     assert page.get_by_label("Type of id").get_attribute("placeholder") == "bigint"
     expect(rows.nth(1)).to_contain_text("a NUL character ends the run")
@@ -109,10 +109,10 @@ def test_a_type_is_chosen_and_the_usual_one_is_no_rule(page):
 def test_a_time_that_changes_its_kind_asks_for_its_zone(page):
     page.get_by_label("Type of at").fill("timestamptz")
     page.get_by_label("Type of at").blur()
-    expect(page.locator(".desk-rules tbody tr").nth(2)).to_contain_text("needs the zone")
+    expect(page.locator(".desk-rules")).to_contain_text("needs the zone")
     page.get_by_label("Time zone of at").fill("Europe/Berlin")
     page.get_by_label("Time zone of at").blur()
-    expect(page.locator(".desk-rules tbody tr").nth(2)).not_to_contain_text("needs the zone")
+    expect(page.locator(".desk-rules")).not_to_contain_text("needs the zone")
     assert rules(page) == {"at": {"type": "timestamptz", "zone": "Europe/Berlin"}}
 
 
@@ -120,7 +120,7 @@ def test_what_is_typed_into_the_field_is_shown(page):
     page.fill("#id_column_rules", '{"EMAIL": {"skip": true}, "id": {"type": "uuid"}, "gone": {"skip": true}}')
     expect(page.locator(".desk-finder")).to_contain_text("The source has no column gone")
     expect(page.locator(".desk-rules tr", has_text="Email")).to_contain_text("Not read.")
-    expect(page.locator(".desk-rules tbody tr").nth(0)).to_contain_text("cannot be stored as uuid")
+    expect(page.locator(".desk-rules tbody tr").nth(1)).to_contain_text("cannot be stored as uuid")
     assert page.get_by_label("Type of id").input_value() == "uuid"
     page.get_by_label("Read Email").check()
     expect(page.locator(".desk-rules tr", has_text="Email")).to_contain_text("by value")

@@ -30,6 +30,7 @@ class Ticker(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._name = f"beat@{socket.gethostname()}:{os.getpid()}"
         self._failures = 0
+        self._is_in_round = False
         self._seen_at = self._trimmed_at = float("-inf")
         super().__init__(*args, **kwargs)
 
@@ -46,6 +47,7 @@ class Ticker(Scheduler):
         """One round: ticks, lost leases, bells, housekeeping. Returns the seconds until the next one."""
         from runs import ticker
 
+        self._is_in_round = True
         try:
             self._round(time.monotonic())
             sleep_s = max(SHORTEST_SLEEP_S, ticker.seconds_to_next(LONGEST_SLEEP_S))
@@ -57,6 +59,8 @@ class Ticker(Scheduler):
         else:
             self._failures = 0
             return sleep_s
+        finally:
+            self._is_in_round = False
         connection.close()
         self._failures += 1
         return min(LONGEST_BACKOFF_S, 0.5 * 2 ** min(self._failures, 10))
@@ -81,9 +85,14 @@ class Ticker(Scheduler):
                 self._trimmed_at = began
 
     def close(self) -> None:
+        """Sign off. Beat calls this on its way out, and before that from its signal handler, wherever that comes."""
         from runs import services
 
+        if self._is_in_round:
+            # In the middle of a query: another one on the same connection would wait for it for ever.
+            return
         try:
+            connection.close()  # whatever the signal broke off
             services.end_process(self._name)
         except DatabaseError as error:
             log.warning("This beat could not sign off: %s", error)

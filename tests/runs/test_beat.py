@@ -134,6 +134,26 @@ def test_a_beat_that_ends_signs_off(beat: Ticker) -> None:
     assert not Process.objects.exists()
 
 
+def test_a_signal_in_the_middle_of_a_round_signs_off_after_it(beat: Ticker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beat's signal handler closes its scheduler, between any two lines of a query that is under way."""
+    beat.tick()
+
+    def interrupted() -> int:
+        with connection.execute_wrapper(refuse):
+            beat.close()
+        raise SystemExit
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a query inside a query never ends")
+
+    monkeypatch.setattr(ticker, "tick", interrupted)
+    with pytest.raises(SystemExit):
+        beat.tick()
+    assert Process.objects.exists()
+    beat.close()
+    assert not Process.objects.exists()
+
+
 def until(condition: Callable[[], Any], within_s: float = 10) -> None:
     deadline = time.monotonic() + within_s
     while not condition():

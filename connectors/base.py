@@ -255,8 +255,8 @@ class Applied:
 class Fence:
     """The destination after a new owner raised its token: what this owner plans on.
 
-    `applied` is this run's own publish, when a former attempt got that far; `overtaken` are staging tables of
-    other runs that can no longer be published.
+    `applied` is this run's own publish, when a former attempt got that far; `leftovers` are staging tables that
+    no load has a use for: of other runs that were overtaken, and what this run staged in a former attempt.
     """
 
     target: Target
@@ -266,7 +266,7 @@ class Fence:
     fingerprint: str
     applied: Applied | None
     watermark: Watermark = Watermark()
-    overtaken: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

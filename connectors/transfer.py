@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from connectors import column_rules, cursor, receipt
 from connectors.base import (
     NO_GUARD,
+    Changes,
     Column,
     Fence,
     Guard,
@@ -90,8 +92,8 @@ def direct(
     if fence.applied is not None:
         return Receipt.from_json(fence.applied.receipt)
     refuse_redefined(fence, request)
-    if fence.overtaken:
-        destination.forget_staged(fence, fence.overtaken)
+    if fence.leftovers:
+        destination.forget_staged(fence, fence.leftovers)
     seconds: dict[str, float] = {}
     read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules))
     with _timed(seconds, "plan"):
@@ -156,6 +158,59 @@ def publish_staged(
         load.settle(draft.rows)
         draft = replace(draft, token=fence.token)
         return _publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
+    return earlier[0]
+
+
+def set_watermark(
+    source: Source,
+    destination: PostgresDestination,
+    fence: Fence,
+    request: TransferRequest,
+    value: str,
+    *,
+    reporter: Reporter,
+) -> Receipt:
+    """Say from where on the next load reads, without moving a row; an empty `value` makes it read all.
+
+    Raises ConnectorError: not_incremental, no_watermark, cursor_value.
+    """
+    if fence.applied is not None:
+        return Receipt.from_json(fence.applied.receipt)
+    rule = request.read.cursor
+    if rule is None:
+        raise ConnectorError(
+            "This pipeline reads all rows every time: it has no watermark.",
+            code="not_incremental",
+            field="cursor_column",
+        )
+    if fence.last_run is None:
+        raise ConnectorError(
+            f"Nothing was loaded into {fence.target} yet: there is no watermark to move.",
+            hint="Give the pipeline an initial value to begin with.",
+            code="no_watermark",
+        )
+    column = cursor.find_column(source.describe(request.read).columns, rule.column)
+    number = cursor.number_of(value, column.type, field="watermark") if value.strip() else None
+    after = Watermark("" if number is None else cursor.text_of(number, column.type))
+    now = datetime.now(UTC)
+    draft = Receipt(
+        rows=0,
+        bytes=0,
+        method="set_watermark",
+        target=request.target,
+        disposition=request.mode.disposition,
+        token=fence.token,
+        snapshot_time=now,
+        published_at=now,  # the database's clock replaces it
+        changes=Changes(0),
+        watermark_before=fence.watermark.value,
+        watermark_after=after.value,
+    )
+    with _already_applied(reporter) as earlier:
+        written = destination.move_watermark(fence, after, draft.to_json(), request.fingerprint)
+        before = fence.watermark.value or "nothing"
+        reporter.log("info", f"The watermark was {before} and is {after.value or 'nothing'} now.")
+        return Receipt.from_json(written)
     return earlier[0]
 
 

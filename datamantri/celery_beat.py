@@ -78,6 +78,7 @@ class Ticker(Scheduler):
             self._seen_at = began
         if began - self._trimmed_at > HOUSEKEEPING_EVERY_S:
             services.forget_processes()
+            services.discard_expired()
             # Answers of look-ups that came when nobody waited any more.
             self.app.backend.cleanup()
             # More than one batch is old: go on in the next round.

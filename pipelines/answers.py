@@ -17,6 +17,7 @@ from cryptography.fernet import InvalidToken
 
 from connectors import column_rules, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
+from connectors.cursor import find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.options import build
@@ -150,6 +151,8 @@ def _validate(
     disposition: str,
     key: list[str],
     cursor: str,
+    incremental: bool,
+    initial: str,
     pipeline: str,
     adopt: bool,
     rules: dict[str, Any],
@@ -196,6 +199,7 @@ def _validate(
         seen = _result(described, asked + ANSWER_LIMIT_S, "The source")
         columns = [asdict(column) for column in seen.columns]
         wrong_rules += column_rules.judge(seen.columns, ruled)[1]
+        findings += _cursor_findings(seen.columns, cursor, initial) if incremental else []
     except ConnectorError as error:
         field = "source" if error.field in _option_names(source) else reads
         findings.append(_finding(field, error))
@@ -208,6 +212,17 @@ def _validate(
     pool.shutdown(wait=False)
     findings += [_finding("column_rules", error) for error in wrong_rules]
     return {"findings": findings, "columns": columns, "forecast": forecast and asdict(forecast)}
+
+
+def _cursor_findings(columns: tuple[Column, ...], name: str, initial: str) -> list[dict[str, Any]]:
+    """What stands against telling new rows by this column."""
+    try:
+        column = find_column(columns, name)
+        if initial:
+            number_of(initial, column.type, field="initial_value")
+    except ConnectorError as error:
+        return [_finding(error.field, error)]
+    return []
 
 
 _TARGET_FIELDS = {"schema": "target_schema"} | {

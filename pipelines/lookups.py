@@ -115,6 +115,8 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         disposition=pipeline.write_disposition,
         key=pipeline.merge_key,
         cursor=pipeline.cursor_column,
+        incremental=pipeline.incremental,
+        initial=pipeline.initial_value,
         pipeline=str(pipeline.pk),
         adopt=pipeline.adopt_target,
         rules=pipeline.column_rules,

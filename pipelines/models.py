@@ -111,8 +111,50 @@ class Pipeline(models.Model):
     cursor_column = models.CharField(
         max_length=300,
         blank=True,
-        help_text="For merge, if there is one: a column that says how new a row is, such as updated_at. "
-        "Of several rows with one key the newest wins, and no row is replaced by an older one.",
+        help_text="A column that says how new a row is, such as updated_at. Merge: of several rows with one key the "
+        "newest wins, and no row is replaced by an older one. Reading only new rows needs it.",
+    )
+    incremental = models.BooleanField(
+        "read only new rows",
+        default=False,
+        help_text="Each run reads the rows whose cursor is above the watermark: the highest value that the target has. "
+        "Needs a cursor that is a TIMESTAMP, DATETIME, DATE or INT64; for append or merge.",
+    )
+    lookback = models.PositiveIntegerField(
+        default=0,
+        help_text="For merge: how far below the watermark rows are read again, for those that come late. "
+        "Seconds; of a whole-number cursor, units.",
+    )
+    settle = models.PositiveIntegerField(
+        "settling time",
+        null=True,
+        blank=True,
+        help_text="For append: rows this close to the newest wait for the next run, since others may still join them. "
+        "Seconds, 60 if empty; of a whole-number cursor, units, none if empty. Of a date, today always waits.",
+    )
+    initial_value = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="The first run begins with this value of the cursor. Empty: with all rows.",
+    )
+    guard_zero_rows = models.BooleanField(
+        "hold what would empty the table",
+        default=True,
+        help_text="A run that finds no rows, and would leave none, waits for a person to approve or discard it.",
+    )
+    guard_shrink_percent = models.PositiveSmallIntegerField(
+        "hold what takes away more than (%)",
+        null=True,
+        blank=True,
+        default=50,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="A run that would make a larger share of the table's rows vanish waits for a person. Empty: never.",
+    )
+    held_days = models.PositiveSmallIntegerField(
+        "keep held rows for (days)",
+        default=7,
+        validators=[MinValueValidator(1), MaxValueValidator(90)],
+        help_text="Then a run that nobody decided on is discarded, with the rows it staged.",
     )
     column_rules = models.JSONField(
         "columns",

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MOVING = frozenset(
     {
         "source", "source_table", "source_query", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules", "primary_key", "indexes",
-        "partition_column", "partition_unit",
+        "adopt_target", "write_disposition", "merge_key", "cursor_column", "incremental", "initial_value",
+        "column_rules", "primary_key", "indexes", "partition_column", "partition_unit",
     }
 )  # fmt: skip
 
@@ -144,6 +144,7 @@ def objections(pipeline: Pipeline) -> list[PipelineRefused]:
     found += _merge_objections(pipeline)
     found += _column_objections(pipeline)
     found += _form_objections(pipeline)
+    found += _incremental_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
     )
@@ -165,9 +166,12 @@ def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
             )
         return
     appends = pipeline.write_disposition == WriteDisposition.APPEND
-    for field, value in (("merge_key", key if appends else []), ("cursor_column", pipeline.cursor_column)):
+    cursor = "" if appends and pipeline.incremental else pipeline.cursor_column
+    for field, value in (("merge_key", key if appends else []), ("cursor_column", cursor)):
         if value:
             hint = "Choose merge, or leave this empty."
+            if appends and field == "cursor_column":
+                hint = "Choose to read only new rows, or merge, or leave this empty."
             yield PipelineRefused(
                 "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
             )
@@ -192,6 +196,33 @@ def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     merge_key = pipeline.merge_key if pipeline.write_disposition == WriteDisposition.MERGE else ()
     for error in target_options.objections(pipeline.target_options, merge_key):
         yield PipelineRefused(error.code, error.message, error.hint, error.field)
+
+
+def _incremental_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    replaces = pipeline.write_disposition == WriteDisposition.REPLACE
+    if pipeline.incremental and replaces:
+        yield PipelineRefused(
+            "incremental_replaces",
+            "A replace reads all rows: those that are not read would vanish.",
+            "Choose append or merge to read only new rows.",
+            "incremental",
+        )
+    elif pipeline.incremental and not pipeline.cursor_column:
+        yield PipelineRefused(
+            "cursor_needed",
+            "Without a cursor nobody can say which rows are new.",
+            "Name a column that grows with every new or changed row.",
+            "cursor_column",
+        )
+    merges = pipeline.incremental and pipeline.write_disposition == WriteDisposition.MERGE
+    appends = pipeline.incremental and pipeline.write_disposition == WriteDisposition.APPEND
+    for field, value, is_of_use, use in (
+        ("lookback", pipeline.lookback, merges, "a merge that reads only new rows"),
+        ("settle", pipeline.settle, appends, "an append that reads only new rows"),
+        ("initial_value", pipeline.initial_value, pipeline.incremental, "reading only new rows"),
+    ):
+        if value and not is_of_use:
+            yield PipelineRefused("only_for_incremental", f"This is for {use}.", "Leave it empty.", field)
 
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
@@ -274,6 +305,13 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "merge_key": list(pipeline.merge_key),
         "cursor_column": pipeline.cursor_column,
         "column_rules": pipeline.column_rules,
+        "incremental": pipeline.incremental,
+        "lookback": pipeline.lookback,
+        "settle": pipeline.settle,
+        "initial_value": pipeline.initial_value,
+        "guard_zero_rows": pipeline.guard_zero_rows,
+        "guard_shrink_percent": pipeline.guard_shrink_percent,
+        "held_days": pipeline.held_days,
         "text_policy": str(pipeline.text_policy),
         "target_options": pipeline.target_options.to_json(),
         "schedules": [
@@ -288,11 +326,17 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def fingerprint_of(definition: dict[str, Any]) -> str:
-    """SHA-256 of what decides which rows belong in the target: the source and the target, not how it is written."""
-    destination = {name: definition["destination"][name] for name in ("connection", "schema", "table")}
-    source = {name: definition["source"][name] for name in ("connection", "table", "query")}
+    """SHA-256 of what decides which rows belong in the target: source, target, key, the cursor that tells new rows."""
+    merges = definition["write_disposition"] == WriteDisposition.MERGE
     told = json.dumps(
-        {"source": source, "destination": destination, "columns": definition.get("column_rules", {})}, sort_keys=True
+        {
+            "source": {name: definition["source"][name] for name in ("connection", "table", "query")},
+            "destination": {name: definition["destination"][name] for name in ("connection", "schema", "table")},
+            "key": [name.lower() for name in definition["merge_key"]] if merges else [],
+            "columns": definition.get("column_rules", {}),
+            "cursor": definition["cursor_column"].lower() if definition["incremental"] else "",
+        },
+        sort_keys=True,
     )
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -355,6 +399,13 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         merge_key=list(pipeline.merge_key),
         cursor_column=pipeline.cursor_column,
         column_rules=dict(pipeline.column_rules),
+        incremental=pipeline.incremental,
+        lookback=pipeline.lookback,
+        settle=pipeline.settle,
+        initial_value=pipeline.initial_value,
+        guard_zero_rows=pipeline.guard_zero_rows,
+        guard_shrink_percent=pipeline.guard_shrink_percent,
+        held_days=pipeline.held_days,
         text_policy=pipeline.text_policy,
         primary_key=list(pipeline.primary_key),
         indexes=list(pipeline.indexes),

@@ -21,8 +21,15 @@ from rest_framework.reverse import reverse
 from pipelines.api_base import ApiView, FieldErrors, problem
 from pipelines.models import Pipeline
 from runs import queries, services
-from runs.models import Run, Trigger
-from runs.serializers import LogQuerySerializer, LogSerializer, RunDetailSerializer, RunSerializer
+from runs.models import Decision, Run, Trigger
+from runs.serializers import (
+    DecisionSerializer,
+    LogQuerySerializer,
+    LogSerializer,
+    RunDetailSerializer,
+    RunSerializer,
+    TriggerSerializer,
+)
 from runs.services import RunRefused
 from runs.states import RunStatus
 
@@ -48,7 +55,7 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
 
     lookup_value_converter = "uuid"
     filterset_class = RunFilter
-    action_permissions: ClassVar = {"cancel": "pipelines.run_pipeline"}
+    action_permissions: ClassVar = dict.fromkeys(("cancel", "approve", "discard"), "pipelines.run_pipeline")
 
     def get_queryset(self) -> QuerySet[Run]:
         return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
@@ -63,6 +70,24 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         run = services.cancel_run(self.get_object(), by=request.user)
         if run.is_terminal and run.status != RunStatus.CANCELLED:
             raise RunRefused("run_ended", f"This run has ended already: {run.status}.", "There is nothing to cancel.")
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(summary="Approve a held run", request=DecisionSerializer)
+    @action(detail=True, methods=["post"])
+    def approve(self, request: Request, pk: Any = None) -> Response:
+        """Publishes the rows that the run staged, as they are."""
+        return self._decide(request, Decision.PUBLISH)
+
+    @extend_schema(summary="Discard a held run", request=DecisionSerializer)
+    @action(detail=True, methods=["post"])
+    def discard(self, request: Request, pk: Any = None) -> Response:
+        """Takes the staged rows away; the run ends as cancelled."""
+        return self._decide(request, Decision.DISCARD)
+
+    def _decide(self, request: Request, decision: Decision) -> Response:
+        told = DecisionSerializer(data=request.data)
+        told.is_valid(raise_exception=True)
+        services.decide(self.get_object(), decision, by=request.user, note=told.validated_data["note"])
         return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(summary="Read a run's log", parameters=[LogQuerySerializer], responses=LogSerializer, filters=False)
@@ -97,17 +122,20 @@ class PipelineRunsViewSet(ApiView, viewsets.GenericViewSet[Run]):
                 description="Makes a repeated request safe: the same key gives the same run.",
             )
         ],
-        request=None,
+        request=TriggerSerializer,
         responses={201: RunSerializer, 200: RunSerializer},
     )
     def create(self, request: Request, pipeline_id: UUID) -> Response:
         """201 with a new run; 200 with the earlier one if the key was used before; 409 if it came with other words."""
         pipeline = get_object_or_404(Pipeline.objects.select_related("revision"), pk=pipeline_id)
+        wanted = TriggerSerializer(data=request.data, context={"pipeline": pipeline})
+        wanted.is_valid(raise_exception=True)
         key = _idempotency_key(request)
         run, created = services.request_run(
             pipeline,
             trigger=Trigger.API,
             by=request.user,
+            **wanted.validated_data,
             idempotency_key=key,
             request_digest=_digest(request, pipeline_id) if key else "",
         )

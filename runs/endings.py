@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import Error as DatabaseError
 
-from connectors.errors import ConnectorError, OutcomeUnknown, StaleToken, Stopped, TransientError
+from connectors.errors import ConnectorError, Held, OutcomeUnknown, StaleToken, Stopped, TransientError
 from runs import services
 from runs.lease import Lease
 from runs.services import Claim, Failure, Line
@@ -61,6 +61,8 @@ def end_of(claimed: Claim, standing: Standing, lease: Lease, error: Exception) -
         case StaleToken():
             # A newer owner raised the fence: it writes how the run ends, or the next one does.
             return unresolved(claimed, error)
+        case Held():
+            return held(claimed, error)
         case ConnectorError():
             return unresolved(claimed, error) if standing.is_unknown else after_failure(claimed, lease, error)
         case DatabaseError() if not standing.is_loading:
@@ -91,8 +93,17 @@ def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
     )
 
 
+def held(claimed: Claim, error: Held) -> End:
+    """The rows are staged at the destination, and a person must decide."""
+    keep_for = timedelta(days=claimed.definition["held_days"])
+    told = Line("warning", f"{error.message} The run is held. {error.hint}")
+    return lambda lines: services.hold(claimed, _failure(error), keep_for=keep_for, lines=[*lines, told])
+
+
 def never_published(claimed: Claim, to: RunStatus, failure: Failure | None) -> End:
     told = f"{failure.message} [{failure.code}] {failure.hint}" if failure else "Cancelled. Nothing was published."
+    if claimed.decision and not failure:
+        told = "Discarded: what was staged is gone, and nothing was published."
     line = Line("error" if failure else "warning", told.strip())
     return lambda lines: services.finish(claimed, to, failure=failure, lines=[*lines, line])
 

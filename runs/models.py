@@ -34,6 +34,16 @@ class RunAction(models.TextChoices):
     """What a run is asked to do; a schedule only ever asks for `load`."""
 
     LOAD = "load", "Load"
+    FULL_REFRESH = "full_refresh", "Full refresh"
+    KEEP = "keep", "Load, keeping what is there"
+    SET_WATERMARK = "set_watermark", "Set watermark"
+
+
+class Decision(models.TextChoices):
+    """What a person said about a run that was held."""
+
+    PUBLISH = "publish", "Publish"
+    DISCARD = "discard", "Discard"
 
 
 class Run(models.Model):
@@ -80,6 +90,15 @@ class Run(models.Model):
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
     )
 
+    # A run that a guard holds: until when, and who decided what, and why.
+    held_until = models.DateTimeField(null=True, blank=True)
+    decision = models.CharField(max_length=10, choices=Decision, blank=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+    decision_note = models.TextField(blank=True)
+
     rows = models.BigIntegerField(default=0)
     bytes = models.BigIntegerField(default=0)
     estimated_rows = models.BigIntegerField(null=True, blank=True)
@@ -122,6 +141,7 @@ class Run(models.Model):
             ),
             models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="run_finished"),
             models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
+            models.Index(fields=["held_until"], condition=Q(status=RunStatus.HELD), name="run_held"),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             models.Index(fields=["-created_at"], name="run_newest"),
             models.Index(fields=["status", "-created_at"], name="run_by_status"),

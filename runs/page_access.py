@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 View = Callable[..., HttpResponse]
 
@@ -69,6 +69,12 @@ def action(view: View) -> View:
     """A button that starts, stops, pauses or resumes: a POST by someone who may run pipelines."""
     allowed = permission_required("pipelines.run_pipeline", raise_exception=True)
     return require_POST(login_required(allowed(view)))
+
+
+def asks(view: View) -> View:
+    """A page that says what will happen and a button that does it: for someone who may run pipelines."""
+    allowed = permission_required("pipelines.run_pipeline", raise_exception=True)
+    return require_http_methods(["GET", "POST"])(never_cache(login_required(allowed(with_policy(view)))))
 
 
 def render_live(request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:

@@ -6,7 +6,9 @@ from typing import Any
 
 from django import forms
 
+from connectors.errors import ConnectorError
 from pipelines.models import Connection, Pipeline, PipelineState
+from runs.asking import checked_watermark
 from runs.models import Trigger
 from runs.states import TERMINAL, RunStatus
 
@@ -54,3 +56,21 @@ class RunsFilter(Filter):
     status = forms.ChoiceField(required=False, choices=_choices("Any status", RunStatus.choices))
     trigger = forms.ChoiceField(label="Started by", required=False, choices=_choices("Anything", Trigger.choices))
     pipeline = forms.ModelChoiceField(Pipeline.objects.all(), required=False, widget=forms.HiddenInput)
+
+
+class WatermarkForm(forms.Form):
+    """A new watermark, as a value of the pipeline's cursor."""
+
+    watermark = forms.CharField(
+        required=False, max_length=100, help_text="Like the one that stands here, or empty to read all rows."
+    )
+
+    def __init__(self, *args: Any, pipeline: Pipeline, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pipeline = pipeline
+
+    def clean_watermark(self) -> str:
+        try:
+            return checked_watermark(self._pipeline, self.cleaned_data["watermark"])
+        except ConnectorError as error:
+            raise forms.ValidationError(f"{error.message} {error.hint}", code=error.code) from error

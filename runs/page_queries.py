@@ -150,6 +150,13 @@ def runs_of(pipeline: Pipeline, *, count: int = CHART) -> list[Run]:
     return list(pipeline.runs.select_related("requested_by").defer("receipt")[:count])
 
 
+def watermark_of(pipeline: Pipeline) -> str:
+    """The watermark as the newest published run left it; the destination has the one that counts."""
+    published = pipeline.runs.filter(status=RunStatus.SUCCEEDED, receipt__watermark_after__isnull=False)
+    receipt = published.order_by("-created_at").values_list("receipt", flat=True).first()
+    return (receipt or {}).get("watermark_after") or ""
+
+
 def revisions_of(pipeline: Pipeline, *, count: int = 10) -> list[Change]:
     """The newest revisions, each with the names of what it changed."""
     revisions = list(pipeline.revisions.select_related("created_by")[: count + 1])

@@ -82,5 +82,6 @@ def run_state(run: Run) -> dict[str, Any]:
         "cancel_requested": run.cancel_requested,
         "can_cancel": not run.is_terminal and not run.cancel_requested,
         "can_run_again": run.is_terminal,
+        "is_held": run.status == RunStatus.HELD,
         "receipt": run.receipt,
     }

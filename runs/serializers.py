@@ -7,9 +7,10 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from pipelines.api_base import ProblemSerializer
-from runs import queries
-from runs.models import LogLine, Run
+from connectors.errors import ConnectorError
+from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
+from runs import asking, queries
+from runs.models import LogLine, Run, RunAction
 
 
 class RunSerializer(serializers.ModelSerializer[Run]):
@@ -129,6 +130,40 @@ class RunDetailSerializer(RunSerializer):
     @extend_schema_field(ProgressSerializer)
     def get_progress(self, run: Run) -> dict[str, Any]:
         return queries.progress_of(run)
+
+
+class TriggerSerializer(serializers.Serializer[Any]):
+    """What a run should do; nothing means an ordinary load."""
+
+    action = serializers.ChoiceField(choices=RunAction.choices, default=RunAction.LOAD)
+    watermark = serializers.CharField(
+        required=False, allow_blank=True, max_length=100, help_text="For set_watermark; empty to read all rows."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Adds `options`, what the action needs to know; `context` has the pipeline."""
+        pipeline = self.context["pipeline"]
+        names = {asked.action for name, _ in asking.actions_of(pipeline) if (asked := asking.ask(pipeline, name))}
+        found: dict[str, list[Problem]] = {}
+        if attrs["action"] not in {RunAction.LOAD, *names}:
+            message = f"{pipeline.name} has no use for {attrs['action']}."
+            found["action"] = [problem("action_of_no_use", message, "See the pipeline's disposition and cursor.")]
+        elif ("watermark" in attrs) != (attrs["action"] == RunAction.SET_WATERMARK):
+            found["watermark"] = [problem("watermark_needed", "A watermark goes with set_watermark, and only with it.")]
+        elif "watermark" in attrs:
+            try:
+                attrs["watermark"] = asking.checked_watermark(pipeline, attrs["watermark"])
+            except ConnectorError as error:
+                found["watermark"] = [problem(error.code, error.message, error.hint)]
+        if found:
+            raise FieldErrors(found)
+        return {"action": attrs["action"], "options": {k: v for k, v in attrs.items() if k != "action"}}
+
+
+class DecisionSerializer(serializers.Serializer[Any]):
+    note = serializers.CharField(
+        default="", allow_blank=True, max_length=500, help_text="Why, for those who come later."
+    )
 
 
 class LogLineSerializer(serializers.ModelSerializer[LogLine]):

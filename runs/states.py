@@ -22,7 +22,8 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED}),
     _S.RUNNING: frozenset({_S.RETRYING, _S.HELD, _S.RESOLVING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.RETRYING: frozenset({_S.RUNNING, _S.CANCELLED}),
-    _S.HELD: frozenset({_S.RUNNING, _S.CANCELLED}),
+    # A person decided: a worker publishes what is staged, or takes it away.
+    _S.HELD: frozenset({_S.RETRYING, _S.CANCELLED}),
     # To itself: the destination does not answer, it is asked again later.
     _S.RESOLVING: frozenset({_S.RESOLVING, _S.RUNNING, _S.RETRYING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
@@ -34,8 +35,8 @@ ACTIVE = frozenset({_S.RUNNING, _S.RETRYING, _S.RESOLVING})
 TERMINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
 # What a worker may claim once it is due: a run without an owner.
 CLAIMABLE = frozenset({_S.QUEUED, _S.RETRYING, _S.RESOLVING})
-# Nobody works on it, and nothing of it can be at the destination: it may end without asking there.
-UNOWNED = frozenset({_S.QUEUED, _S.RETRYING, _S.HELD})
+# Nobody works on it, and nothing of it can be published: it may end without asking the destination.
+UNOWNED = frozenset({_S.QUEUED, _S.RETRYING})
 
 
 def may_become(to: RunStatus) -> list[RunStatus]:

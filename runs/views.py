@@ -9,7 +9,7 @@ from uuid import UUID
 from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.db import Error, connection
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
@@ -17,10 +17,10 @@ from django.views.decorators.cache import never_cache
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
-from runs import board_queries, page_queries, queries, receipts, services
-from runs.models import Run, Trigger
-from runs.page_access import action, back, data, page, render_live
-from runs.page_forms import PipelinesFilter, RunsFilter
+from runs import asking, board_queries, page_queries, queries, receipts, services
+from runs.models import Decision, Run, Trigger
+from runs.page_access import action, asks, back, data, page, render_live
+from runs.page_forms import PipelinesFilter, RunsFilter, WatermarkForm
 
 LOG_SHOWN = 500
 LOG_FETCHED = 1000
@@ -53,6 +53,8 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     runs = page_queries.runs_of(pipeline)
     context = {
         "pipeline": pipeline,
+        "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
+        "actions": asking.actions_of(pipeline),
         "runs": runs[::-1],
         "places": page_queries.CHART if len(runs) > page_queries.CHART / 2 else page_queries.CHART // 2,
         "newest": runs[:RUNS_LISTED],
@@ -62,6 +64,29 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "preflight": known_columns(pipeline),
     }
     return render_live(request, "pipeline", context)
+
+
+@asks
+def start_action(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
+    """Say what an action will do, and start a run that does it once somebody says yes."""
+    pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
+    asked = asking.ask(pipeline, name)
+    if asked is None:
+        raise Http404
+    form = None
+    if asked.takes_value:
+        form = WatermarkForm(request.POST or None, initial={"watermark": asked.watermark}, pipeline=pipeline)
+    if request.method == "POST" and (form is None or form.is_valid()):
+        try:
+            options = form.cleaned_data if form else {}
+            run, _ = services.request_run(
+                pipeline, trigger=Trigger.MANUAL, by=request.user, action=asked.action, options=options
+            )
+        except services.RunRefused as refused:
+            return _say_refused(request, refused, pipeline)
+        messages.success(request, "The run is on its way.")
+        return redirect(run)
+    return render(request, "ask.html", {"pipeline": pipeline, "asked": asked, "form": form})
 
 
 @page("runs.view_run")
@@ -177,6 +202,26 @@ def cancel_run(request: HttpRequest, pk: UUID) -> HttpResponse:
     except services.RunRefused as refused:
         return _say_refused(request, refused, run)
     messages.success(request, "The run is being cancelled.")
+    return back(request, run)
+
+
+@action
+def approve_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    return _decide(request, pk, Decision.PUBLISH, "The staged rows are being published.")
+
+
+@action
+def discard_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    return _decide(request, pk, Decision.DISCARD, "The run is being discarded.")
+
+
+def _decide(request: HttpRequest, pk: UUID, decision: Decision, done: str) -> HttpResponse:
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        services.decide(run, decision, by=request.user, note=request.POST.get("note", ""))
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, run)
+    messages.success(request, done)
     return back(request, run)
 
 

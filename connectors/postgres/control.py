@@ -100,8 +100,8 @@ ON CONFLICT (target) DO UPDATE SET token = greatest(head.token, %(token)s) + 1
 WHERE head.installation = excluded.installation AND head.pipeline = excluded.pipeline;
 SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run, head.fingerprint,
        ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt, head.watermark, head.watermark_rows,
-       ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s AND plan.run <> %(run)s
-             AND plan.planned_on IS DISTINCT FROM head.last_run),
+       ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
+             AND (plan.run = %(run)s OR plan.planned_on IS DISTINCT FROM head.last_run)),
        (SELECT json_object_agg(pid, application_name) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE %(backends)s)
 FROM {SCHEMA}.meta
@@ -151,7 +151,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
     }
     row = _raise_token(session, target, parameters)
     version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, *rest = row
-    watermark, watermark_rows, overtaken, backends = rest
+    watermark, watermark_rows, leftovers, backends = rest
     if version > VERSION:
         raise ConnectorError(
             f"The schema {SCHEMA} was made by a newer DataMantri (version {version}, this one knows {VERSION}).",
@@ -176,7 +176,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         fingerprint,
         applied,
         watermark=Watermark(watermark or "", watermark_rows),
-        overtaken=tuple(overtaken),
+        leftovers=tuple(leftovers),
     )
 
 
@@ -302,7 +302,8 @@ WITH applied AS (
     ON CONFLICT (run) DO NOTHING
     RETURNING receipt
 ), head AS (
-    UPDATE {SCHEMA}.head SET last_run = %(run)s, fingerprint = %(fingerprint)s, target_oid = %(oid)s,
+    UPDATE {SCHEMA}.head SET last_run = %(run)s, fingerprint = %(fingerprint)s,
+        target_oid = coalesce(%(oid)s::oid, target_oid),
         watermark = %(after)s, watermark_rows = %(after_rows)s
     WHERE target = %(target)s AND token = %(token)s AND last_run IS NOT DISTINCT FROM %(planned)s
       AND EXISTS (SELECT FROM applied)

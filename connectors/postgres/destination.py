@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from connectors.base import (
@@ -20,6 +20,7 @@ from connectors.base import (
     TableDigest,
     Target,
     TextPolicy,
+    Watermark,
     WriteDisposition,
     WriteMode,
 )
@@ -163,6 +164,28 @@ class PostgresDestination(Destination):
         session = self._open()
         with session.explained(fence.target):
             return staging.read_plan(session, fence)
+
+    def move_watermark(
+        self, fence: Fence, watermark: Watermark, receipt: Mapping[str, Any], fingerprint: str
+    ) -> Mapping[str, Any]:
+        """Publish nothing but another watermark; raises as a publish does. Returns the receipt as it was written."""
+        session = self._open()
+        with session.explained(fence.target):
+            try:
+                session.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                written = control.record_publish(
+                    session,
+                    fence,
+                    rows=0,
+                    receipt=receipt,
+                    fingerprint=fingerprint,
+                    target_oid=None,
+                    watermark=watermark,
+                )
+                session.commit()
+            finally:
+                session.rollback()
+        return written
 
     def forget_staged(self, fence: Fence, tables: tuple[str, ...]) -> None:
         """Drop staging tables of the fence's target; raises StaleToken."""

@@ -29,7 +29,15 @@ class Plan:
 
 
 def write_plan(session: Session, fence: Fence, generation: int, staging: Target, facts: Mapping[str, Any]) -> None:
-    """Write down what the open transaction staged; the caller commits. Raises StaleToken."""
+    """Write down what the open transaction staged, in place of what other runs did; the caller commits.
+
+    Raises StaleToken.
+    """
+    others = session.execute(
+        f"DELETE FROM {SCHEMA}.plan WHERE target = %s RETURNING staging", (control.target_key(fence.target),)
+    ).fetchall()
+    for (table,) in others:
+        session.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(fence.target.schema, table)))
     session.execute(
         f"""
         INSERT INTO {SCHEMA}.plan (run, generation, target, staging, planned_on, facts)

@@ -138,6 +138,8 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},
         ),
         ("Which rows are the same", {"fields": ("merge_key", "cursor_column")}),
+        ("Only new rows", {"fields": ("incremental", "lookback", "settle", "initial_value")}),
+        ("Guards", {"fields": ("guard_zero_rows", "guard_shrink_percent", "held_days")}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),
         (
             "Key, indexes, partitions",

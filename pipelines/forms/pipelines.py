@@ -74,7 +74,8 @@ class PipelineForm(forms.ModelForm):
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
             "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
-            "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
+            "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
+            "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "overlap", "missed", "retries", "time_limit_s",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
@@ -109,6 +110,9 @@ class PipelineForm(forms.ModelForm):
 
     def clean_cursor_column(self) -> str:
         return self.cleaned_data["cursor_column"].strip().strip("`")
+
+    def clean_initial_value(self) -> str:
+        return self.cleaned_data["initial_value"].strip()
 
     def clean_source_query(self) -> str:
         return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()

@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API')], max_length=10)),
-                ('action', models.CharField(choices=[('load', 'Load')], default='load', max_length=20)),
+                ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
                 ('data_interval_start', models.DateTimeField(blank=True, null=True)),
@@ -64,6 +64,10 @@ class Migration(migrations.Migration):
                 ('failures', models.PositiveIntegerField(default=0)),
                 ('losses', models.PositiveIntegerField(default=0)),
                 ('cancel_requested', models.BooleanField(default=False)),
+                ('held_until', models.DateTimeField(blank=True, null=True)),
+                ('decision', models.CharField(blank=True, choices=[('publish', 'Publish'), ('discard', 'Discard')], max_length=10)),
+                ('decided_at', models.DateTimeField(blank=True, null=True)),
+                ('decision_note', models.TextField(blank=True)),
                 ('rows', models.BigIntegerField(default=0)),
                 ('bytes', models.BigIntegerField(default=0)),
                 ('estimated_rows', models.BigIntegerField(blank=True, null=True)),
@@ -76,6 +80,7 @@ class Migration(migrations.Migration):
                 ('receipt', models.JSONField(blank=True, null=True)),
                 ('idempotency_key', models.CharField(blank=True, max_length=200, null=True)),
                 ('request_digest', models.CharField(blank=True, max_length=64)),
+                ('decided_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('cancelled_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='pipelines.pipeline')),
                 ('requested_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
@@ -158,6 +163,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='run',
             index=models.Index(condition=models.Q(('status', 'queued')), fields=['pipeline', 'priority', 'due', 'id'], name='run_queue'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('status', 'held')), fields=['held_until'], name='run_held'),
         ),
         migrations.AddIndex(
             model_name='run',

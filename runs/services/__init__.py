@@ -1,8 +1,9 @@
 """Every write to a run: request, claim, renew, move, log, cancel, sweep."""
 
+from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
 from runs.services.journal import Line, Progress, is_written, write_lines
-from runs.services.outcomes import Failure, finish, hand_back, move_run, resolve_later, resume, retry_later
+from runs.services.outcomes import Failure, finish, hand_back, hold, move_run, resolve_later, resume, retry_later
 from runs.services.ownership import Claim, Renewal, claim, installation_id, read_flags, renew
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, sweep
@@ -23,12 +24,15 @@ __all__ = [
     "StaleToken",
     "cancel_run",
     "claim",
+    "decide",
+    "discard_expired",
     "drain_process",
     "end_process",
     "finish",
     "forget_processes",
     "give_back_lease",
     "hand_back",
+    "hold",
     "installation_id",
     "is_written",
     "move_run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -62,7 +63,10 @@ def finish(
     changes: dict[str, Any] = {"finished_at": Now(), **_released(failure)}
     if receipt is not None:
         changes |= {"receipt": receipt, "rows": receipt.get("rows", 0), "bytes": receipt.get("bytes", 0)}
-    _leave(claimed, to, changes, failure, outcome or to.value, lines)
+    with transaction.atomic():
+        if to == RunStatus.SUCCEEDED:
+            overtake_held(claimed.pipeline, by=claimed.run, why="A newer run of the pipeline was published.")
+        _leave(claimed, to, changes, failure, outcome or to.value, lines)
 
 
 def retry_later(claimed: Claim, failure: Failure, *, delay: timedelta, lines: Sequence[Line] = ()) -> None:
@@ -89,6 +93,23 @@ def resolve_later(
     """Only the destination knows how this attempt ended: the next owner reads it there."""
     changes = {"due": Now() + Value(delay), **_released(failure)}
     _leave(claimed, RunStatus.RESOLVING, changes, failure, "unresolved", lines)
+
+
+def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequence[Line] = ()) -> None:
+    """The rows are staged and a person must decide; what this pipeline held before is out of date with it."""
+    with transaction.atomic():
+        overtake_held(claimed.pipeline, by=claimed.run, why="A newer run of the pipeline is held instead.")
+        changes = {"held_until": Now() + Value(keep_for), **_released(failure)}
+        _leave(claimed, RunStatus.HELD, changes, failure, "held", lines)
+
+
+def overtake_held(pipeline: UUID, *, by: UUID, why: str) -> None:
+    """End held runs of a pipeline whose staged rows can be published no more: nothing of them was."""
+    held = Run.objects.select_for_update(no_key=True).filter(pipeline=pipeline, status=RunStatus.HELD).exclude(pk=by)
+    for run in held:
+        Run.objects.filter(pk=run.pk).update(status=RunStatus.CANCELLED, finished_at=Now(), phase="")
+        write_lines(run.pk, [Line("warning", f"{why} What was staged here is discarded.")], attempt=run.attempt)
+        transaction.on_commit(partial(live.push_run, run.pk))
 
 
 def resume(claimed: Claim) -> None:

@@ -32,6 +32,7 @@ class Claim:
     pipeline: UUID
     is_archived: bool
     action: str
+    decision: str
     revision: int
     fingerprint: str
     options: dict[str, Any]
@@ -78,7 +79,8 @@ WITH picked AS (
     SELECT id, attempt, token, worker, '', '', '', '' FROM claimed
 )
 SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
-       c.pipeline_id, p.state = 'archived', c.action, v.number, v.fingerprint, c.action_options, v.definition
+       c.pipeline_id, p.state = 'archived', c.action, c.decision, v.number, v.fingerprint, c.action_options,
+       v.definition
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 

@@ -10,7 +10,8 @@ from django.db.models.functions import Now
 
 from pipelines.models import Pipeline, PipelineState
 from runs import doorbell, live
-from runs.models import Run, RunAction, Trigger
+from runs.models import Decision, Run, RunAction, Trigger
+from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.journal import Line, write_lines
 from runs.states import TERMINAL, UNOWNED, RunStatus
@@ -75,13 +76,14 @@ def _requested_before(by: Any, key: str, digest: str) -> Run | None:
 
 
 def run_again(run: Run, *, by: Any) -> Run:
-    """Queue a new run of the same pipeline, with the definition as it is now."""
-    again, _ = request_run(run.pipeline, trigger=Trigger.MANUAL, by=by)
+    """Queue a new run that does the same, with the pipeline's definition as it is now."""
+    again, _ = request_run(run.pipeline, trigger=Trigger.MANUAL, by=by, action=run.action, options=run.action_options)
     return again
 
 
 def cancel_run(run: Run, *, by: Any) -> Run:
     """Cancel what waits at once; ask the owner of what runs to stop. Cancelling twice changes nothing.
+    A held run is discarded.
 
     What is resolving ends as the destination says: the wish makes somebody ask it now.
     """
@@ -89,7 +91,9 @@ def cancel_run(run: Run, *, by: Any) -> Run:
     with transaction.atomic():
         # Under the row's lock: an owner may be about to let go of it.
         now = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
-        if now.status in UNOWNED:
+        if now.status == RunStatus.HELD:
+            return decide(now, Decision.DISCARD, by=by)
+        if now.status in UNOWNED and not now.decision:
             ended = {"status": RunStatus.CANCELLED, "finished_at": Now(), "phase": ""}
             Run.objects.filter(pk=run.pk).update(cancel_requested=True, cancelled_by=by, **ended)
             write_lines(run.pk, [Line("warning", f"Cancelled by {who} before it ran again.")], attempt=now.attempt)

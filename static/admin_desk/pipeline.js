@@ -31,22 +31,36 @@ function pickSchedules() {
   document.querySelectorAll("#schedules-group .form-group:not(.empty-form)").forEach(pickSchedule);
 }
 
-/** Key and cursor are asked for where they mean something; what was typed is not sent with another mode. */
+/** Key, cursor and what is new are asked for where they mean something; what was typed is not sent with another mode. */
 function whichRows(mode) {
-  const uses = { merge_key: ["merge", "replace"], cursor_column: ["merge"] };
+  const onlyNew = document.getElementById("id_incremental");
+  const uses = {
+    merge_key: (how) => how === "merge" || how === "replace",
+    incremental: (how) => how === "merge" || how === "append",
+    cursor_column: (how, isNew) => how === "merge" || isNew,
+    lookback: (how, isNew) => isNew && how === "merge",
+    settle: (how, isNew) => isNew && how === "append",
+    initial_value: (how, isNew) => isNew,
+  };
   const fields = Object.keys(uses).map((name) => document.getElementById(`id_${name}`));
   if (!mode || fields.includes(null)) return;
-  const group = fields[0].closest("fieldset");
+  const groups = new Set(fields.map((field) => field.closest("fieldset")));
   const show = () => {
+    const isNew = onlyNew.checked && uses.incremental(mode.value);
     for (const field of fields) {
       const row = field.closest(".field-row");
-      row.hidden = !uses[field.name].includes(mode.value) && !row.querySelector(".errorlist");
+      row.hidden = !uses[field.name](mode.value, isNew) && !row.querySelector(".errorlist");
     }
-    group.hidden = fields.every((field) => field.closest(".field-row").hidden);
+    for (const group of groups) group.hidden = fields.every((field) => field.closest("fieldset") !== group || field.closest(".field-row").hidden);
   };
   mode.addEventListener("change", show);
+  onlyNew.addEventListener("change", show);
   mode.form.addEventListener("submit", () => {
-    for (const field of fields) if (field.closest(".field-row").hidden) field.value = "";
+    for (const field of fields) {
+      if (!field.closest(".field-row").hidden) continue;
+      if (field.type === "checkbox") field.checked = false;
+      else field.value = field.name === "lookback" ? "0" : "";
+    }
   });
   show();
 }

@@ -46,6 +46,7 @@ def test_a_claim_says_all_that_a_worker_needs(queue: Queue, claim: Claimer) -> N
         pipeline=run.pipeline_id,
         is_archived=False,
         action="load",
+        decision="",
         revision=1,
         fingerprint=run.revision.fingerprint,
         options={},

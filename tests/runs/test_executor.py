@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from connectors.errors import ConnectorError, OutcomeUnknown, StaleToken, Stopped, TransientError, Unreachable
 from pipelines.models import Pipeline, Revision
-from runs import executor, services
+from runs import actions, executor, services
 from runs import lease as leases
 from runs.endings import backoff_s
 from runs.models import Attempt, LogLine, Run, Trigger
@@ -337,7 +337,7 @@ def test_a_run_that_is_lost_again_and_again_fails(
     pipeline = moving()
     run = start(pipeline)
     lost_while_running(run, claim, lose)
-    Run.objects.filter(pk=run.pk).update(losses=executor.LOSSES_LIMIT + 1)
+    Run.objects.filter(pk=run.pk).update(losses=actions.LOSSES_LIMIT + 1)
     work()
     run.refresh_from_db()
     assert (run.status, run.error_code) == (RunStatus.FAILED, "worker_lost")

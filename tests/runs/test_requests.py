@@ -172,7 +172,7 @@ def test_run_again_takes_the_definition_as_it_is_now(
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("status", [RunStatus.QUEUED, RunStatus.RETRYING, RunStatus.HELD])
+@pytest.mark.parametrize("status", [RunStatus.QUEUED, RunStatus.RETRYING])
 def test_a_run_that_nobody_works_on_is_cancelled_at_once(queue: Queue, operator: User, status: RunStatus) -> None:
     run = queue(status=status)
     cancelled = services.cancel_run(run, by=operator)

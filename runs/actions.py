@@ -1,0 +1,159 @@
+"""What a claimed run does, by its action; each returns the receipt of what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from connectors import column_rules
+from connectors.base import (
+    Destination,
+    Fence,
+    Guard,
+    ReadRequest,
+    Refresh,
+    TextPolicy,
+    WriteDisposition,
+    WriteMode,
+    column_from_json,
+)
+from connectors.cursor import CursorRead
+from connectors.target_options import TargetOptions
+from pipelines.models import Connection
+from runs import ends, services
+from runs.endings import NeverPublished, Standing
+from runs.lease import Lease
+from runs.models import Decision, RunAction
+from runs.reporter import Reporter
+from runs.services import Claim, Failure
+from runs.states import RunStatus
+
+if TYPE_CHECKING:
+    from connectors.receipt import Receipt
+    from connectors.transfer import TransferRequest
+
+LOSSES_LIMIT = 10
+ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
+_REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
+
+
+def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter) -> dict[str, Any]:
+    """Do what the run asks for, unless a former attempt already published it; returns the receipt."""
+    if claimed.is_archived and not standing.is_unknown:
+        raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
+    connections = ends.connections(claimed)
+    destination = ends.open_destination(claimed, connections)
+    try:
+        fence = ends.raise_fence(claimed, destination, lease)
+        if fence.applied is not None:
+            reporter.log("info", "A former attempt had published this run already: nothing to do again.")
+            return kept(claimed, fence.applied.receipt)
+        if claimed.decision and (claimed.decision == Decision.DISCARD or claimed.cancel_requested):
+            destination.forget_staged(fence, fence.leftovers)
+            raise NeverPublished(RunStatus.CANCELLED, None)
+        if standing.is_unknown:
+            _go_on(claimed, reporter)
+            standing.is_unknown = False
+        lease.check()
+        if claimed.decision == Decision.PUBLISH:
+            standing.is_loading = True
+            receipt = _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
+        else:
+            receipt = _read(claimed, standing, connections, destination, fence, lease, reporter)
+    finally:
+        destination.close()
+    return kept(claimed, receipt.to_json())
+
+
+def _read(
+    claimed: Claim,
+    standing: Standing,
+    connections: Mapping[UUID, Connection],
+    destination: Destination,
+    fence: Fence,
+    lease: Lease,
+    reporter: Reporter,
+) -> Receipt:
+    """Do what needs the source as well."""
+    source = ends.open_source(claimed, connections)
+    try:
+        request = transfer_request(claimed, fence)
+        standing.is_loading = True
+        if claimed.action == RunAction.SET_WATERMARK:
+            value = str(claimed.options.get("watermark", ""))
+            return _engine().set_watermark(source, destination, fence, request, value, reporter=reporter)
+        return _engine().direct(source, destination, fence, request, reporter=reporter, stop=lease)
+    finally:
+        source.close()
+
+
+def transfer_request(claimed: Claim, fence: Fence) -> TransferRequest:
+    """What the engine has to know, of the definition that this run is of."""
+    definition = claimed.definition
+    return _engine().TransferRequest(
+        owner=fence.owner,
+        read=ReadRequest(
+            table=definition["source"]["table"],
+            query=definition["source"]["query"],
+            job_key=f"{claimed.run.hex}-{claimed.attempt}",
+            labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
+            cursor=_cursor(definition),
+        ),
+        target=fence.target,
+        mode=WriteMode(
+            WriteDisposition(definition["write_disposition"]),
+            tuple(definition["merge_key"]),
+            definition["cursor_column"] if definition["write_disposition"] == WriteDisposition.MERGE else "",
+            TargetOptions.from_json(definition["target_options"]),
+        ),
+        text_policy=TextPolicy(definition["text_policy"]),
+        guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),
+        refresh=_REFRESH.get(RunAction(claimed.action), Refresh.NEW),
+        fingerprint=claimed.fingerprint,
+        adopt=definition["destination"]["adopt"],
+        rules=column_rules.from_json(definition["column_rules"])[0],
+        expected=tuple(map(column_from_json, definition["source"]["columns"] or ())),
+    )
+
+
+def _cursor(definition: Mapping[str, Any]) -> CursorRead | None:
+    if not definition["incremental"]:
+        return None
+    return CursorRead(
+        definition["cursor_column"],
+        initial=definition["initial_value"],
+        lookback=definition["lookback"],
+        settles=definition["write_disposition"] == WriteDisposition.APPEND,
+        settle=definition["settle"],
+    )
+
+
+def _engine() -> ModuleType:
+    """Imported where rows move: it brings pyarrow, which web and beat do without."""
+    from connectors import transfer
+
+    return transfer
+
+
+def _go_on(claimed: Claim, reporter: Reporter) -> None:
+    """The destination says that the lost attempt published nothing: run on, or end for good."""
+    if claimed.cancel_requested:
+        raise NeverPublished(RunStatus.CANCELLED, None)
+    if claimed.is_archived:
+        raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
+    if claimed.losses > LOSSES_LIMIT:
+        failure = Failure(
+            "worker_lost",
+            f"The worker was lost {claimed.losses} times while it worked on this run.",
+            "Look for memory limits and crashes in the workers' own logs.",
+        )
+        raise NeverPublished(RunStatus.FAILED, failure)
+    reporter.log("info", "The destination says that nothing was published: starting over.")
+    services.resume(claimed)
+
+
+def kept(claimed: Claim, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    """The receipt as the run keeps it."""
+    return {**receipt, "revision": claimed.revision}

@@ -1,0 +1,90 @@
+"""What an action on a pipeline will do, in words, before anybody starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connectors.cursor import CURSOR_TYPES, number_of, text_of
+from pipelines.models import Pipeline
+from runs.models import RunAction
+from runs.page_queries import watermark_of
+from runs.states import RunStatus
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with what follows from a yes; `takes_value` asks for a watermark as well."""
+
+    action: RunAction
+    title: str
+    said: Sequence[str]
+    button: str
+    takes_value: bool = False
+    watermark: str = ""
+
+
+def ask(pipeline: Pipeline, name: str) -> Asked | None:
+    """What the action called `name` in addresses will do; None if this pipeline has no such action."""
+    found = _QUESTIONS.get(name)
+    return found(pipeline) if found else None
+
+
+def actions_of(pipeline: Pipeline) -> list[tuple[str, str]]:
+    """Names and titles of the actions that this pipeline has."""
+    asked = ((name, question(pipeline)) for name, question in _QUESTIONS.items())
+    return [(name, found.title) for name, found in asked if found]
+
+
+def checked_watermark(pipeline: Pipeline, text: str) -> str:
+    """The watermark as it is kept, if the type of the cursor is known here; raises ConnectorError with cursor_value."""
+    text = text.strip()
+    known = {column["name"].lower(): column["type"] for column in pipeline.source_columns or ()}
+    type_ = known.get(pipeline.cursor_column.lower())
+    if not text or type_ not in CURSOR_TYPES:
+        return text
+    return text_of(number_of(text, type_, field="watermark"), type_)
+
+
+def _full_refresh(pipeline: Pipeline) -> Asked:
+    source, target = pipeline.source_table or "the query", f"{pipeline.target_schema}.{pipeline.target_table}"
+    last = pipeline.runs.filter(status=RunStatus.SUCCEEDED).order_by("-created_at").first()
+    known = f" The last run moved {last.rows:,}." if last else ""
+    said = [
+        f"All rows of {source} are read, and billed as such where BigQuery bills reading.{known}",
+        f"They take the place of all rows that {target} has now, in one step: until then readers see it as it is.",
+        "Guards apply: a run that would empty the table, or take away too much of it, is held.",
+    ]
+    if pipeline.incremental:
+        was = watermark_of(pipeline)
+        said.append(f"The watermark{f', {was} now,' if was else ''} becomes the highest {pipeline.cursor_column} read.")
+    return Asked(RunAction.FULL_REFRESH, "Full refresh", said, "Start the full refresh")
+
+
+def _keep(pipeline: Pipeline) -> Asked | None:
+    if pipeline.write_disposition == "replace":
+        return None
+    said = [
+        f"{pipeline.target_schema}.{pipeline.target_table} keeps the rows it has, whatever definition they came by.",
+        f"This run and those after it go by revision {pipeline.revision.number if pipeline.revision else 1}.",
+        "Rows that the new definition would have brought earlier are not fetched: for those, start a full refresh.",
+    ]
+    return Asked(RunAction.KEEP, "Keep rows, go on with the new definition", said, "Keep the rows and run")
+
+
+def _set_watermark(pipeline: Pipeline) -> Asked | None:
+    if not pipeline.incremental:
+        return None
+    was = watermark_of(pipeline)
+    appends = pipeline.write_disposition == "append"
+    said = [
+        f"No row moves. The watermark is {was or 'not set'}; the next run reads rows whose {pipeline.cursor_column}"
+        " is above the value you give.",
+        "A lower value makes the next run read rows again"
+        + (": it appends them a second time." if appends else ", and merge them again, which changes nothing."),
+        "A higher value leaves out the rows in between. An empty one makes the next run read all rows.",
+    ]
+    return Asked(RunAction.SET_WATERMARK, "Set watermark", said, "Set the watermark", takes_value=True, watermark=was)
+
+
+_QUESTIONS = {"full-refresh": _full_refresh, "keep": _keep, "watermark": _set_watermark}

@@ -1,0 +1,74 @@
+"""The two ends of a run: opened with what is stored now, and the destination's fence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from connectors import registry
+from connectors.base import Destination, Fence, Owner, Source, Target
+from connectors.errors import ConnectorError
+from pipelines.fields import KeyLost
+from pipelines.models import Connection
+from runs import services
+from runs.lease import Lease
+from runs.services import Claim
+
+# Connecting and raising the fence have time limits of their own, which add up to less than this.
+FENCE_S = 30.0
+
+
+def connections(claimed: Claim) -> Mapping[UUID, Connection]:
+    both = (claimed.definition["source"], claimed.definition["destination"])
+    return Connection.objects.in_bulk([UUID(end["connection"]) for end in both])
+
+
+def open_source(claimed: Claim, known: Mapping[UUID, Connection]) -> Source:
+    kind, options = _options("source", claimed, known)
+    return registry.source_type(kind)(options)
+
+
+def open_destination(claimed: Claim, known: Mapping[UUID, Connection]) -> Destination:
+    kind, options = _options("destination", claimed, known)
+    return registry.destination_type(kind)(options)
+
+
+def _options(end: str, claimed: Claim, known: Mapping[UUID, Connection]) -> tuple[str, Any]:
+    """Kind and options of one end, as they are stored now."""
+    found = known.get(UUID(claimed.definition[end]["connection"]))
+    if found is None:
+        raise ConnectorError(f"The {end} connection was deleted.", code="connection_missing", field=end)
+    try:
+        return found.kind, found.typed_options()
+    except KeyLost as error:
+        raise ConnectorError(
+            str(error),
+            code="encryption_key_lost",
+            hint="Put the old key back into ENCRYPTION_KEYS, or enter the connection's secrets again.",
+            field=end,
+        ) from error
+
+
+_installation_id: UUID | None = None
+
+
+def _installation() -> UUID:
+    global _installation_id
+    if _installation_id is None:
+        _installation_id = services.installation_id()
+    return _installation_id
+
+
+def raise_fence(claimed: Claim, destination: Destination, lease: Lease) -> Fence:
+    """Become the only one who can commit. A wish to stop does not stop it: how the run stands is asked first."""
+    where = claimed.definition["destination"]
+    owner = Owner(_installation(), claimed.pipeline, claimed.run, claimed.token)
+    with lease.patience(FENCE_S):
+        lease.check_ownership()
+        fence = destination.raise_fence(Target(where["schema"], where["table"]), owner, adopt=where["adopt"])
+        # Leases go by clocks, which may have stood still with their machine. Who owns the run now, with the fence
+        # raised, was the last to raise it: a later owner raises it again, and this one can then commit no more.
+        lease.obey(services.read_flags(claimed.run, claimed.token, process=lease.process))
+        lease.check_ownership()
+    return fence

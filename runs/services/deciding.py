@@ -1,0 +1,70 @@
+"""What becomes of a run that a guard holds."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from runs import doorbell, live
+from runs.models import Decision, Run
+from runs.services.errors import RunRefused
+from runs.services.journal import Line, storable, write_lines
+from runs.states import RunStatus
+
+EXPIRED = "Nobody decided in time."
+AT_ONCE = 100
+
+
+def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
+    """Let a worker publish what a held run staged, or take it away.
+
+    Raises RunRefused if the run is not held (any more), or another run of its pipeline is under way.
+    """
+    who = by.get_username() if by is not None else ""
+    told = {
+        Decision.PUBLISH: f"{who} approved this run: its rows are published as they were staged.",
+        Decision.DISCARD: f"{who} discarded this run." if who else f"{EXPIRED} The run is discarded.",
+    }[Decision(decision)]
+    note = storable(note.strip())
+    try:
+        with transaction.atomic():
+            changed = Run.objects.filter(pk=run.pk, status=RunStatus.HELD).update(
+                status=RunStatus.RETRYING,
+                decision=decision,
+                decided_by=by,
+                decided_at=Now(),
+                decision_note=note,
+                due=Now(),
+            )
+            if not changed:
+                raise RunRefused(
+                    "not_held", "This run is not held (any more).", "Reload the page to see how it stands."
+                )
+            line = Line("warning", f"{told} Because: {note}" if note else told)
+            write_lines(run.pk, [line], attempt=run.attempt)
+            transaction.on_commit(doorbell.ring)
+            transaction.on_commit(partial(live.push_run, run.pk))
+            transaction.on_commit(partial(live.push_board, run.pk, run.pipeline_id, RunStatus.RETRYING))
+    except IntegrityError as error:
+        raise RunRefused(
+            "pipeline_busy",
+            "Another run of this pipeline is under way.",
+            "Decide when it has ended: should it publish its rows, this run is out of date.",
+        ) from error
+    run.refresh_from_db()
+    return run
+
+
+def discard_expired() -> int:
+    """Discard held runs that nobody decided on in time; says how many."""
+    discarded = 0
+    for run in Run.objects.filter(status=RunStatus.HELD, held_until__lt=Now())[:AT_ONCE]:
+        try:
+            decide(run, Decision.DISCARD, by=None)
+        except RunRefused:
+            continue  # its pipeline is busy, or somebody has just decided: the next look is soon
+        discarded += 1
+    return discarded

@@ -15,6 +15,7 @@ from psycopg2 import sql
 
 from connectors import transfer
 from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.cursor import CursorRead
 from connectors.postgres import keep
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
@@ -120,6 +121,10 @@ class World:
         stop: Any = None,
         crash: Callable[[str], None] = lambda point: None,
         form: TargetOptions = TargetOptions(),  # noqa: B008 - it is frozen
+        table: str = "a.b.c",
+        query: str = "",
+        read: CursorRead | None = None,
+        fingerprint: str = "f",
         **request: Any,
     ) -> transfer.Receipt:
         """Raise the fence unless given one, and transfer."""
@@ -131,12 +136,12 @@ class World:
             fence,
             transfer.TransferRequest(
                 fence.owner,
-                ReadRequest(table="a.b.c"),
+                ReadRequest(table=table, query=query, cursor=read),
                 self.target,
                 WriteMode(
                     WriteDisposition(disposition), key or (("id",) if disposition == "merge" else ()), cursor, form
                 ),
-                fingerprint="f",
+                fingerprint=fingerprint,
                 adopt=adopt,
                 **request,
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from connectors.base import WriteDisposition
 from connectors.cursor import CURSOR_TYPES, number_of, text_of
 from pipelines.models import Pipeline
 from runs.models import RunAction
@@ -26,14 +27,21 @@ class Asked:
 
 def ask(pipeline: Pipeline, name: str) -> Asked | None:
     """What the action called `name` in addresses will do; None if this pipeline has no such action."""
-    found = _QUESTIONS.get(name)
-    return found(pipeline) if found else None
+    action, title, question = _QUESTIONS.get(name, (RunAction.LOAD, "", None))
+    return question(pipeline, action, title) if question and has_action(pipeline, action) else None
+
+
+def has_action(pipeline: Pipeline, action: str) -> bool:
+    """Whether a run of this pipeline can be asked to do this."""
+    return {
+        RunAction.KEEP: pipeline.write_disposition != WriteDisposition.REPLACE,
+        RunAction.SET_WATERMARK: pipeline.incremental,
+    }.get(RunAction(action), True)
 
 
 def actions_of(pipeline: Pipeline) -> list[tuple[str, str]]:
-    """Names and titles of the actions that this pipeline has."""
-    asked = ((name, question(pipeline)) for name, question in _QUESTIONS.items())
-    return [(name, found.title) for name, found in asked if found]
+    """Names and titles of the actions that this pipeline has, besides a plain load."""
+    return [(name, title) for name, (action, title, _) in _QUESTIONS.items() if has_action(pipeline, action)]
 
 
 def checked_watermark(pipeline: Pipeline, text: str) -> str:
@@ -46,7 +54,7 @@ def checked_watermark(pipeline: Pipeline, text: str) -> str:
     return text_of(number_of(text, type_, field="watermark"), type_)
 
 
-def _full_refresh(pipeline: Pipeline) -> Asked:
+def _full_refresh(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
     source, target = pipeline.source_table or "the query", f"{pipeline.target_schema}.{pipeline.target_table}"
     last = pipeline.runs.filter(status=RunStatus.SUCCEEDED).order_by("-created_at").first()
     known = f" The last run moved {last.rows:,}." if last else ""
@@ -58,25 +66,21 @@ def _full_refresh(pipeline: Pipeline) -> Asked:
     if pipeline.incremental:
         was = watermark_of(pipeline)
         said.append(f"The watermark{f', {was} now,' if was else ''} becomes the highest {pipeline.cursor_column} read.")
-    return Asked(RunAction.FULL_REFRESH, "Full refresh", said, "Start the full refresh")
+    return Asked(action, title, said, "Start the full refresh")
 
 
-def _keep(pipeline: Pipeline) -> Asked | None:
-    if pipeline.write_disposition == "replace":
-        return None
+def _keep(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
     said = [
         f"{pipeline.target_schema}.{pipeline.target_table} keeps the rows it has, whatever definition they came by.",
         f"This run and those after it go by revision {pipeline.revision.number if pipeline.revision else 1}.",
         "Rows that the new definition would have brought earlier are not fetched: for those, start a full refresh.",
     ]
-    return Asked(RunAction.KEEP, "Keep rows, go on with the new definition", said, "Keep the rows and run")
+    return Asked(action, title, said, "Keep the rows and run")
 
 
-def _set_watermark(pipeline: Pipeline) -> Asked | None:
-    if not pipeline.incremental:
-        return None
+def _set_watermark(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
     was = watermark_of(pipeline)
-    appends = pipeline.write_disposition == "append"
+    appends = pipeline.write_disposition == WriteDisposition.APPEND
     said = [
         f"No row moves. The watermark is {was or 'not set'}; the next run reads rows whose {pipeline.cursor_column}"
         " is above the value you give.",
@@ -87,4 +91,8 @@ def _set_watermark(pipeline: Pipeline) -> Asked | None:
     return Asked(RunAction.SET_WATERMARK, "Set watermark", said, "Set the watermark", takes_value=True, watermark=was)
 
 
-_QUESTIONS = {"full-refresh": _full_refresh, "keep": _keep, "watermark": _set_watermark}
+_QUESTIONS = {
+    "full-refresh": (RunAction.FULL_REFRESH, "Full refresh", _full_refresh),
+    "keep": (RunAction.KEEP, "Keep rows, go on with the new definition", _keep),
+    "watermark": (RunAction.SET_WATERMARK, "Set watermark", _set_watermark),
+}

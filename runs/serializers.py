@@ -143,9 +143,8 @@ class TriggerSerializer(serializers.Serializer[Any]):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Adds `options`, what the action needs to know; `context` has the pipeline."""
         pipeline = self.context["pipeline"]
-        names = {asked.action for name, _ in asking.actions_of(pipeline) if (asked := asking.ask(pipeline, name))}
         found: dict[str, list[Problem]] = {}
-        if attrs["action"] not in {RunAction.LOAD, *names}:
+        if not asking.has_action(pipeline, attrs["action"]):
             message = f"{pipeline.name} has no use for {attrs['action']}."
             found["action"] = [problem("action_of_no_use", message, "See the pipeline's disposition and cursor.")]
         elif ("watermark" in attrs) != (attrs["action"] == RunAction.SET_WATERMARK):

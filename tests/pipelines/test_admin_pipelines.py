@@ -38,6 +38,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "source_query": "", "destination": destination.pk, "target_schema": "public", "target_table": "orders",
         "write_disposition": "replace", "overlap": "coalesce", "missed": "latest", "text_policy": "fail",
         "partition_unit": "month", "analyze": "quick",
+        "lookback": "0", "held_days": "7", "guard_zero_rows": "on", "guard_shrink_percent": "50",
         "retries": 3, "time_limit_s": 3600,
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,
         "revisions-TOTAL_FORMS": 0, "revisions-INITIAL_FORMS": 0,

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from connectors.errors import ConnectorError, OutcomeUnknown, StaleToken, Stopped, TransientError, Unreachable
 from pipelines.models import Pipeline, Revision
-from runs import actions, executor, services
+from runs import actions, ends, executor, services
 from runs import lease as leases
 from runs.endings import backoff_s
 from runs.models import Attempt, LogLine, Run, Trigger
@@ -553,7 +553,7 @@ def test_a_control_database_that_is_away_at_the_start_costs_no_retry(moving: Mov
     """A mock stands for the outage: the session's server must go on for the other tests."""
     run = start(moving(retries=0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(executor, "_connections", raising(OperationalError("server closed the connection")))
+        patch.setattr(ends, "connections", raising(OperationalError("server closed the connection")))
         work()
     run.refresh_from_db()
     assert (run.status, run.failures, run.error_code) == (RunStatus.RETRYING, 0, "control_database")

@@ -28,14 +28,18 @@ def test_only_a_claim_makes_a_queued_run_run() -> None:
     assert set(may_become(RunStatus.RUNNING)) == {
         RunStatus.QUEUED,
         RunStatus.RETRYING,
-        RunStatus.HELD,
         RunStatus.RESOLVING,
     }
 
 
-def test_a_run_without_an_owner_is_claimable_or_waits_for_a_person() -> None:
+def test_what_may_end_without_asking_the_destination_is_claimable() -> None:
     assert {RunStatus.RESOLVING} == CLAIMABLE - UNOWNED
-    assert {RunStatus.HELD} == UNOWNED - CLAIMABLE
+    assert UNOWNED < CLAIMABLE
+
+
+def test_what_a_person_decides_on_is_tried_again_or_ends() -> None:
+    assert TRANSITIONS[RunStatus.HELD] == {RunStatus.RETRYING, RunStatus.CANCELLED}
+    assert RunStatus.HELD not in CLAIMABLE
 
 
 def test_what_was_never_claimed_is_not_active() -> None:

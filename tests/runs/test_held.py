@@ -1,0 +1,184 @@
+"""A run that a guard holds: who decides, what becomes of it, and what overtakes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.db.models.functions import Now
+
+from pipelines.models import Pipeline
+from runs import services
+from runs.models import Decision, LogLine, Run
+from runs.services import RunRefused
+from runs.states import RunStatus
+from tests.runs.memory import Script
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def held(
+    moving: Callable[..., Pipeline], queue: Callable[..., Run], work: Callable[..., int], script: Script
+) -> tuple[Pipeline, Run]:
+    """A pipeline whose target has three rows, and its second run, which found none."""
+    pipeline = moving(write_disposition="replace")
+    queue(pipeline)
+    work()
+    script.rows = 0
+    run = queue(pipeline)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.HELD
+    return pipeline, run
+
+
+def allow(user: User, *codenames: str) -> None:
+    user.user_permissions.add(*Permission.objects.filter(codename__in=codenames))
+
+
+def log_of(run: Run) -> str:
+    return "\n".join(LogLine.objects.filter(run=run).values_list("message", flat=True))
+
+
+def test_a_run_that_would_empty_the_table_is_held_and_says_so(held: Any, rows_of: Any) -> None:
+    pipeline, run = held
+    assert rows_of(pipeline) == 3
+    assert run.error_code == "guard_zero_rows"
+    assert run.lease_until is None
+    assert run.held_until - run.created_at > timedelta(days=6)
+    assert run.attempts.get().outcome == "held"
+    assert "The run is held" in log_of(run)
+
+
+def test_approved_it_publishes_without_reading_again(
+    held: Any, rows_of: Any, work: Any, script: Script, operator: User
+) -> None:
+    pipeline, run = held
+    reads = script.reads
+    services.decide(run, Decision.PUBLISH, by=operator, note="the source was emptied on purpose")
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+    assert (rows_of(pipeline), script.reads) == (0, reads)
+    assert (run.decided_by, run.decision_note) == (operator, "the source was emptied on purpose")
+    assert "olga approved this run" in log_of(run)
+    assert "on purpose" in log_of(run)
+
+
+@pytest.mark.parametrize("how", ["discard", "cancel"])
+def test_discarded_it_leaves_the_table_and_nothing_staged(
+    held: Any, rows_of: Any, work: Any, operator: User, warehouse_cursor: Any, how: str
+) -> None:
+    pipeline, run = held
+    if how == "discard":
+        services.decide(run, Decision.DISCARD, by=operator)
+    else:
+        services.cancel_run(run, by=operator)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED
+    assert rows_of(pipeline) == 3
+    warehouse_cursor.execute("SELECT to_regclass(%s)", (f"public._datamantri_new_{run.pk.hex}",))
+    assert warehouse_cursor.fetchone() == (None,)
+
+
+def test_only_one_decision_counts(held: Any, operator: User) -> None:
+    _, run = held
+    services.decide(run, Decision.DISCARD, by=operator)
+    with pytest.raises(RunRefused) as refused:
+        services.decide(run, Decision.PUBLISH, by=operator)
+    assert refused.value.code == "not_held"
+
+
+def test_the_next_run_is_not_kept_waiting_and_ends_the_held_one(
+    held: Any, queue: Any, work: Any, rows_of: Any, script: Script
+) -> None:
+    pipeline, run = held
+    script.rows = 5
+    queue(pipeline)
+    work()
+    run.refresh_from_db()
+    assert rows_of(pipeline) == 5
+    assert run.status == RunStatus.CANCELLED
+    assert "A newer run" in log_of(run)
+
+
+def test_a_second_run_that_is_held_takes_the_place_of_the_first(held: Any, queue: Any, work: Any) -> None:
+    pipeline, first = held
+    second = queue(pipeline)
+    work()
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.status, second.status) == (RunStatus.CANCELLED, RunStatus.HELD)
+
+
+def test_while_another_run_is_under_way_nobody_decides(held: Any, queue: Any, operator: User) -> None:
+    pipeline, run = held
+    queue(pipeline, status=RunStatus.RUNNING)
+    with pytest.raises(RunRefused) as refused:
+        services.decide(run, Decision.PUBLISH, by=operator)
+    assert refused.value.code == "pipeline_busy"
+    run.refresh_from_db()
+    assert (run.status, run.decision) == (RunStatus.HELD, "")
+
+
+def test_what_nobody_decides_on_is_discarded_in_the_end(held: Any, rows_of: Any, work: Any) -> None:
+    pipeline, run = held
+    assert services.discard_expired() == 0
+    Run.objects.filter(pk=run.pk).update(held_until=Now())
+    assert services.discard_expired() == 1
+    work()
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline)) == (RunStatus.CANCELLED, 3)
+    assert "Nobody decided in time" in log_of(run)
+
+
+def test_a_publish_that_was_approved_and_lost_is_found_done(
+    held: Any, rows_of: Any, work: Any, script: Script, operator: User
+) -> None:
+    pipeline, run = held
+
+    def die() -> None:
+        raise SystemExit  # as a killed process: nothing is written down
+
+    services.decide(run, Decision.PUBLISH, by=operator)
+    script.after_commit = [die, lambda: None]
+    with pytest.raises(SystemExit):
+        work()
+    Run.objects.filter(pk=run.pk).update(lease_until=Now() - timedelta(seconds=1))
+    services.sweep()
+    work()
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline)) == (RunStatus.SUCCEEDED, 0)
+
+
+def test_pages_show_what_is_staged_and_let_an_operator_decide(
+    held: Any, client: Any, operator: User, work: Any
+) -> None:
+    from django.contrib.auth.models import Permission
+
+    _, run = held
+    operator.user_permissions.add(
+        *Permission.objects.filter(codename__in=("view_run", "view_pipeline", "run_pipeline"))
+    )
+    client.force_login(operator)
+    page = client.get(f"/runs/{run.pk}/").content.decode()
+    assert "Approve and publish" in page
+    assert "would empty" in page
+    answer = client.post(f"/runs/{run.pk}/discard/", {"note": "wrong source"})
+    assert answer.status_code == 302
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.decision_note) == (RunStatus.CANCELLED, "wrong source")
+
+
+def test_a_viewer_may_look_but_not_decide(held: Any, client: Any, operator: User) -> None:
+    _, run = held
+    allow(operator, "view_run", "view_pipeline")
+    client.force_login(operator)
+    assert "Approve and publish" not in client.get(f"/runs/{run.pk}/").content.decode()
+    assert client.post(f"/runs/{run.pk}/approve/").status_code == 403

@@ -34,3 +34,8 @@ class Occasions:
                 return False
             self.hits += 1
             return True
+
+    def give_back(self) -> None:
+        """One that was to be hit was not after all."""
+        with self._lock:
+            self.hits -= 1

@@ -7,9 +7,9 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 _READ_BYTES = 1 << 18
@@ -57,7 +57,7 @@ class Relay:
         self._thread.start()
         self._passing = asyncio.Event()
         self._passing.set()
-        self._listener = self._do(asyncio.start_server(self._serve, "127.0.0.1", port))
+        self._listener = self._do(lambda: asyncio.start_server(self._serve, "127.0.0.1", port))
         self.port: int = self._listener.sockets[0].getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -75,7 +75,7 @@ class Relay:
                 link.reset()
             return len(chosen)
 
-        return self._do(reset())
+        return self._do(reset) if self._loop.is_running() else 0
 
     def stall(self) -> None:
         """From now on nothing passes: connections stay open, new ones are taken, and both sides hear nothing."""
@@ -102,7 +102,7 @@ class Relay:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-        self._do(end())
+        self._do(end)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_S)
         self._loop.close()
@@ -113,11 +113,8 @@ class Relay:
     async def to_client(self, link: Link, data: bytes) -> bytes:
         return data
 
-    def _do(self, work: Awaitable[T]) -> T:
-        async def run() -> T:
-            return await work
-
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_CALL_S)
+    def _do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_CALL_S)
 
     async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         await self._passing.wait()
@@ -133,6 +130,8 @@ class Relay:
                 self._pump(link, from_client, server, self.to_server),
                 self._pump(link, from_server, client, self.to_client),
             )
+        except asyncio.CancelledError:  # the relay ends; asyncio reports a cancelled connection as an error
+            link.reset()
         finally:
             self._links.discard(link)
             link.close()

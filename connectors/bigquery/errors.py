@@ -43,6 +43,8 @@ _PERMISSIONS = {
 }
 _PERMISSION = re.compile(r"bigquery\.[a-z]+\.[a-zA-Z]+")
 _NOT_FOUND = re.compile(r"Not found: (?P<kind>\w+):?\s*(?P<name>[^\s;]+)", re.IGNORECASE)
+# gRPC's words for a connection that is gone, and for a call that the other side threw away.
+_BROKEN = re.compile(r"socket|RST_STREAM|reset by peer|broken pipe|stream removed|GOAWAY", re.IGNORECASE)
 _NO_SUCH_TIME = re.compile(r"Invalid (?:snapshot time|time travel timestamp)|TIMESTAMP value in the future")
 _REQUEST = re.compile(r"^\d{3} |^(GET|POST|PUT|PATCH|DELETE) \S+?: ")
 _PEER = re.compile(r"ipv[46]:(\S+?:\d+)")
@@ -220,7 +222,7 @@ def _explain_answer(error: google_errors.GoogleAPICallError, doing: Doing) -> Co
     if isinstance(error, google_errors.ServiceUnavailable) and "failed to connect" in text.lower():
         peer = _PEER.search(text)
         return _unreachable(peer[1] if peer else "bigquerystorage.googleapis.com")
-    if isinstance(error, google_errors.ServiceUnavailable) and ("socket" in text.lower() or "RST_STREAM" in text):
+    if isinstance(error, google_errors.ServerError) and _BROKEN.search(text):
         return TransientError("The connection to BigQuery broke.", code="connection_lost")
     meaning = next((m for kind, m in _STATUS if isinstance(error, kind)), _INVALID)
     return _make(meaning, doing, text, retry_after_s=_retry_delay(error))

@@ -8,40 +8,59 @@ of `google.cloud.bigquery.storage.v1.ReadRowsResponse`.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_RECORD_BATCH, _SCHEMA = 4, 8  # of ReadRowsResponse
+_STATS, _RECORD_BATCH, _SCHEMA = 2, 4, 8  # of ReadRowsResponse
 _SERIALIZED = 1  # of ArrowRecordBatch and of ArrowSchema
+_PROGRESS, _AT_RESPONSE_END = 2, 2  # of StreamStats and of its Progress
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _EMPTY = memoryview(b"")
 
 
 @dataclass(frozen=True)
 class RowsMessage:
-    """Arrow IPC messages, as views of what was received; empty where the message has none."""
+    """Arrow IPC messages, as views of what was received; empty where the message has none.
+
+    `progress` is the share of the stream's rows that have been sent with this message; None if it is not told.
+    """
 
     schema: memoryview
     batch: memoryview
+    progress: float | None = None
 
 
 def parse(data: bytes) -> RowsMessage:
     """What a message holds; raises ValueError if it is none."""
     schema = batch = _EMPTY
+    progress: float | None = None
     for number, value in _fields(memoryview(data)):
         if number == _SCHEMA:
             schema = _serialized(value)
         elif number == _RECORD_BATCH:
             batch = _serialized(value)
-    return RowsMessage(schema, batch)
+        elif number == _STATS:
+            progress = _progress(value)
+    return RowsMessage(schema, batch, progress)
 
 
 def _serialized(message: memoryview) -> memoryview:
     return next((value for number, value in _fields(message) if number == _SERIALIZED), _EMPTY)
 
 
+def _progress(stats: memoryview) -> float | None:
+    """A zero is not sent, and a server that does not count sends none."""
+    for number, progress in _fields(stats):
+        if number == _PROGRESS:
+            for inner, value in _fields(progress):
+                if inner == _AT_RESPONSE_END and len(value) == 8:
+                    return float(struct.unpack("<d", value)[0])
+    return None
+
+
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The numbers and bytes of the fields that have a length; the others are passed over."""
+    """The numbers and bytes of the fields; small whole numbers are passed over."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -57,8 +76,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError(f"wire type {kind}")
         if at + size > len(data):
             raise ValueError("a field longer than its message")
-        if kind == _LENGTH:
-            yield key >> 3, data[at : at + size]
+        yield key >> 3, data[at : at + size]
         at += size
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import requests
 from google.api_core import exceptions as google_errors
 from google.cloud import bigquery
 
@@ -17,11 +18,15 @@ from connectors.base import Column, NeverStop, StopSignal
 from connectors.bigquery.client import REUSE_ONCE, Clients, TimeLimit
 from connectors.bigquery.errors import Doing, explain_job, explained
 from connectors.bigquery.schema import columns_of
-from connectors.errors import ConnectorError
+from connectors.errors import ConnectorError, TransientError
 
 QUERY = Doing("The query", field="query", permission="bigquery.jobs.create")
 _POLL_FIRST_S, _POLL_MOST_S = 0.05, 1.0
+# The job goes on whether or not we hear of it, and a new one would be billed again.
+POLL_FAILURES_MOST, POLL_FAILURE_WAIT_S = 5, 1.0
 _CANCEL_LIMIT_S = 3.0
+# What may be said of a request that was carried out.
+_PERHAPS_DONE = (google_errors.ServerError, requests.exceptions.ConnectionError, requests.exceptions.Timeout)
 _ONLY_SELECT = "Write one SELECT (or WITH … SELECT): scripts, DML, DDL, CALL and EXPORT are refused."
 
 
@@ -75,7 +80,7 @@ def run(
     try:
         stop.check()
         with explained(doing):
-            job = _begin(clients, sql, name, config, timeout_s)
+            job = _begin(clients, sql, name, config, timeout_s, again=limit is None)
         _wait(job, woken, stop, limit, timeout_s, doing)
     finally:
         forget()
@@ -102,10 +107,16 @@ def _clean(text: str) -> str:
 
 
 def _begin(
-    clients: Clients, sql: str, name: str, config: bigquery.QueryJobConfig, timeout_s: float
+    clients: Clients, sql: str, name: str, config: bigquery.QueryJobConfig, timeout_s: float, *, again: bool
 ) -> bigquery.QueryJob:
     try:
-        return _insert(clients, sql, name, config, timeout_s)
+        try:
+            return _insert(clients, sql, name, config, timeout_s)
+        except _PERHAPS_DONE:
+            if not again:
+                raise
+            # If it was, the name is taken now, and nothing is run twice.
+            return _insert(clients, sql, name, config, timeout_s)
     except google_errors.Conflict:
         # An earlier try got through and its answer was lost: this is that job.
         location = clients.options.location
@@ -126,7 +137,7 @@ def _wait(
     timeout_s: float,
     doing: Doing,
 ) -> None:
-    pause = _POLL_FIRST_S
+    pause, failures = _POLL_FIRST_S, 0
     while job.state != "DONE":
         woken.wait(pause)
         try:
@@ -136,9 +147,15 @@ def _wait(
         except ConnectorError:
             _cancel(job)
             raise
-        with explained(doing):
-            job.reload(retry=REUSE_ONCE, timeout=timeout_s)
-        pause = min(pause * 1.5, _POLL_MOST_S)
+        try:
+            with explained(doing):
+                job.reload(retry=REUSE_ONCE, timeout=timeout_s)
+            pause, failures = min(pause * 1.5, _POLL_MOST_S), 0
+        except TransientError:
+            failures += 1
+            if failures > POLL_FAILURES_MOST:
+                raise
+            pause = POLL_FAILURE_WAIT_S
 
 
 def _cancel(job: bigquery.QueryJob) -> None:

@@ -21,9 +21,17 @@ from connectors.errors import ConnectorError, TransientError
 
 SILENCE_S = 60.0
 # Google cuts long streams now and then; their own client opens them again in the same way.
-_REOPEN_CODES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-_REOPEN_MOST = 4
-_REOPEN_WAIT_S = 0.5
+REOPEN_MOST, REOPEN_WAIT_S, REOPEN_WAIT_MOST_S = 4, 0.5, 30.0
+_SILENCES_MOST = 2
+_REOPEN_CODES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+_PAST_THE_END = (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @dataclass(frozen=True)
@@ -91,53 +99,85 @@ def read_stream(
     """Yield the rows of `stream` from row `start` on.
 
     With `reopen`, a stream that the server cut is opened again behind the rows already yielded: only
-    for servers that honour the offset. Raises TransientError with code source_silent after
-    `silence_s` without a message.
+    for servers that honour the offset. So is one that ends before it has told that all its rows were
+    sent, until it gives no more. Raises TransientError with code source_silent after `silence_s`
+    without a message, twice.
     """
-    position = start
-    cuts = 0
+    position, cuts, silences = start, 0, 0
+    progress: float | None = None
+    is_in_doubt = False
     while True:
         call = clients.read_rows(stream, position)
         forget = stop.on_stop(call.cancel)
         watch = _SilenceWatch(call.cancel, silence_s)
+        rows = 0
         try:
             stop.check()
             for data in watch.messages(call):
-                schema, batch = _decode(data, schema, doing)
+                schema, batch, progress = _decode(data, schema, doing)
                 if batch.num_rows:
                     yield batch
-                    position += batch.num_rows
-                    cuts = 0
-            return
+                    position, rows = position + batch.num_rows, rows + batch.num_rows
+                    cuts = silences = 0
+            if not reopen or (is_in_doubt and not rows) or _is_whole(position > start, progress):
+                return
+            is_in_doubt = True
+            continue
         except grpc.RpcError as error:
             stop.check()
-            if watch.is_silent:
-                raise TransientError(
-                    f"{doing.thing}: BigQuery sent nothing for {silence_s:g} s.", code="source_silent"
-                ) from error
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                raise TransientError(
-                    f"{doing.thing}: BigQuery no longer knows the read session.", code="session_lost"
-                ) from error
-            cuts += 1
-            if not reopen or cuts > _REOPEN_MOST or error.code() not in _REOPEN_CODES:
-                raise explain(error, doing) from error
+            may_be_over = is_in_doubt or progress == 1
+            if may_be_over and not rows and error.code() in _PAST_THE_END:
+                return
+            failure = _failure(error, watch.is_silent, silence_s, doing)
+            cuts, silences = cuts + 1, silences + watch.is_silent
+            is_hopeless = cuts > REOPEN_MOST or silences >= _SILENCES_MOST
+            if not reopen or is_hopeless or not (watch.is_silent or error.code() in _REOPEN_CODES):
+                raise failure from error
+            wait_s = REOPEN_WAIT_S * 2 ** (cuts - 1)
+            if isinstance(failure, TransientError) and failure.retry_after_s is not None:
+                wait_s = failure.retry_after_s
+            if wait_s > REOPEN_WAIT_MOST_S:
+                raise failure from error
         finally:
             forget()
             watch.close()
             call.cancel()
-        time.sleep(_REOPEN_WAIT_S)
+        _wait(wait_s, stop)
 
 
-def _decode(data: bytes, schema: pa.Schema | None, doing: Doing) -> tuple[pa.Schema, pa.RecordBatch]:
-    """A message's rows, and the schema that they and those after them have."""
+def _is_whole(has_rows: bool, progress: float | None) -> bool:
+    """Whether a stream that ended has told that it is at its end; a server that tells no progress is believed."""
+    return progress == 1 if progress is not None else has_rows
+
+
+def _failure(error: grpc.RpcError, is_silent: bool, silence_s: float, doing: Doing) -> ConnectorError:
+    if is_silent:
+        return TransientError(f"{doing.thing}: BigQuery sent nothing for {silence_s:g} s.", code="source_silent")
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return TransientError(f"{doing.thing}: BigQuery no longer knows the read session.", code="session_lost")
+    return explain(error, doing)
+
+
+def _wait(seconds: float, stop: StopSignal) -> None:
+    woken = threading.Event()
+    forget = stop.on_stop(woken.set)
+    try:
+        stop.check()
+        woken.wait(seconds)
+        stop.check()
+    finally:
+        forget()
+
+
+def _decode(data: bytes, schema: pa.Schema | None, doing: Doing) -> tuple[pa.Schema, pa.RecordBatch, float | None]:
+    """A message's rows, the schema that they and those after them have, and the progress it tells."""
     try:
         message = messages.parse(data)
         if message.schema:
             schema = pa.ipc.read_schema(pa.py_buffer(message.schema))
         if schema is None:
             raise TransientError(f"{doing.thing}: BigQuery sent rows without their schema.", code="bad_answer")
-        return schema, pa.ipc.read_record_batch(_aligned(message.batch), schema)
+        return schema, pa.ipc.read_record_batch(_aligned(message.batch), schema), message.progress
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise ConnectorError(f"{doing.thing}: a batch of rows cannot be decoded: {error}", code="bad_answer") from error
 

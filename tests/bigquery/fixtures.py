@@ -13,7 +13,7 @@ from tests.emulator_tables import EmulatorTables
 @pytest.fixture
 def bigquery(emulator: dict[str, str]) -> Iterator[BehavingBigQuery]:
     """A BigQuery that behaves, of this test's own, over the session's emulator."""
-    with BehavingBigQuery(**emulator) as proxy:
+    with BehavingBigQuery(**emulator, with_relays=True) as proxy:
         yield proxy
 
 

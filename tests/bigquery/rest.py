@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.bigquery.calls import Call
+from tests.bigquery.faults import Faults, Pace, Strike, cannot_reset
 from tests.bigquery.jobs import Jobs, written_by
 from tests.bigquery.roles import NO_TOKEN, Denied, Roles, Unauthenticated
 from tests.bigquery.snapshots import Snapshots
@@ -20,24 +22,44 @@ from tests.bigquery.travel import BadTime
 from tests.bigquery.upstream import Answer, Upstream
 
 _PATH = re.compile(r"/(?P<upload>upload/)?(?:bigquery/v2/)?projects/(?P<project>[^/]+)(?:/(?P<rest>.*))?")
+# As Google words them: https://cloud.google.com/bigquery/docs/error-messages
+_REFUSALS = {
+    "unavailable": (503, "backendError", "Error encountered during execution. Retrying may solve the problem."),
+    "internal": (500, "internalError", "An internal error occurred and the request could not be completed."),
+    "deadline": (504, "timeout", "The operation timed out."),
+    "exhausted": (429, "rateLimitExceeded", "Exceeded rate limits: too many api requests per user per method."),
+}
+_BROKEN = Answer(0, {}, b"", breaks="reset")
+_PIECE_BYTES = 1 << 14
 _ON_TABLE = {"GET": "get", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
 
 
 class Rest:
-    """Answers one request after another, each in a thread of its own; `admit` sees all of them first."""
+    """Answers one request after another, each in a thread of its own; `admit` sees all of them first.
+
+    `reset` breaks the connection that comes from a port.
+    """
 
     def __init__(
-        self, upstream: Upstream, snapshots: Snapshots, jobs: Jobs, roles: Roles, admit: Callable[[Call], str]
+        self,
+        upstream: Upstream,
+        snapshots: Snapshots,
+        jobs: Jobs,
+        roles: Roles,
+        faults: Faults,
+        admit: Callable[[Call], str],
     ) -> None:
+        self.reset: Callable[[int], object] = cannot_reset
+        self._faults = faults
         self._upstream = upstream
         self._snapshots = snapshots
         self._jobs = jobs
         self._roles = roles
         self._admit = admit
         self._uploads: dict[str, list[TableName]] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.answer))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port: int = self._server.server_address[1]
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -47,11 +69,55 @@ class Rest:
         self._server.server_close()
 
     def answer(self, call: Call, path: str, body: bytes) -> Answer:
+        """The answer, or what the faults in wait make of it."""
         try:
             who = self._admit(call)
-            return self._answer(call, who, path, body)
         except Unauthenticated as error:
             return Answer.refusal(401, "required" if str(error) == NO_TOKEN else "authError", str(error))
+        strikes = self._faults.meet(call)
+        try:
+            for strike in strikes:
+                if not strike.fault.answered and (instead := self._instead(strike)) is not None:
+                    return instead
+            answer = self._answer_or_refuse(call, who, path, body)
+            for strike in strikes:
+                if strike.fault.answered and (instead := self._instead(strike)) is not None:
+                    return instead
+                if strike.fault.kind == "short" and strike.is_due():
+                    answer.breaks = "short"
+                elif strike.fault.kind == "rate" and strike.is_due():
+                    answer.bytes_per_s = strike.fault.bytes_per_s
+            return answer
+        finally:
+            for strike in strikes:
+                strike.end()
+
+    def write(self, body: bytes, bytes_per_s: float, send: Callable[[bytes], object]) -> None:
+        """Send an answer's body, no faster than it may be."""
+        if not bytes_per_s:
+            send(body)
+            return
+        pace = Pace(bytes_per_s)
+        for start in range(0, len(body), _PIECE_BYTES):
+            piece = body[start : start + _PIECE_BYTES]
+            if wait := pace.seconds(len(piece)):
+                self._faults.wait(wait)
+            send(piece)
+
+    def _instead(self, strike: Strike) -> Answer | None:
+        """What is answered because of a fault; None if the answer is only late, or struck on its way out."""
+        fault = strike.fault
+        if fault.kind in ("short", "rate") or not strike.is_due():
+            return None
+        if fault.kind in _REFUSALS:
+            return Answer.refusal(*_REFUSALS[fault.kind])
+        if fault.kind in ("silence", "slow"):
+            self._faults.wait(fault.seconds)
+        return None if fault.kind == "slow" else _BROKEN
+
+    def _answer_or_refuse(self, call: Call, who: str, path: str, body: bytes) -> Answer:
+        try:
+            return self._answer(call, who, path, body)
         except Denied as error:
             return Answer.refusal(403, "accessDenied", str(error))
         except BadTime as error:
@@ -172,7 +238,15 @@ def _first_part(content_type: str, body: bytes) -> dict[str, Any]:
     return json.loads(part.replace(b"\r\n", b"\n").split(b"\n\n", 1)[1])
 
 
-def _handler(answer: Callable[[Call, str, bytes], Answer]) -> type[BaseHTTPRequestHandler]:
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # connections are broken here on purpose
+            super().handle_error(request, client_address)
+
+
+def _handler(rest: Rest) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -180,13 +254,18 @@ def _handler(answer: Callable[[Call, str, bytes], Answer]) -> type[BaseHTTPReque
         def do(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            given = answer(Call("rest", self.command, urlsplit(self.path).path, headers), self.path, body)
+            given = rest.answer(Call("rest", self.command, urlsplit(self.path).path, headers), self.path, body)
+            self.close_connection = self.close_connection or bool(given.breaks)
+            if given.breaks == "reset":
+                rest.reset(self.client_address[1])
+                return
             self.send_response(given.status)
             for name, value in given.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(given.body)))
             self.end_headers()
-            self.wfile.write(given.body)
+            sent = given.body[: len(given.body) // 2] if given.breaks else given.body
+            rest.write(sent, given.bytes_per_s, self.wfile.write)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
 

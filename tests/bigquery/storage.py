@@ -16,10 +16,12 @@ from google.cloud.bigquery_storage_v1 import types
 
 from tests.bigquery import filters, sizes
 from tests.bigquery.calls import Call
+from tests.bigquery.faults import Faults
 from tests.bigquery.jobs import Jobs
 from tests.bigquery.roles import Denied, Roles, Unauthenticated
 from tests.bigquery.snapshots import NoSuchTable, NoSuchTime, Snapshots
 from tests.bigquery.statements import TableName
+from tests.bigquery.storage_strikes import StorageStrikes
 from tests.bigquery.upstream import Upstream
 
 LIFETIME_S = 6 * 3600.0
@@ -43,7 +45,7 @@ class Stream:
 
 
 class Storage(grpc.GenericRpcHandler):
-    """`admit` sees each call first; `sending` has each stream's messages in its hands on their way out."""
+    """`admit` sees each call first, then the `faults` that lie in wait for it."""
 
     def __init__(
         self,
@@ -51,8 +53,8 @@ class Storage(grpc.GenericRpcHandler):
         snapshots: Snapshots,
         jobs: Jobs,
         roles: Roles,
+        faults: Faults,
         admit: Callable[[Call], str],
-        sending: Callable[[Call, Messages], Messages],
     ) -> None:
         self.lifetime_s = LIFETIME_S
         self.message_bytes = MESSAGE_BYTES
@@ -63,13 +65,13 @@ class Storage(grpc.GenericRpcHandler):
         self._jobs = jobs
         self._roles = roles
         self._admit = admit
-        self._sending = sending
+        self.strikes = StorageStrikes(faults, self.expire)
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}
         self._server = grpc.server(
             futures.ThreadPoolExecutor(64), options=[("grpc.max_send_message_length", -1)], handlers=(self,)
         )
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
 
     def start(self) -> None:
         self._server.start()
@@ -77,11 +79,12 @@ class Storage(grpc.GenericRpcHandler):
     def stop(self) -> None:
         self._server.stop(None).wait(5)
 
-    def expire(self) -> None:
-        """End the life of all sessions now."""
+    def expire(self, session: str = "") -> None:
+        """End the life of a session now, or of all."""
         with self._lock:
-            for stream in self._streams.values():
-                stream.expires = min(stream.expires, datetime.now(UTC))
+            for name, stream in self._streams.items():
+                if name.startswith(session):
+                    stream.expires = min(stream.expires, datetime.now(UTC))
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         if details.method == f"{_SERVICE}/CreateReadSession":
@@ -104,20 +107,27 @@ class Storage(grpc.GenericRpcHandler):
         if len(words) != 6 or words[::2] != ["projects", "datasets", "tables"]:
             context.abort(Code.INVALID_ARGUMENT, f"request failed: invalid table name '{asked.table}'")
         name, project = TableName(*words[1::2]), request.parent.removeprefix("projects/")
-        who = self._enter(Call("storage", "CreateReadSession", asked.table, _headers(context)), context)
+        call = Call("storage", "CreateReadSession", asked.table, _headers(context))
+        who = self._enter(call, context)
+        with self.strikes.on_a_session(call, context):
+            rows = self._asked_for(who, name, project, asked, context)
+            return self._open(project, asked, rows, request.max_stream_count)
+
+    def _asked_for(
+        self, who: str, name: TableName, project: str, asked: types.ReadSession, context: grpc.ServicerContext
+    ) -> pa.Table:
+        if asked.data_format != types.DataFormat.ARROW:
+            context.abort(Code.UNIMPLEMENTED, "request failed: only ARROW is served here")
         try:
             self._roles.check_session(who, "bigquery.readsessions.create", project)
             rows = self._rows(who, name, asked.table_modifiers.snapshot_time)
-            rows = filters.narrowed(rows, list(asked.read_options.selected_fields), asked.read_options.row_restriction)
+            return filters.narrowed(rows, list(asked.read_options.selected_fields), asked.read_options.row_restriction)
         except Denied as error:
             context.abort(Code.PERMISSION_DENIED, str(error))
         except NoSuchTable:
             context.abort(Code.NOT_FOUND, f"request failed: Not found: Table {name}")
         except (NoSuchTime, filters.BadFilter) as error:
             context.abort(Code.INVALID_ARGUMENT, f"request failed: {error}")
-        if asked.data_format != types.DataFormat.ARROW:
-            context.abort(Code.UNIMPLEMENTED, "request failed: only ARROW is served here")
-        return self._open(project, asked, rows, request.max_stream_count)
 
     def _rows(self, who: str, name: TableName, snapshot_time: datetime | None) -> pa.Table:
         if (behind := self._jobs.behind(name)) is not None:
@@ -180,9 +190,11 @@ class Storage(grpc.GenericRpcHandler):
             for message in self._messages(stream.rows, request.offset, stream.codec):
                 _check_alive(stream, operating, context)
                 yield message
+            # As long as the call goes on, the session may end.
+            _check_alive(stream, operating, context)
 
         _check_alive(stream, operating, context)
-        yield from self._sending(call, messages())
+        yield from self.strikes.on_a_stream(call, messages(), context)
 
     def _messages(self, rows: pa.Table, offset: int, codec: str | None) -> Messages:
         options = pa.ipc.IpcWriteOptions(compression=codec)

@@ -24,9 +24,13 @@ _NOT_PASSED_ON = frozenset(
 
 @dataclass
 class Answer:
+    """`breaks`: "reset" for no answer but a broken connection, "short" for the first half of one."""
+
     status: int
     headers: dict[str, str]
     body: bytes
+    breaks: str = ""
+    bytes_per_s: float = 0.0
 
     @classmethod
     def of(cls, content: Mapping[str, Any], status: int = 200) -> Answer:
@@ -34,7 +38,10 @@ class Answer:
 
     @classmethod
     def refusal(cls, status: int, reason: str, message: str) -> Answer:
-        states = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 409: "ALREADY_EXISTS"}
+        states = {
+            **{400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 409: "ALREADY_EXISTS"},
+            **{429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"},
+        }
         error = {"message": message, "domain": "global", "reason": reason}
         content = {"code": status, "message": message, "errors": [error], "status": states[status]}
         return cls.of({"error": content}, status)

@@ -24,11 +24,12 @@ def test_rows_and_schema_are_found_among_all_other_fields():
     found = messages.parse(data)
     assert bytes(found.schema) == b"schema"
     assert bytes(found.batch) == b"rows" * 100_000
+    assert found.progress == 0.5
 
 
 def test_a_message_without_rows_is_empty():
     found = messages.parse(serialized(row_count=0))
-    assert (bytes(found.schema), bytes(found.batch)) == (b"", b"")
+    assert (bytes(found.schema), bytes(found.batch), found.progress) == (b"", b"", None)
 
 
 def test_fields_of_a_newer_server_are_passed_over():

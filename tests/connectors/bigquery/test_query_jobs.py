@@ -8,6 +8,7 @@ import time
 import pytest
 
 from connectors.base import ReadRequest
+from connectors.bigquery import query
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.query import clean_labels, job_id
 from connectors.errors import ConnectorError, Stopped, TransientError
@@ -26,6 +27,7 @@ class Jobs:
         self.state = "DONE"
         self.error: dict[str, str] | None = None
         self.taken = False
+        self.polls: list[tuple[int, dict[str, object]]] = []  # given first when the job is looked at
         rest.answer("POST", "/jobs", self.insert)
 
     def insert(self, body):
@@ -33,12 +35,15 @@ class Jobs:
         if body["configuration"].get("dryRun"):
             return 200, self.job(body, "DONE", {"statementType": "SELECT", "schema": {"fields": FIELDS}})
         self.name, self.body = name, body
-        self.rest.answer("GET", f"/jobs/{name}", lambda _: (200, self.job(body, self.state)))
+        self.rest.answer("GET", f"/jobs/{name}", lambda _: self.poll(body))
         self.rest.answer("POST", f"/jobs/{name}/cancel", lambda _: (200, {"job": self.job(body, "DONE")}))
         self.rest.answer("GET", f"/queries/{name}", (200, PAGE))
         if self.taken:
             return 409, {"error": {"code": 409, "message": "Already Exists: Job", "errors": [{"reason": "duplicate"}]}}
         return 200, self.job(body, self.state)
+
+    def poll(self, body):
+        return self.polls.pop(0) if self.polls else (200, self.job(body, self.state))
 
     def job(self, body, state, query=None):
         status = {"state": state} | ({"errorResult": self.error} if self.error and state == "DONE" else {})
@@ -97,6 +102,28 @@ def test_a_running_job_is_waited_for(source, jobs):
 
     threading.Timer(0.4, finish).start()
     assert source.plan(ReadRequest(query=SQL)).estimated_rows == 1
+
+
+BUSY = (503, {"error": {"code": 503, "message": "Busy.", "errors": [{"reason": "backendError"}]}})
+
+
+def test_a_running_job_is_not_given_up_because_it_cannot_be_looked_at_for_a_while(source, jobs, rest, monkeypatch):
+    monkeypatch.setattr(query, "POLL_FAILURE_WAIT_S", 0.02)
+    jobs.polls = [BUSY] * query.POLL_FAILURES_MOST
+    jobs.state = "RUNNING"
+    threading.Timer(0.5, setattr, (jobs, "state", "DONE")).start()
+    assert source.plan(ReadRequest(query=SQL)).estimated_rows == 1
+    assert not jobs.polls
+    assert len(rest.bodies("POST", "/jobs")) == 2  # a dry run and the job
+
+
+def test_a_running_job_that_cannot_be_looked_at_at_all_is_worth_another_try(source, jobs, monkeypatch):
+    monkeypatch.setattr(query, "POLL_FAILURE_WAIT_S", 0.02)
+    jobs.state = "RUNNING"
+    jobs.polls = [BUSY] * 100
+    with pytest.raises(TransientError) as failure:
+        source.plan(ReadRequest(query=SQL))
+    assert failure.value.code == "bigquery_unavailable"
 
 
 def test_stopping_cancels_the_job_within_a_second(source, jobs, rest):

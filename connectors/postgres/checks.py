@@ -72,6 +72,12 @@ def check(
         session.close()
 
 
+def refuse_unusable(session: Session) -> None:
+    """Raise ConnectorError where no run could end well through this session, whatever its target."""
+    _check_writable(session)
+    _check_control(session)
+
+
 def describe_powers(session: Session) -> str:
     first, *_ = powers = session.powers()
     if first == "superuser":
@@ -130,8 +136,9 @@ def _check_version(session: Session) -> tuple[bool | None, str]:
 def _check_writable(session: Session) -> tuple[bool, str]:
     facts = _facts(session)
     if facts.is_standby or facts.is_read_only:
+        where = f"{session.options.dbname} on {session.options.host}"
         raise ConnectorError(
-            "The server is a standby." if facts.is_standby else "The database or role is set to read-only.",
+            f"{where} is a standby." if facts.is_standby else f"{where} is set to read-only for {session.role}.",
             hint="Connect to the primary." if facts.is_standby else "Set default_transaction_read_only to off.",
             code="read_only",
             field="host",

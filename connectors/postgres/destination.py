@@ -85,11 +85,15 @@ class PostgresDestination(Destination):
         pipeline: UUID,
         adopt: bool,
     ) -> list[ConnectorError]:
-        """What stands against writing `columns` to `target`, each with its `field`: schema, table or a column."""
+        """What stands against writing `columns` to `target`, each with its `field`: schema, table or a column.
+
+        Raises ConnectorError for what stands against any target of this connection.
+        """
         found = list(_illegal_names(target, columns))
         if found:
             return found
         with self._looking() as session:
+            checks.refuse_unusable(session)
             try:
                 seen = look(session, target)
             except ConnectorError as error:

@@ -131,7 +131,7 @@ def connect_error(error: psycopg2.Error, options: PostgresOptions) -> ConnectorE
 _BY_STATE = {
     "25006": _Saying(
         "read_only",
-        "The database is read-only.",
+        "{dbname} on {host} is read-only.",
         "It may be a standby, or set to read-only: connect to the primary.",
         field="host",
     ),
@@ -197,6 +197,8 @@ def statement_error(
     column = _column(error.diag)
     found = saying.error(
         message,
+        dbname=options.dbname,
+        host=options.host,
         schema=target.schema if target else CONTROL_SCHEMA,
         target=str(target) if target else "a table",
         column=f" in column {column}" if column else "",

@@ -6,10 +6,10 @@ from contextlib import closing
 
 import pytest
 
-from connectors.base import Target
+from connectors.base import Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, TransientError, Unreachable
 from connectors.postgres import control, keep
-from tests.connectors.memory import MemorySource, batch
+from tests.connectors.memory import ID_NAME, MemorySource, batch
 from tests.connectors.postgres.conftest import PASSWORD
 
 
@@ -18,6 +18,12 @@ def refusal(call):
         call()
     assert PASSWORD not in refused.value.message + refused.value.hint
     return refused.value
+
+
+def validate(world):
+    """What a form asks before it saves."""
+    mode = WriteMode(WriteDisposition.REPLACE)
+    return world.destination().validate_target(world.target, ID_NAME, mode, pipeline=world.pipeline, adopt=False)
 
 
 def test_nobody_listens(world):
@@ -78,8 +84,10 @@ def test_a_read_only_database_is_told(world, admin, options, ids):
     keep.sessions.clear()
     error = refusal(lambda: world.move([2]))
     assert error.code == "read_only"
+    assert str(error).startswith(f"{options.dbname} on 127.0.0.1 is read-only")
     assert not isinstance(error, TransientError)
     assert ids() == [1]
+    assert refusal(lambda: validate(world)).code == "read_only"
     steps = list(world.destination().check())
     assert (steps[-1].name, steps[-1].passed) == ("Not read-only", False)
 
@@ -87,9 +95,10 @@ def test_a_read_only_database_is_told(world, admin, options, ids):
 def test_a_role_that_may_not_make_our_schema_gets_the_grant(world, admin, options):
     admin.execute(f"REVOKE CREATE ON DATABASE {options.dbname} FROM loader")
     grant = f'GRANT CREATE ON DATABASE "{options.dbname}" TO "loader";'
-    error = refusal(world.fence)
-    assert error.code == "missing_grant"
-    assert grant in error.hint
+    for refused in (world.fence, lambda: validate(world)):
+        error = refusal(refused)
+        assert error.code == "missing_grant"
+        assert grant in error.hint
     steps = list(world.destination().check())
     assert steps[-1].passed is False
     assert grant in steps[-1].hint

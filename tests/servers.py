@@ -44,6 +44,15 @@ def pytest_unconfigure() -> None:
     if _stack is not None:
         _stack.stop()
         shutil.rmtree(_stack.data_dir, ignore_errors=True)
+        if said := without_a_browser():
+            print(said)
+
+
+def without_a_browser() -> str:
+    """The last line of a test run that had to skip the tests which drive a browser."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        return ""
+    return "Chromium is missing: the tests that drive a browser were skipped."
 
 
 def warehouse_options() -> dict[str, object]:

@@ -74,7 +74,7 @@ def cursor(warehouse: dict[str, Any]) -> Iterator[Any]:
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    left = [thread for thread in threading.enumerate() if thread not in before and thread.name.startswith("reader-")]
+    left = [thread for thread in threading.enumerate() if thread not in before and thread.name == "reader"]
     assert not left
 
 

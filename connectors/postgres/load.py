@@ -296,7 +296,7 @@ class Load(AbstractContextManager["Load"]):
             seen = look(self._session, self._target, self._new.table)
         else:
             seen = replace.lock_old(self._session, self._target, self._new, reporter=self._reporter, stop=self._stop)
-            self.locked_at = time.monotonic()
+            self.locked_at = seen.answered_at
             self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         expected = self._old.oid if self._old else None
         for remark in replace.swap(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,10 +62,14 @@ class Existing:
 
 @dataclass(frozen=True)
 class Look:
-    """The schema, and the relations found by the names asked for."""
+    """The schema, and the relations found by the names asked for.
+
+    `answered_at` is the monotonic time of the catalogs' answer: a lock taken by the same message is held since.
+    """
 
     schema: Schema
     relations: Mapping[str, Existing] = field(default_factory=dict)
+    answered_at: float = 0.0
 
 
 # What ALTER COLUMN sets. Servers write options of their own into attoptions, as 15.20 does for every
@@ -91,8 +96,9 @@ OR EXISTS (SELECT FROM pg_attribute a JOIN pg_type ty ON ty.oid = a.atttypid
 # What a run made, and nobody changed since: it is made anew with the table. Indexes of partitions follow
 # the one that they are a part of.
 _OURS = f"""
-tree AS (SELECT x.*, x.oid <> c.oid AS is_part FROM c, pg_class x
-         WHERE x.oid = c.oid OR x.oid IN (SELECT relid FROM pg_partition_tree(c.oid))),
+tree AS (SELECT x.*, x.oid <> of.root AS is_part
+         FROM (SELECT oid, oid AS root FROM c UNION SELECT relid, oid FROM c, pg_partition_tree(c.oid)) AS of
+         JOIN pg_class x ON x.oid = of.oid),
 ours AS (SELECT i.indexrelid AS oid, i.indrelid AS of, CASE WHEN i.indisprimary THEN i.indkey::int2[] END AS not_null
          FROM tree JOIN pg_index i ON i.indrelid = tree.oid JOIN pg_class x ON x.oid = i.indexrelid
          WHERE obj_description(coalesce(pg_partition_root(x.oid), x.oid), 'pg_class') = '{MARK}'
@@ -110,16 +116,16 @@ WITH c AS (SELECT * FROM pg_class WHERE oid = %s), {_OURS}
 SELECT CASE WHEN rule.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, rule.ev_class, 0)
             ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END
 FROM tree c JOIN pg_type t ON t.oid = c.reltype
-JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-                 OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, t.typarray)
+CROSS JOIN LATERAL (SELECT * FROM pg_depend WHERE refclassid = 'pg_class'::regclass AND refobjid = c.oid
+                    UNION ALL SELECT * FROM pg_depend
+                              WHERE refclassid = 'pg_type'::regclass AND refobjid IN (c.reltype, t.typarray)) AS d
 LEFT JOIN pg_rewrite rule ON d.classid = 'pg_rewrite'::regclass AND rule.oid = d.objid
 LEFT JOIN pg_constraint k ON d.classid = 'pg_constraint'::regclass AND k.oid = d.objid
 LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
 LEFT JOIN pg_class x ON d.classid = 'pg_class'::regclass AND x.oid = d.objid
-WHERE d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
+LEFT JOIN ours ON ours.oid = CASE WHEN k.contype IN ('p', 'u', 'x') THEN k.conindid ELSE x.oid END
+WHERE ours.oid IS NULL AND d.deptype IN ('n', 'a') AND k.contype IS DISTINCT FROM 'n'
   AND NOT (d.classid = 'pg_class'::regclass AND d.objid = c.oid)
-  AND NOT EXISTS (SELECT FROM ours
-                  WHERE ours.oid = x.oid OR k.contype IN ('p', 'u', 'x') AND ours.oid = k.conindid)
   AND NOT (c.is_part AND (coalesce(k.conparentid, 0) <> 0 OR coalesce(g.tgparentid, 0) <> 0
                           OR coalesce(x.relkind IN ('i', 'I') AND x.relispartition, false)))
 UNION SELECT pg_describe_object(d.refclassid, d.refobjid, 0) FROM tree c, pg_depend d
@@ -183,6 +189,7 @@ def look(session: Session, target: Target, *others: str, before: str = "") -> Lo
     """
     parameters = {"schema": target.schema, "names": [target.table, *others]}
     rows = session.execute(before.replace("%", "%%") + _LOOK, parameters).fetchall()
+    answered_at = time.monotonic()
     if not rows:
         raise ConnectorError(
             f"There is no schema {target.schema}.",
@@ -190,10 +197,8 @@ def look(session: Session, target: Target, *others: str, before: str = "") -> Lo
             code="schema_missing",
             field="schema",
         )
-    return Look(
-        Schema(*rows[0][:2]),
-        {row[2]: _existing(session, row[3:], leans=row[2] == target.table) for row in rows if row[2] is not None},
-    )
+    found = {row[2]: _existing(session, row[3:], leans=row[2] == target.table) for row in rows if row[2] is not None}
+    return Look(Schema(*rows[0][:2]), found, answered_at)
 
 
 def _existing(session: Session, row: tuple[Any, ...], *, leans: bool) -> Existing:

@@ -636,3 +636,27 @@ def test_held_rows_whose_form_no_longer_fits_are_not_published(move, world, admi
     with pytest.raises(ConnectorError) as refused:
         transfer.publish_staged(destination, again, reporter=world.recorder, stop=NeverStop())
     assert refused.value.code == "staging_gone"
+
+
+POINTS = ["load.begin", "load.middle", "load.end", "publish.before_lock", "publish.after_lock", "publish.before_commit"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("disposition", ["replace", "append", "merge"])
+def test_a_run_that_ends_anywhere_leaves_the_table_as_it_was_and_nothing_beside_it(move, admin, disposition, point):
+    form = TargetOptions(("id", "day"), (Index(("name",)),), "day", PartitionUnit.DAY)
+    key = ("id", "day") if disposition == "merge" else ()
+    move((1, JANUARY), form=ALL, disposition=disposition, key=key)
+    relations = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    before = many(admin, relations)
+
+    def end(reached):
+        if reached == point:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        move((2, FEBRUARY), form=form, disposition=disposition, key=key, crash=end)
+    assert many(admin, relations) == before
+    assert contents(admin) == [1]
+    move((2, FEBRUARY), form=form, disposition=disposition, key=key)
+    assert contents(admin) == ([2] if disposition == "replace" else [1, 2])

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, TabularInline
@@ -17,7 +18,7 @@ from unfold.enums import ActionVariant
 from pipelines.admin.links import POST_LINK, ask_first, change_url
 from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
-from runs import services
+from runs import asking, page_queries, services
 from runs.models import Attempt, Run, Trigger
 from runs.states import RunStatus
 
@@ -84,7 +85,27 @@ class RunnablePipelineAdmin(PipelineAdmin):
     """The pipelines' admin with runs: start them, and keep what has a history."""
 
     actions = ("run_now", *PipelineAdmin.actions)
-    actions_detail = ("run_one_now", *PipelineAdmin.actions_detail)
+    actions_detail = ("run_one_now", "full_refresh", "set_watermark", *PipelineAdmin.actions_detail)
+    readonly_fields = ("watermark",)
+
+    def get_fieldsets(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
+        """What the target has so far stands beside what decides on it."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or not obj.incremental:
+            return fieldsets
+        return [
+            (
+                title,
+                {**options, "fields": (*options["fields"], "watermark")}
+                if "incremental" in options["fields"]
+                else options,
+            )
+            for title, options in fieldsets
+        ]
+
+    @display(description="watermark")
+    def watermark(self, pipeline: Pipeline) -> str:
+        return page_queries.watermark_of(pipeline) or "None yet."
 
     @admin.action(description="Run now", permissions=["run"])
     def run_now(self, request: HttpRequest, queryset: QuerySet[Pipeline]) -> None:
@@ -119,6 +140,22 @@ class RunnablePipelineAdmin(PipelineAdmin):
             messages.error(request, f"{refused.message} {refused.hint}".strip())
             return HttpResponseRedirect(change_url(pipeline))
         return HttpResponseRedirect(run.get_absolute_url())
+
+    @action(description="Full refresh", icon="restart_alt", url_path="full-refresh", permissions=["run"])
+    def full_refresh(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._start(request, object_id, "full-refresh")
+
+    @action(description="Set watermark", icon="flag", url_path="set-watermark", permissions=["run"])
+    def set_watermark(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self._start(request, object_id, "watermark")
+
+    def _start(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
+        """To the page that says what will be done, and does it once somebody says yes."""
+        pipeline = self.pipeline_or_404(request, object_id)
+        if asking.ask(pipeline, name) is None:
+            messages.error(request, f"{pipeline.name} reads all rows every time: there is no watermark to set.")
+            return HttpResponseRedirect(change_url(pipeline))
+        return HttpResponseRedirect(reverse("start_action", args=[pipeline.pk, name]))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
         """A pipeline with runs is archived, not deleted; its runs are counted here, not listed one by one."""

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,9 @@ GOOGLE_STORAGE = "bigquerystorage.googleapis.com:443"
 _READ_ROWS = "/google.cloud.bigquery.storage.v1.BigQueryRead/ReadRows"
 KEPT_CLIENTS = 16
 _KEEPALIVE_MS = 60_000
+# A date names a whole second, and servers write it down once a second.
 _CLOCK_TOLERANCE = timedelta(seconds=3)
+_LAGS_KEPT = 16
 
 _CHANNEL = (
     ("grpc.max_send_message_length", -1),
@@ -92,7 +94,7 @@ class Clients:
         # An emulator is never behind the proxy that the way to Google may need.
         self.session.trust_env = not endpoints.rest
         self.session.hooks["response"].append(self._compare_clocks)
-        self._ahead = timedelta(0)
+        self._lags: deque[timedelta] = deque(maxlen=_LAGS_KEPT)
         self.rest = bigquery.Client(
             project=options.project,
             credentials=self.credentials,
@@ -137,7 +139,10 @@ class Clients:
 
     def now(self) -> datetime:
         """The time, held back where this machine's clock is ahead: BigQuery knows no snapshot in the future."""
-        return datetime.now(UTC) - self._ahead
+        # What lies between an answer's date and its arrival is our clock's lead and the answer's way: the
+        # shortest way tells the lead best.
+        ahead = min(list(self._lags), default=timedelta(0))
+        return datetime.now(UTC) - (ahead if ahead > _CLOCK_TOLERANCE else timedelta(0))
 
     def close(self) -> None:
         self.session.close()
@@ -148,9 +153,7 @@ class Clients:
 
     def _compare_clocks(self, response: requests.Response, **_: object) -> None:
         if date := response.headers.get("Date"):
-            ahead = datetime.now(UTC) - parsedate_to_datetime(date)
-            # It names a whole second, and servers write it down once a second.
-            self._ahead = ahead if ahead > _CLOCK_TOLERANCE else timedelta(0)
+            self._lags.append(datetime.now(UTC) - parsedate_to_datetime(date))
 
     def _open_channel(self) -> grpc.Channel:
         if self.endpoints.storage:

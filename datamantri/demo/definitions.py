@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from connectors.base import WriteDisposition
 from pipelines import lookups, queries, services
 from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.services import ScheduleSpec
@@ -34,8 +35,19 @@ PIPELINES: tuple[tuple[str, str, str, str, ScheduleSpec], ...] = (
 )
 
 
+# Reads only the flights that are new, and looks a day back for those that come late.
+DAILY: tuple[str, str, str, str, ScheduleSpec] = ("Flights, day by day", "nyc.december", "", "december", HOURLY)
+ONLY_NEW = {
+    "write_disposition": WriteDisposition.MERGE.value,
+    "merge_key": ["time_hour", "carrier", "flight"],
+    "cursor_column": "time_hour",
+    "incremental": True,
+    "lookback": 86_400,
+}
+
+
 def ensure(*, project: str, warehouse: dict[str, Any], by: Any) -> list[Pipeline]:
-    """The demo's pipelines, made where they are missing, without those that people archived.
+    """The demo's pipelines, made where they are missing, without those that people archived; the last is DAILY's.
 
     The connections follow the servers' addresses.
     """
@@ -43,6 +55,7 @@ def ensure(*, project: str, warehouse: dict[str, Any], by: Any) -> list[Pipeline
     password = {"password": warehouse.pop("password")}
     destination = _connection(DESTINATION, "postgres", warehouse, password, by)
     pipelines = [_pipeline(source, destination, *fields, by=by) for fields in PIPELINES]
+    pipelines.append(_pipeline(source, destination, *DAILY, by=by, **ONLY_NEW))
     return [pipeline for pipeline in pipelines if pipeline.state != PipelineState.ARCHIVED]
 
 
@@ -64,6 +77,7 @@ def _pipeline(
     schedule: ScheduleSpec,
     *,
     by: Any,
+    **settings: Any,
 ) -> Pipeline:
     # People may have renamed it, or given it another target.
     found = queries.pipeline_writing_to(destination, SCHEMA, target) or Pipeline.objects.filter(name=name).first()
@@ -77,6 +91,7 @@ def _pipeline(
         destination=destination,
         target_schema=SCHEMA,
         target_table=target,
+        **settings,
     )
     with contextlib.suppress(lookups.LookupFailed):  # then a run is the first to see the columns
         lookups.validate_pipeline(pipeline)

@@ -20,12 +20,15 @@ def load(client: bigquery.Client, table: str, columns: dict[str, str], rows: pa.
     client.delete_table(table, not_found_ok=True, timeout=LIMIT_S)
     schema = [bigquery.SchemaField(name, kind) for name, kind in columns.items()]
     client.create_table(bigquery.Table(table, schema=schema), timeout=LIMIT_S)
+    append(client, table, rows)
+
+
+def append(client: bigquery.Client, table: str, rows: pa.Table) -> None:
+    """Add rows to a table that is there, through a load job."""
     file = io.BytesIO()
     pyarrow.parquet.write_table(rows, file)
     config = bigquery.LoadJobConfig(
-        source_format=bigquery.SourceFormat.PARQUET,
-        write_disposition=bigquery.WriteDisposition.WRITE_APPEND,
-        schema=schema,
+        source_format=bigquery.SourceFormat.PARQUET, write_disposition=bigquery.WriteDisposition.WRITE_APPEND
     )
     job = client.load_table_from_file(file, table, rewind=True, job_config=config, timeout=LIMIT_S)
     job.result(timeout=LIMIT_S)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from datamantri.embedded.errors import EmbeddedError
@@ -75,6 +78,27 @@ FLIGHTS = CsvTable(
     336776,
 )
 CSV_TABLES = (AIRLINES, AIRPORTS, PLANES, WEATHER, FLIGHTS)
+
+
+# The last month again, as a table that grows: its last days arrive one by one while the demo runs.
+DECEMBER = "december"
+ARRIVING = tuple(datetime(2013, 12, day, 5, tzinfo=UTC) for day in (29, 30, 31))
+DECEMBER_ROWS = 28_135
+
+
+def december(data: Path) -> list[pa.Table]:
+    """The flights of December: first those before the days that arrive, then each day (in New York, by the hour)."""
+    rows = read(FLIGHTS, data)
+    rows = rows.filter(pc.equal(rows["month"], 12))
+    bounds = [None, *ARRIVING, None]
+    return [_between(rows, low, high) for low, high in itertools.pairwise(bounds)]
+
+
+def _between(rows: pa.Table, low: datetime | None, high: datetime | None) -> pa.Table:
+    for bound, keeps in ((low, pc.greater_equal), (high, pc.less)):
+        if bound is not None:
+            rows = rows.filter(keeps(rows["time_hour"], pa.scalar(bound, _ARROW["TIMESTAMP"])))
+    return rows
 
 
 def fetch_package(folder: Path) -> Path:

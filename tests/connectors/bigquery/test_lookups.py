@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import ColumnDigest, ReadRequest
-from connectors.bigquery import digest
+from connectors.base import ReadRequest
+from connectors.bigquery import compare
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.schema import columns_of
 from connectors.errors import ConnectorError, Unreachable
+from connectors.sides import ColumnDigest
 from tests.connectors.bigquery.conftest import PROJECT
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 
@@ -106,7 +107,7 @@ def test_a_digest_of_many_columns_takes_several_queries(source, tables, dataset,
     request = ReadRequest(table=f"{dataset}.wide")
     columns = source.describe(request).columns
     at_once = source.digest(request, columns)
-    monkeypatch.setattr(digest, "_COLUMNS_A_QUERY", 3)
+    monkeypatch.setattr(compare, "COLUMNS_A_QUERY", 3)
     assert source.digest(request, columns) == at_once
     assert [c.name for c in at_once.columns] == names
     assert {c.nulls for c in at_once.columns} == {1}

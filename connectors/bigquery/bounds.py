@@ -110,8 +110,10 @@ def reached(name: str, reach: Reach, columns: Sequence[Column]) -> str:
     return _all((f"({upper} OR {{c}} IS NULL)" if upper else "{c} IS NULL",), quoted)
 
 
-def as_of(table_sql: str, snapshot: datetime) -> str:
-    """The table named `t` as it was at `snapshot`."""
+def as_of(table_sql: str, snapshot: datetime | None) -> str:
+    """The table named `t` as it was at `snapshot`; None for one that never changes."""
+    if snapshot is None:
+        return f"{table_sql} AS t"
     moment = snapshot.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
     return f"{table_sql} AS t FOR SYSTEM_TIME AS OF TIMESTAMP '{moment}'"
 

@@ -21,7 +21,7 @@ from connectors.base import (
     StopSignal,
     TableInfo,
 )
-from connectors.bigquery import bounds, checks, compare, pages, preview, query, streams, wkb
+from connectors.bigquery import checks, compare, pages, preview, query, streams, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
@@ -136,9 +136,11 @@ class BigQuerySource(Source):
     def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
         if plan.source_rows is not None:
             return plan.source_rows
-        ref = parse_table(request.table, self._options.project)
+        if not self._reading.counted:
+            return None
         planner = Planner(self._clients(), request, timeout_s=self._timeout_s, stop=stop)
-        found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {bounds.as_of(ref.sql, plan.snapshot_time)}", about(ref))
+        doing = about(parse_table(request.table, self._options.project))
+        found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {self._reading.counted}", doing)
         return found["n"]
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:

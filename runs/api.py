@@ -42,9 +42,9 @@ KEY_HEADER = "Idempotency-Key"
 
 class RunFilter(filters.FilterSet):
     pipeline = filters.UUIDFilter(field_name="pipeline_id")
-    status = filters.MultipleChoiceFilter(choices=RunStatus.choices)
-    trigger = filters.MultipleChoiceFilter(choices=Trigger.choices)
-    action = filters.MultipleChoiceFilter(choices=RunAction.choices)
+    status = filters.MultipleChoiceFilter(choices=RunStatus.choices, distinct=False)
+    trigger = filters.MultipleChoiceFilter(choices=Trigger.choices, distinct=False)
+    action = filters.MultipleChoiceFilter(choices=RunAction.choices, distinct=False)
     created_after = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
     created_before = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
 

@@ -24,7 +24,7 @@ from runs.states import ACTIVE
 
 log = logging.getLogger(__name__)
 
-PIPELINES_AT_ONCE = 200
+PIPELINES_AT_ONCE = 500
 TICKS_AT_ONCE = 1000
 LATE_AFTER = timedelta(seconds=60)
 UNREADABLE_FOR = timedelta(minutes=5)

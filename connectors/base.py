@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from connectors.cursor import CursorRead, Interval
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
-    from connectors.sides import Cost, Published, Scope, Side, Survey, TableDigest, TargetSide
+    from connectors.sides import Cost, Published, Scope, Side, Survey, TargetSide
 
 
 class WriteDisposition(StrEnum):
@@ -365,12 +365,6 @@ class Source(ABC):
     ) -> Side:
         """The rows of `scope` as one side of a comparison; what reading them costs is added to `cost`."""
 
-    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
-        """Count and sum the rows as they are, in the source's own SQL over the canonical texts."""
-        from connectors.sides import Cost, Scope
-
-        return self.comparing(request, Scope(), columns, Cost(), stop=NeverStop()).digest(columns)
-
     @abstractmethod
     def close(self) -> None: ...
 
@@ -415,11 +409,6 @@ class Destination(ABC):
     @abstractmethod
     def comparing(self, target: Target, *, stop: StopSignal) -> AbstractContextManager[TargetSide]:
         """The target as one side of a comparison, in one transaction that only reads."""
-
-    def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:
-        """Count and sum the rows as they are, in the destination's own SQL over the canonical texts."""
-        with self.comparing(target, stop=NeverStop()) as side:
-            return side.digest(columns)
 
     @abstractmethod
     def close(self) -> None: ...

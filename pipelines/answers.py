@@ -241,14 +241,13 @@ def _comparison_cost(
     if published is None or str(published.pipeline) != pipeline:
         raise comparing.nothing_published(wanted)
     with _source(source) as end:
-        no_snapshot = ""
+        gone = ""
         try:
             survey = comparing.survey_source(end, read, published.snapshot_time)
-            no_snapshot = survey.why_not
         except ConnectorError as error:
             if error.code != "snapshot_gone":
                 raise
-            survey, no_snapshot = comparing.survey_source(end, read, None), error.message
+            survey, gone = comparing.survey_source(end, read, None), error.message
     billed = comparing.bytes_billed(survey, look_for_keys=bool(key))
     least, most = billed or (None, None)
     return {
@@ -257,7 +256,8 @@ def _comparison_cost(
             "bytes": survey.bytes,
             "least_billed": least,
             "most_billed": most,
-            "no_snapshot": no_snapshot,
+            "no_snapshot": gone or survey.why_not,
+            "is_gone": bool(gone),
             "is_unchanged": bool(survey.unchanged),
         },
         "target": here and {"rows": here.rows, "bytes": here.bytes},

@@ -131,8 +131,9 @@ def comparison_cost(pipeline: Pipeline) -> dict[str, Any]:
     """What comparing both sides would read.
 
     `source`: bytes of one pass, least_billed, most_billed, no_snapshot (why it cannot be read as the last run read
-    it; empty if it can); `target`: rows and bytes, about, None if there is no table; `snapshot_time`. Raises
-    LookupFailed, code nothing_published, before the first run.
+    it; empty if it can), is_gone (it could once), is_unchanged (nothing of it changed since, by its own record);
+    `target`: rows and bytes, about, None if there is no table; `snapshot_time`. Raises LookupFailed, code
+    nothing_published, before the first run.
     """
     return _ask(
         "comparison_cost",

@@ -19,13 +19,16 @@ class Cost:
     """What the page says before a comparison starts.
 
     `billed` is what BigQuery bills at most, None where nobody knows; `no_snapshot` says why the source cannot be
-    read as it was, `problem` why the cost is not known.
+    read as it was, with `is_gone` if it could once; `problem` why the cost is not known, `impossible` why there is
+    nothing to compare.
     """
 
     said: Sequence[str]
     billed: int | None = None
     no_snapshot: str = ""
+    is_gone: bool = False
     problem: str = ""
+    impossible: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def cost_of(pipeline: Pipeline) -> Cost:
     try:
         found = lookups.comparison_cost(pipeline)
     except lookups.LookupFailed as failure:
-        return Cost([], problem=f"{failure.message} {failure.hint}".strip())
+        told = f"{failure.message} {failure.hint}".strip()
+        return Cost([], impossible=told) if failure.code == "nothing_published" else Cost([], problem=told)
     source, target = found["source"], found["target"]
     name = pipeline.source_table or "The query"
     here = f"{pipeline.target_schema}.{pipeline.target_table}"
@@ -90,7 +94,11 @@ def cost_of(pipeline: Pipeline) -> Cost:
             " write meanwhile, VACUUM waits."
         )
     said.append("Nothing is written at either side. Loads of this pipeline wait until it is done.")
-    return Cost(said, billed=source["most_billed"], no_snapshot=source["no_snapshot"])
+    no_snapshot = source["no_snapshot"]
+    if no_snapshot and not source["is_gone"]:
+        since = "did not change since, by their own record" if source["is_unchanged"] else "may have changed since"
+        said.insert(0, f"It is read as it is now: {no_snapshot}. What it reads {since}.")
+    return Cost(said, billed=source["most_billed"], no_snapshot=no_snapshot, is_gone=source["is_gone"])
 
 
 def snapshot_of(pipeline: Pipeline) -> str:

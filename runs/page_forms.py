@@ -60,8 +60,12 @@ class ComparisonForm(forms.Form):
     limit = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
 
     def __init__(self, data: Any = None, *, pipeline: Pipeline, cost: Cost | None = None) -> None:
-        told = {"limit": cost.billed, "at": "now" if cost.no_snapshot else "snapshot"} if cost else {}
-        super().__init__(data, initial=told)
+        super().__init__(
+            data, initial={"limit": cost.billed, "at": "now" if cost.is_gone else "snapshot"} if cost else {}
+        )
+        if cost and cost.no_snapshot:
+            # Nothing to choose: what cannot be pinned is read as it is, whatever was asked for.
+            self.fields["at"].widget = forms.HiddenInput()
         if not pipeline.merge_key:
             del self.fields["keys"]
 

@@ -37,6 +37,22 @@ class ReceiptSourceSerializer(serializers.Serializer[Any]):
     cache_hit = serializers.BooleanField(required=False, allow_null=True)
 
 
+class IntervalSerializer(serializers.Serializer[Any]):
+    """What was read of the cursor; bounds are texts, an empty one is none."""
+
+    column = serializers.CharField()
+    type = serializers.CharField()
+    low = serializers.CharField(allow_blank=True)
+    high = serializers.CharField(allow_blank=True)
+    includes_low = serializers.BooleanField()
+    rows = serializers.IntegerField(allow_null=True)
+    through = serializers.IntegerField(help_text="Rows up to `high`.")
+    below = serializers.IntegerField(help_text="Rows up to the watermark that was there before.")
+    nulls = serializers.IntegerField(help_text="Rows without a cursor.")
+    left = serializers.IntegerField(help_text="Newer rows that have yet to settle.")
+    late = serializers.IntegerField(allow_null=True, help_text="Net rows that came below the watermark since.")
+
+
 class ReceiptSerializer(serializers.Serializer[Any]):
     """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
 
@@ -55,6 +71,7 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     target = TargetSerializer()
     snapshot_time = serializers.DateTimeField(help_text="The source was read as it was then.")
     published_at = serializers.DateTimeField(help_text="By the destination's clock.")
+    interval = IntervalSerializer(required=False, allow_null=True)
     watermark_before = serializers.CharField(required=False, allow_null=True)
     watermark_after = serializers.CharField(required=False, allow_null=True)
     lock_wait_ms = serializers.FloatField()
@@ -150,6 +167,7 @@ class ComparedSourceSerializer(serializers.Serializer[Any]):
     least_billed = serializers.IntegerField(allow_null=True, help_text="Bytes billed if both sides agree.")
     most_billed = serializers.IntegerField(allow_null=True, help_text="Bytes billed at most: a good limit.")
     no_snapshot = serializers.CharField(allow_blank=True, help_text="Why it cannot be read as the last run read it.")
+    is_gone = serializers.BooleanField(help_text="It could be read so once: compare with `now`.")
     is_unchanged = serializers.BooleanField(help_text="By its own record nothing changed since.")
 
 

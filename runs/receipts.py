@@ -98,7 +98,16 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
     ),
     (
         "Cursor",
-        (("watermark_before", "Watermark before", _said), ("watermark_after", "Watermark after", _said)),
+        (
+            ("interval.column", "Column", str),
+            ("interval.low", "Read above", _said),
+            ("interval.high", "Read up to", _said),
+            ("interval.late", "Late rows, net", count),
+            ("interval.left", "Left to settle", count),
+            ("interval.nulls", "Without a value", count),
+            ("watermark_before", "Watermark before", _said),
+            ("watermark_after", "Watermark after", _said),
+        ),
     ),
     (
         "Target",
@@ -121,10 +130,16 @@ _TECHNICAL = (
     ("source.location", "Location", str),
     ("source.session", "Read session", str),
     ("source.session_expires", "Session ends", _moment),
+    ("interval.type", "Type of the cursor", str),
+    ("interval.rows", "Rows in what was read of the cursor", count),
+    ("interval.through", "Rows up to its end", count),
+    ("interval.below", "Rows up to the watermark before", count),
+    ("interval.includes_low", "Its lower end was read too", _said),
     ("token", "Token", _said),
 )
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
-_ZERO_SAYS_NOTHING = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
+_BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
+_ZERO_SAYS_NOTHING = frozenset({"changes.duplicates", "changes.stale", "interval.left", "interval.nulls"})
 
 
 def visible(run: Run, user: Any) -> dict[str, Any] | None:
@@ -175,9 +190,9 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
 def _facts(left: dict[str, Any], lines: tuple[tuple[str, str, Say], ...], *, by_row: bool) -> Iterator[Fact]:
     for place, name, say in lines:
         value = left.pop(place, None)
-        if value in (None, "") or (value == 0 and place in _ZERO_SAYS_NOTHING and not by_row):
+        if value in (None, ""):
             continue
-        if value == 0 and place in ("changes.duplicates", "changes.stale"):
+        if value == 0 and (place in _ZERO_SAYS_NOTHING or (place in _BY_ROW_ONLY and not by_row)):
             continue
         yield Fact(name, say(value))
 

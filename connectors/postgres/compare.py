@@ -10,7 +10,7 @@ from psycopg2 import sql
 
 from connectors.base import Column, StopSignal, TableInfo, Target
 from connectors.errors import ConnectorError
-from connectors.postgres import published
+from connectors.postgres import errors, published
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
 from connectors.sides import (
@@ -45,6 +45,11 @@ SET LOCAL idle_in_transaction_session_timeout = 0
 """
 _NO_LIMIT = "SET LOCAL transaction_timeout = 0"  # PostgreSQL 17 and later
 _FETCHED = 10_000
+_PRESENT = """
+SELECT has_table_privilege(c.oid, 'SELECT'),
+       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
+"""
 
 
 class PostgresSide:
@@ -60,17 +65,14 @@ class PostgresSide:
 
     def present(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Those of the columns that the target has."""
-        found = self._session.execute(
-            """
-            SELECT a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-            JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped
-            """,
-            (self._target.schema, self._target.table),
-        ).fetchall()
-        if not found:
+        found = self._session.one(_PRESENT, (self._target.schema, self._target.table))
+        if found is None:
             raise ConnectorError(f"There is no table {self._target}.", code="table_missing", field="table")
-        here = {name for (name,) in found}
+        may_read, here = found
+        if not may_read:
+            table, role = errors.quoted(self._target.schema, self._target.table), self._session.role
+            grant = f"GRANT SELECT ON TABLE {table} TO {errors.quoted(role)};"
+            raise errors.missing_grant(f"{role} may not read {self._target}.", grant)
         return tuple(c for c, name in zip(columns, column_names(columns), strict=True) if name in here)
 
     def digest(self, columns: Sequence[Column]) -> TableDigest:

@@ -310,7 +310,10 @@ def test_the_cost_says_why_there_is_no_snapshot(world: World, cost: Any, warehou
     warehouse_cursor.execute(
         'UPDATE _datamantri.applied SET receipt = receipt || \'{"snapshot_time": "2020-01-01T00:00:00+00:00"}\''
     )
-    assert "Cannot read before" in cost()["source"]["no_snapshot"]
+    told = cost()["source"]
+    assert "Cannot read before" in told["no_snapshot"]
+    assert told["is_gone"]
+    assert told["least_billed"] == 10 * 2**20
 
 
 def test_nothing_is_written_at_the_destination(world: World, warehouse_cursor: Any):

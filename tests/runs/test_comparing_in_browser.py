@@ -80,6 +80,17 @@ def test_before_the_first_run_the_page_says_so(page, pipeline, warehouse_cursor)
     warehouse_cursor.execute("DROP SCHEMA _datamantri CASCADE")
     page.goto(f"/pipelines/{pipeline.pk}/compare/")
     assert "Nothing of this pipeline was published to public.things yet" in page.inner_text("main")
+    assert page.query_selector("main button") is None
+
+
+def test_a_query_says_that_it_is_read_as_it_is(page, pipeline, work):
+    pipeline.source_table, pipeline.source_query = "", f"SELECT * FROM {TABLE}"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    page.goto(f"/pipelines/{pipeline.pk}/compare/")
+    assert "It is read as it is now: a query cannot be read as it was" in page.inner_text("main")
+    assert page.query_selector("[type=radio]") is None
+    page.click("form.panel button.primary")
+    assert Run.objects.get(action=RunAction.COMPARE).action_options["at"] == "snapshot"
 
 
 def test_the_api_tells_the_cost_and_compares(pipeline, operator_client, viewer_client, work):

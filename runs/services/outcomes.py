@@ -14,7 +14,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Now
 
 from runs import doorbell, live
-from runs.models import Attempt, Run
+from runs.models import Attempt, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, storable, write_lines
 from runs.services.ownership import Claim
@@ -64,7 +64,7 @@ def finish(
     if receipt is not None:
         changes |= {"receipt": receipt, "rows": receipt.get("rows", 0), "bytes": receipt.get("bytes", 0)}
     with transaction.atomic():
-        if to == RunStatus.SUCCEEDED:
+        if to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE:
             overtake_held(claimed.pipeline, by=claimed.run, why="A newer run of the pipeline was published.")
         _leave(claimed, to, changes, failure, outcome or to.value, lines)
 

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from pipelines.models import Pipeline
 from runs import services
-from runs.models import Decision, LogLine, Run
+from runs.models import Decision, LogLine, Run, RunAction
 from runs.services import RunRefused
 from runs.states import RunStatus
 from tests.runs.memory import Script
@@ -105,6 +105,14 @@ def test_the_next_run_is_not_kept_waiting_and_ends_the_held_one(
     assert rows_of(pipeline) == 5
     assert run.status == RunStatus.CANCELLED
     assert "A newer run" in log_of(run)
+
+
+def test_a_comparison_publishes_nothing_and_overtakes_nothing(held: Any, queue: Any, claim: Any) -> None:
+    pipeline, run = held
+    queue(pipeline, action=RunAction.COMPARE)
+    services.finish(claim(), RunStatus.SUCCEEDED, receipt={"method": "compare"})
+    run.refresh_from_db()
+    assert run.status == RunStatus.HELD
 
 
 def test_a_second_run_that_is_held_takes_the_place_of_the_first(held: Any, queue: Any, work: Any) -> None:

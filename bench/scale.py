@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -43,7 +42,7 @@ def control_database() -> Iterator[EmbeddedStack]:
             from django.core.management import call_command
 
             django.setup()
-            call_command("prepare", login=Path(folder) / "password", stdout=io.StringIO())
+            call_command("prepare", login=Path(folder) / "password")
             yield stack
         finally:
             stack.stop()

@@ -6,18 +6,16 @@ const METHODS = {
   append: "Appends rows", merge: "Merges rows",
 };
 
-/** Put a button under `field`, and the answer under that. */
+/** Put a button under the row of `field`, and the answer under that. */
 export function showForecast(field) {
   if (!field) return;
   const place = el("div", { class: "desk-finder desk-wide", "aria-live": "polite" });
   const button = el("button", { type: "button", class: "desk-button", onclick: () => busy(button, look) }, "What will a run do?");
-  field.closest(".grow.relative").append(el("div", { class: "desk-row" }, button), place);
+  field.closest(".field-row").after(el("div", { class: "desk-forecast" }, button, place));
 
   async function look() {
     place.replaceChildren(el("p", { class: "desk-quiet" }, "Looking…"));
     const data = new FormData(field.form);
-    // What is hidden is not sent when the form is saved either.
-    for (const hidden of field.form.querySelectorAll(".field-row[hidden] [name]")) data.set(hidden.name, "");
     data.set("pipeline", location.pathname.match(/[0-9a-f-]{36}/)?.[0] ?? "");
     const answer = await ask(urls().forecast, { data });
     place.replaceChildren(...(answer.error ? [note(answer.error)] : told(answer)));

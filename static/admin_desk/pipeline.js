@@ -55,11 +55,11 @@ function whichRows(mode) {
   };
   mode.addEventListener("change", show);
   onlyNew.addEventListener("change", show);
-  mode.form.addEventListener("submit", () => {
+  mode.form.addEventListener("formdata", ({ formData }) => {
     for (const field of fields) {
       if (!field.closest(".field-row").hidden) continue;
-      if (field.type === "checkbox") field.checked = false;
-      else field.value = field.name === "lookback" ? "0" : "";
+      if (field.type === "checkbox") formData.delete(field.name);
+      else formData.set(field.name, field.name === "lookback" ? "0" : "");
     }
   });
   show();
@@ -81,9 +81,9 @@ function browse() {
   // Both stay on the page while one of them has an error or both are filled in: nothing is hidden that needs a look.
   const both = table.value.trim() && query.value.trim();
   if (!both) choose(query.value.trim() ? "query" : "table");
-  table.form.addEventListener("submit", () => {
-    if (rows.query.hidden) query.value = "";
-    if (rows.table.hidden) table.value = "";
+  table.form.addEventListener("formdata", ({ formData }) => {
+    if (rows.query.hidden) formData.set(query.name, "");
+    if (rows.table.hidden) formData.set(table.name, "");
   });
 
   function choose(which) {

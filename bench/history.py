@@ -121,12 +121,11 @@ class History:
         """Copy the first row of a model once for each of `rows`, a FROM clause; `changes` are SQL by column."""
         meta = self._models[name]._meta
         columns = [field.column for field in meta.concrete_fields]
-        values = ", ".join(changes.get(column, f"o.{column}") for column in columns)
+        names = ", ".join(f'"{column}"' for column in columns)
+        values = ", ".join(changes.get(column, f'o."{column}"') for column in columns)
         # All of it is text of this module.
         cursor.execute(f"CREATE TEMPORARY TABLE IF NOT EXISTS first_{name} AS SELECT * FROM {meta.db_table} LIMIT 1")
-        cursor.execute(
-            f"INSERT INTO {meta.db_table} ({', '.join(columns)}) SELECT {values} FROM first_{name} AS o, {rows}"
-        )
+        cursor.execute(f"INSERT INTO {meta.db_table} ({names}) SELECT {values} FROM first_{name} AS o, {rows}")
 
 
 def _serial(name: str) -> dict[str, str]:

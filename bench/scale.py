@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ def control_database() -> Iterator[EmbeddedStack]:
             from django.core.management import call_command
 
             django.setup()
-            call_command("prepare", login=Path(folder) / "password")
+            call_command("prepare", login=Path(folder) / "password", stdout=io.StringIO())
             yield stack
         finally:
             stack.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from connectors.cursor import CursorRead, Interval
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
+    from connectors.sides import Cost, Published, Scope, Side, Survey, TargetSide
 
 
 class WriteDisposition(StrEnum):
@@ -269,25 +271,6 @@ class Fence:
     leftovers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ColumnDigest:
-    """One column over a whole table: nulls counted, canonical texts summed.
-
-    `checksum` is the sum of the first 8 hex digits of each text's md5; None where the type has no
-    common text ("counted only").
-    """
-
-    name: str
-    nulls: int
-    checksum: int | None
-
-
-@dataclass(frozen=True)
-class TableDigest:
-    rows: int
-    columns: tuple[ColumnDigest, ...]
-
-
 class StopSignal(Protocol):
     """Asked between batches; raises connectors.errors.Stopped when the load must end.
 
@@ -370,8 +353,17 @@ class Source(ABC):
         """How many rows the source itself says a whole read at the plan's snapshot has; None where it cannot tell."""
 
     @abstractmethod
-    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
-        """Count and sum the rows on the source's side, in SQL over the canonical texts."""
+    def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
+        """Say what a comparison would read as it was `at`, or as it is, without cost.
+
+        Raises ConnectorError, code snapshot_gone, if it is no longer there as it was then.
+        """
+
+    @abstractmethod
+    def comparing(
+        self, request: ReadRequest, scope: Scope, columns: tuple[Column, ...], cost: Cost, *, stop: StopSignal
+    ) -> Side:
+        """The rows of `scope` as one side of a comparison; what reading them costs is added to `cost`."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -407,7 +399,16 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest: ...
+    def published(self, target: Target) -> Published | None:
+        """What a pipeline last published to `target`; None if nothing was."""
+
+    @abstractmethod
+    def size(self, target: Target) -> TableInfo | None:
+        """How large the target is, about; None if there is none."""
+
+    @abstractmethod
+    def comparing(self, target: Target, *, stop: StopSignal) -> AbstractContextManager[TargetSide]:
+        """The target as one side of a comparison, in one transaction that only reads."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -11,9 +11,6 @@ from typing import Self
 from connectors.base import ReadPlan, ReadRequest, Reporter, Source, StopSignal, Target
 from connectors.errors import ConnectorError, Stopped, TransientError
 
-# The count is a query, which not every connection may run: then the rows are taken as they came.
-_NOT_ALLOWED = ("permission_denied", "bytes_billed_limit", "not_supported")
-
 
 class Count(AbstractContextManager["Count"]):
     """Counts in a thread of its own; leaving the block ends it."""
@@ -39,14 +36,17 @@ class Count(AbstractContextManager["Count"]):
         self._stop.close()
 
     def result(self, reporter: Reporter) -> int | None:
-        """The count, None where there is none to be had; raises what kept it from being taken."""
+        """The count, None where there is none to be had; raises what kept it from being taken, if that passes."""
         if self._thread is not None:
             self._thread.join()
-        if isinstance(self._error, ConnectorError) and self._error.code in _NOT_ALLOWED:
-            reporter.log("warning", f"Rows are not compared with the source's own count: {self._error.message}")
+        error = self._error
+        if isinstance(error, ConnectorError) and not isinstance(error, (TransientError, Stopped)):
+            # The count is a query, which a connection may not be allowed or a table may ask a filter for:
+            # then the rows are taken as they came.
+            reporter.log("warning", f"Rows are not compared with the source's own count: {error.message}")
             return None
-        if self._error is not None:
-            raise self._error
+        if error is not None:
+            raise error
         return self._rows
 
     def _count(self) -> None:

@@ -124,12 +124,12 @@ def number_of(text: str, type_: str, *, field: str = FIELD) -> int:
 
 
 def text_of(number: int, type_: str) -> str:
-    """The value as it is kept and shown: 2026-01-31, 2026-01-31 06:00:00.000000, with +00:00 for a TIMESTAMP."""
+    """The value as it is kept and shown: 2026-01-31, 2026-01-31 06:00:00, with +00:00 for a TIMESTAMP."""
     if type_ == "INT64":
         return str(number)
     if type_ == "DATE":
         return (_EPOCH_DAY + timedelta(days=number)).isoformat()
-    text = (_EPOCH + number * _MICROSECOND).isoformat(sep=" ", timespec="microseconds")
+    text = (_EPOCH + number * _MICROSECOND).isoformat(sep=" ")
     return f"{text}+00:00" if type_ == "TIMESTAMP" else text
 
 

@@ -11,7 +11,7 @@ from rest_framework.routers import SimpleRouter
 
 from datamantri.api_errors import NothingHere
 from pipelines.api import ConnectionViewSet, PipelineViewSet
-from runs.api import PipelineRunsViewSet, RunViewSet
+from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("connections", ConnectionViewSet, basename="connection")
@@ -21,6 +21,7 @@ router.register("runs", RunViewSet, basename="run")
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),
     path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
+    path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
     path("", include(router.urls)),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
     path("docs/", login_required(SpectacularSwaggerView.as_view(url_name="api-schema")), name="api-docs"),

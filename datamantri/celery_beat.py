@@ -20,6 +20,9 @@ LONGEST_SLEEP_S = 1.0
 SHORTEST_SLEEP_S = 0.02
 LONGEST_BACKOFF_S = 15.0
 HOUSEKEEPING_EVERY_S = 60.0
+# A batch of housekeeping takes less; it waits for a moment in which no tick waits for it, but not for ever.
+HOUSEKEEPING_TAKES_S = 0.2
+HOUSEKEEPING_WAITS_S = 600.0
 
 
 class Ticker(Scheduler):
@@ -32,6 +35,7 @@ class Ticker(Scheduler):
         self._failures = 0
         self._is_in_round = False
         self._seen_at = self._trimmed_at = float("-inf")
+        self._kept_at = time.monotonic()
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -49,8 +53,13 @@ class Ticker(Scheduler):
 
         self._is_in_round = True
         try:
-            self._round(time.monotonic())
-            sleep_s = max(SHORTEST_SLEEP_S, ticker.seconds_to_next(LONGEST_SLEEP_S))
+            began = time.monotonic()
+            self._round(began)
+            sleep_s = ticker.seconds_to_next(LONGEST_SLEEP_S)
+            if self._has_house_to_keep(began, sleep_s):
+                self._keep_house(began)
+                sleep_s = min(sleep_s, ticker.seconds_to_next(LONGEST_SLEEP_S))
+            sleep_s = max(SHORTEST_SLEEP_S, sleep_s)
         except DatabaseError as error:
             log.warning("The control database does not answer: %s", error)
         except Exception:
@@ -76,14 +85,23 @@ class Ticker(Scheduler):
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
-        if began - self._trimmed_at > HOUSEKEEPING_EVERY_S:
-            services.forget_processes()
-            services.discard_expired()
-            # Answers of look-ups that came when nobody waited any more.
-            self.app.backend.cleanup()
-            # More than one batch is old: go on in the next round.
-            if not services.trim():
-                self._trimmed_at = began
+
+    def _has_house_to_keep(self, now: float, spare_s: float) -> bool:
+        if now - self._trimmed_at <= HOUSEKEEPING_EVERY_S:
+            return False
+        return spare_s > HOUSEKEEPING_TAKES_S or now - self._kept_at > HOUSEKEEPING_WAITS_S
+
+    def _keep_house(self, now: float) -> None:
+        from runs import services
+
+        self._kept_at = now
+        services.forget_processes()
+        services.discard_expired()
+        # Answers of look-ups that came when nobody waited any more.
+        self.app.backend.cleanup()
+        # More than one batch is old: go on in the next round.
+        if not services.trim():
+            self._trimmed_at = now
 
     def close(self) -> None:
         """Sign off. Beat calls this on its way out, and before that from its signal handler, wherever that comes."""

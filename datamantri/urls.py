@@ -16,6 +16,7 @@ urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("pipelines/", views.pipelines, name="pipelines"),
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
+    path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
     path("pipelines/<uuid:pk>/start/<slug:name>/", views.start_action, name="start_action"),
     path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),

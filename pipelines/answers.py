@@ -15,7 +15,7 @@ from uuid import UUID
 
 from cryptography.fernet import InvalidToken
 
-from connectors import column_rules, registry
+from connectors import column_rules, comparing, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.cursor import find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
@@ -225,6 +225,45 @@ def _cursor_findings(columns: tuple[Column, ...], name: str, initial: str) -> li
     return []
 
 
+def _comparison_cost(
+    source: System,
+    destination: System,
+    pipeline: str,
+    table: str,
+    query: str,
+    schema: str,
+    target: str,
+    key: list[str],
+) -> dict[str, Any]:
+    wanted, read = Target(schema, target), ReadRequest(table=table, query=query)
+    with _destination(destination) as end:
+        published, here = end.published(wanted), end.size(wanted)
+    if published is None or str(published.pipeline) != pipeline:
+        raise comparing.nothing_published(wanted)
+    with _source(source) as end:
+        gone = ""
+        try:
+            survey = comparing.survey_source(end, read, published.snapshot_time)
+        except ConnectorError as error:
+            if error.code != "snapshot_gone":
+                raise
+            survey, gone = comparing.survey_source(end, read, None), error.message
+    billed = comparing.bytes_billed(survey, look_for_keys=bool(key))
+    least, most = billed or (None, None)
+    return {
+        "snapshot_time": published.snapshot_time.isoformat(),
+        "source": {
+            "bytes": survey.bytes,
+            "least_billed": least,
+            "most_billed": most,
+            "no_snapshot": gone or survey.why_not,
+            "is_gone": bool(gone),
+            "is_unchanged": bool(survey.unchanged),
+        },
+        "target": here and {"rows": here.rows, "bytes": here.bytes},
+    }
+
+
 _TARGET_FIELDS = {"schema": "target_schema"} | {
     field: field for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column")
 }
@@ -268,4 +307,5 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "source_columns": _source_columns,
     "preview": _preview,
     "validate": _validate,
+    "comparison_cost": _comparison_cost,
 }

@@ -127,6 +127,27 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
     return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
 
 
+def comparison_cost(pipeline: Pipeline) -> dict[str, Any]:
+    """What comparing both sides would read.
+
+    `source`: bytes of one pass, least_billed, most_billed, no_snapshot (why it cannot be read as the last run read
+    it; empty if it can), is_gone (it could once), is_unchanged (nothing of it changed since, by its own record);
+    `target`: rows and bytes, about, None if there is no table; `snapshot_time`. Raises LookupFailed, code
+    nothing_published, before the first run.
+    """
+    return _ask(
+        "comparison_cost",
+        source=_saved(pipeline.source),
+        destination=_saved(pipeline.destination),
+        pipeline=str(pipeline.pk),
+        table=pipeline.source_table,
+        query=pipeline.source_query,
+        schema=pipeline.target_schema,
+        target=pipeline.target_table,
+        key=pipeline.merge_key,
+    )
+
+
 def _saved(connection: Connection) -> dict[str, Any]:
     if connection.has_lost_secrets:
         raise LookupFailed(

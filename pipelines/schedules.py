@@ -80,12 +80,14 @@ class Rule:
     @classmethod
     def of(cls, schedule: Any) -> Rule:
         """The rule of a Schedule, or of anything else with its fields."""
+        kind = str(schedule.kind)
         return cls(
-            kind=str(schedule.kind),
+            kind=kind,
             cron=schedule.cron,
             zone=schedule.zone,
             every_s=schedule.every_s,
-            starts_at=getattr(schedule, "starts_at", None),
+            # Cron does not count from anywhere: schedules with one text are one rule.
+            starts_at=getattr(schedule, "starts_at", None) if kind == "interval" else None,
         )
 
 
@@ -101,24 +103,35 @@ def check(rule: Rule) -> None:
         raise RuleError("kind", f"{rule.kind} is not a kind of schedule.", "Choose cron or interval.")
 
 
+# Thousands of schedules tick at the same full hour, by a handful of rules.
+remembered = lru_cache(maxsize=4096)
+
+
 def due_times(rule: Rule, after: datetime, until: datetime, *, limit: int = 1000) -> list[datetime]:
     """The first `limit` ticks in (after, until], ascending, in UTC."""
+    return list(_due_times(rule, after, until, limit))
+
+
+@remembered
+def _due_times(rule: Rule, after: datetime, until: datetime, limit: int) -> tuple[datetime, ...]:
     ticks: list[datetime] = []
     for tick in _ticks(rule, after, until):
         if tick > until or len(ticks) == limit:
             break
         ticks.append(tick)
-    return ticks
+    return tuple(ticks)
 
 
 def next_times(rule: Rule, after: datetime, count: int) -> list[datetime]:
     return list(islice(_ticks(rule, after, _later(after, HORIZON)), count))
 
 
+@remembered
 def next_time(rule: Rule, after: datetime) -> datetime | None:
     return next(_ticks(rule, after, _later(after, HORIZON)), None)
 
 
+@remembered
 def previous_time(rule: Rule, at: datetime) -> datetime | None:
     """The last tick strictly before `at`, looked for in windows that double."""
     if rule.kind == "interval":
@@ -137,6 +150,7 @@ def previous_time(rule: Rule, at: datetime) -> datetime | None:
     return None
 
 
+@remembered
 def in_words(rule: Rule) -> str:
     """The rule for people, as in "At 06:30, Monday through Friday (Europe/Berlin)" or "Every 15 minutes"."""
     if rule.kind == "interval":

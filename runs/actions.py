@@ -54,7 +54,7 @@ def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter
             destination.forget_staged(fence, fence.leftovers)
             raise NeverPublished(RunStatus.CANCELLED, None)
         if standing.is_unknown:
-            _go_on(claimed, reporter)
+            go_on(claimed, reporter, "The destination says that nothing was published: starting over.")
             standing.is_unknown = False
         lease.check()
         if claimed.decision == Decision.PUBLISH:
@@ -99,7 +99,7 @@ def transfer_request(claimed: Claim, fence: Fence) -> TransferRequest:
             query=definition["source"]["query"],
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
-            cursor=_cursor(definition),
+            cursor=cursor_read(definition),
         ),
         target=fence.target,
         mode=WriteMode(
@@ -118,7 +118,7 @@ def transfer_request(claimed: Claim, fence: Fence) -> TransferRequest:
     )
 
 
-def _cursor(definition: Mapping[str, Any]) -> CursorRead | None:
+def cursor_read(definition: Mapping[str, Any]) -> CursorRead | None:
     if not definition["incremental"]:
         return None
     return CursorRead(
@@ -137,8 +137,8 @@ def _engine() -> ModuleType:
     return transfer
 
 
-def _go_on(claimed: Claim, reporter: Reporter) -> None:
-    """The destination says that the lost attempt published nothing: run on, or end for good."""
+def go_on(claimed: Claim, reporter: Reporter, why: str) -> None:
+    """Nothing was published by a lost attempt: run on, or end for good."""
     if claimed.cancel_requested:
         raise NeverPublished(RunStatus.CANCELLED, None)
     if claimed.is_archived:
@@ -150,8 +150,9 @@ def _go_on(claimed: Claim, reporter: Reporter) -> None:
             "Look for memory limits and crashes in the workers' own logs.",
         )
         raise NeverPublished(RunStatus.FAILED, failure)
-    reporter.log("info", "The destination says that nothing was published: starting over.")
-    services.resume(claimed)
+    if claimed.status == RunStatus.RESOLVING:
+        reporter.log("info", why)
+        services.resume(claimed)
 
 
 def kept(claimed: Claim, receipt: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.html import format_html
@@ -18,7 +20,7 @@ from unfold.enums import ActionVariant
 from pipelines.admin.links import POST_LINK, ask_first, change_url
 from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
-from runs import asking, page_queries, services
+from runs import asking, page_queries, receipts, services
 from runs.models import Attempt, Run, Trigger
 from runs.states import RunStatus
 
@@ -52,25 +54,51 @@ class AttemptInline(ReadOnly, TabularInline):
 
 @admin.register(Run)
 class RunAdmin(ReadOnly, ModelAdmin):
-    list_display = ("created_at", "pipeline", "status_badge", "trigger", "rows", "started_at", "finished_at")
-    list_filter = (("status", ChoicesDropdownFilter), ("pipeline", AutocompleteSelectFilter))
+    list_display = ("created_at", "pipeline", "status_badge", "action", "trigger", "rows", "started_at", "finished_at")
+    list_filter = (
+        ("status", ChoicesDropdownFilter),
+        ("action", ChoicesDropdownFilter),
+        ("pipeline", AutocompleteSelectFilter),
+    )
     list_filter_submit = True
     list_select_related = ("pipeline",)
-    search_fields = ("=id", "pipeline__name", "error_code", "error_message")
+    search_fields = ("=id", "pipeline__name", "=error_code")
+    search_help_text = "A run's id, a pipeline's name, or an error's code."
     show_full_result_count = False
     inlines = (AttemptInline,)
     fieldsets = (
-        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "phase", "trigger", "requested_by")}),
+        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "phase")}),
+        ("Asked for", {"fields": ("action", "action_options", "trigger", "requested_by")}),
         ("Times", {"fields": ("created_at", "scheduled_for", "due", "started_at", "finished_at")}),
-        ("Moved", {"fields": ("rows", "bytes", "receipt")}),
+        ("Moved", {"fields": ("rows", "bytes", "what_it_did")}),
         ("Error", {"fields": ("error_code", "error_message", "error_hint")}),
         ("Owner", {"fields": ("worker", "attempt", "token", "lease_until", "cancel_requested", "cancelled_by")}),
     )
-    readonly_fields = ("page", "status_badge")
+    readonly_fields = ("page", "status_badge", "what_it_did")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
+    ) -> tuple[QuerySet[Run], bool]:
+        """Each way of searching has an index, which one condition over both tables would not use."""
+        if not (term := search_term.strip()):
+            return queryset, False
+        try:
+            return queryset.filter(pk=UUID(term)), False
+        except ValueError:
+            named = list(Pipeline.objects.filter(name__icontains=term).values_list("pk", flat=True))
+            failed = Q(status=RunStatus.FAILED, error_code=term)
+            return queryset.filter(Q(pipeline__in=named) | failed), False
 
     @display(description="status", ordering="status", label=STATUS_COLOURS)
     def status_badge(self, run: Run) -> tuple[str, str]:
         return run.status, run.get_status_display()
+
+    @display(description="receipt")
+    def what_it_did(self, run: Run) -> SafeString | str:
+        """Without rows that a comparison found: its page shows those to whom it may."""
+        return format_html(
+            '<pre class="receipt">{}</pre>', json.dumps(receipts.public(run), indent=2, ensure_ascii=False)
+        )
 
     @display(description="live page")
     def page(self, run: Run) -> SafeString:
@@ -85,7 +113,7 @@ class RunnablePipelineAdmin(PipelineAdmin):
     """The pipelines' admin with runs: start them, and keep what has a history."""
 
     actions = ("run_now", *PipelineAdmin.actions)
-    actions_detail = ("run_one_now", "full_refresh", "set_watermark", *PipelineAdmin.actions_detail)
+    actions_detail = ("run_one_now", "compare", "full_refresh", "set_watermark", *PipelineAdmin.actions_detail)
     readonly_fields = ("watermark",)
 
     def get_fieldsets(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
@@ -156,6 +184,11 @@ class RunnablePipelineAdmin(PipelineAdmin):
             messages.error(request, f"{pipeline.name} reads all rows every time: there is no watermark to set.")
             return HttpResponseRedirect(change_url(pipeline))
         return HttpResponseRedirect(reverse("start_action", args=[pipeline.pk, name]))
+
+    @action(description="Compare with source", icon="compare_arrows", url_path="compare", permissions=["run"])
+    def compare(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The page that tells the cost and asks."""
+        return HttpResponseRedirect(reverse("compare_pipeline", args=[self.pipeline_or_404(request, object_id).pk]))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
         """A pipeline with runs is archived, not deleted; its runs are counted here, not listed one by one."""

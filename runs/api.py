@@ -17,11 +17,14 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
+from rest_framework.views import APIView
 
+from pipelines import lookups
 from pipelines.api_base import ApiView, FieldErrors, problem
 from pipelines.models import Pipeline
 from runs import queries, services
-from runs.models import Decision, Run, Trigger
+from runs.models import Decision, Run, RunAction, Trigger
+from runs.receipt_serializers import ComparisonCostSerializer
 from runs.serializers import (
     DecisionSerializer,
     LogQuerySerializer,
@@ -39,14 +42,15 @@ KEY_HEADER = "Idempotency-Key"
 
 class RunFilter(filters.FilterSet):
     pipeline = filters.UUIDFilter(field_name="pipeline_id")
-    status = filters.MultipleChoiceFilter(choices=RunStatus.choices)
-    trigger = filters.MultipleChoiceFilter(choices=Trigger.choices)
+    status = filters.MultipleChoiceFilter(choices=RunStatus.choices, distinct=False)
+    trigger = filters.MultipleChoiceFilter(choices=Trigger.choices, distinct=False)
+    action = filters.MultipleChoiceFilter(choices=RunAction.choices, distinct=False)
     created_after = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
     created_before = filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
 
     class Meta:
         model = Run
-        fields: ClassVar = ["pipeline", "status", "trigger", "created_after", "created_before"]
+        fields: ClassVar = ["pipeline", "status", "trigger", "action", "created_after", "created_before"]
 
 
 @extend_schema_view(list=extend_schema(summary="List runs"), retrieve=extend_schema(summary="Read a run"))
@@ -146,6 +150,23 @@ class PipelineRunsViewSet(ApiView, viewsets.GenericViewSet[Run]):
         headers = {"Location": reverse("run-detail", [run.pk], request=request)}
         answer_status = status.HTTP_201_CREATED if created else status.HTTP_200_OK
         return Response(self.get_serializer(run).data, status=answer_status, headers=headers)
+
+
+class ComparisonCostView(ApiView, APIView):
+    """What comparing both sides of a pipeline would cost."""
+
+    queryset = Pipeline.objects.none()
+    action = "cost"
+    action_permissions: ClassVar = {"cost": "pipelines.run_pipeline"}
+
+    @extend_schema(summary="Tell what a comparison costs", responses=ComparisonCostSerializer)
+    def get(self, request: Request, pipeline_id: UUID) -> Response:
+        """Both systems are asked, for at most five seconds; nothing is billed."""
+        pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination"), pk=pipeline_id)
+        try:
+            return Response(lookups.comparison_cost(pipeline))
+        except lookups.LookupFailed as failure:
+            raise RunRefused(failure.code, failure.message, failure.hint) from failure
 
 
 def _idempotency_key(request: Request) -> str | None:

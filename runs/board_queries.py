@@ -13,8 +13,8 @@ from django.utils import timezone
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
 from runs.capacity import PROCESS_SEEN_WITHIN
-from runs.models import LastEnd, Process, Run
-from runs.page_queries import Card, cards, find_pipelines
+from runs.models import MOVE_NOTHING, LastEnd, Process, Run
+from runs.page_queries import Card, cards, find_pipelines, listed
 from runs.states import ACTIVE, TERMINAL, RunStatus
 from runs.waiting import reasons_to_wait
 
@@ -166,7 +166,7 @@ def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
 
 
 def recent_runs() -> list[Run]:
-    return list(Run.objects.select_related("pipeline").defer("receipt")[:RECENT])
+    return list(listed(Run.objects.select_related("pipeline"))[:RECENT])
 
 
 def unfinished_counts() -> dict[str, int]:
@@ -185,9 +185,10 @@ def runs_of_today() -> dict[str, int]:
 
 def _count_runs_of_today() -> dict[str, int]:
     since = timezone.now() - timedelta(hours=24)
-    ended = Run.objects.filter(status__in=sorted(TERMINAL), created_at__gte=since).order_by()
+    ended = Run.objects.filter(status__in=sorted(TERMINAL), created_at__gte=since).exclude(action__in=MOVE_NOTHING)
     counted = {
-        status: (runs, rows) for status, runs, rows in ended.values_list("status").annotate(Count("pk"), Sum("rows"))
+        status: (runs, rows)
+        for status, runs, rows in ended.order_by().values_list("status").annotate(Count("pk"), Sum("rows"))
     }
     runs = {status.value: counted.get(status, (0, 0))[0] for status in TERMINAL}
     return {**runs, "rows": counted.get(RunStatus.SUCCEEDED, (0, 0))[1]}

@@ -14,9 +14,10 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.errors import ConnectorError
-from runs import actions, ends, live, services
-from runs.endings import End, Standing, after_failure, end_of, in_words, succeeded, unresolved
+from runs import actions, comparing, ends, live, services
+from runs.endings import End, Standing, after_failure, compared, end_of, in_words, succeeded, unresolved
 from runs.lease import Lease, keeper
+from runs.models import RunAction
 from runs.reporter import Reporter, scribe
 from runs.services import Claim
 from runs.states import RunStatus
@@ -69,8 +70,11 @@ def _attempt(claimed: Claim, lease: Lease, reporter: Reporter) -> End:
     """Try once; returns what writes down how that ended."""
     where = lease.process or socket.gethostname()
     reporter.log("info", f"Attempt {claimed.attempt} of revision {claimed.revision} started on {where}.")
-    standing = Standing(is_unknown=claimed.status == RunStatus.RESOLVING)
+    compares = claimed.action == RunAction.COMPARE
+    standing = Standing(is_unknown=claimed.status == RunStatus.RESOLVING and not compares)
     try:
+        if compares:
+            return compared(claimed, comparing.compare(claimed, lease, reporter))
         return succeeded(claimed, actions.perform(claimed, standing, lease, reporter))
     except Exception as error:  # noqa: BLE001 - every kind has its ending, and what nobody foresaw is logged there
         end = end_of(claimed, standing, lease, error)

@@ -37,6 +37,11 @@ class RunAction(models.TextChoices):
     FULL_REFRESH = "full_refresh", "Full refresh"
     KEEP = "keep", "Load, keeping what is there"
     SET_WATERMARK = "set_watermark", "Set watermark"
+    COMPARE = "compare", "Compare"
+
+
+# Runs that move no row: they are no load's success, and stand in no chart of loads.
+MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE)
 
 
 class Decision(models.TextChoices):
@@ -154,6 +159,10 @@ class Run(models.Model):
         return reverse("run", args=[self.pk])
 
     @property
+    def moves_rows(self) -> bool:
+        return self.action not in MOVE_NOTHING
+
+    @property
     def is_active(self) -> bool:
         return self.status in ACTIVE
 
@@ -163,7 +172,7 @@ class Run(models.Model):
 
 
 class LastEnd(models.Model):
-    """How a pipeline's newest run that ended did: lists of all pipelines need not look for it among their runs.
+    """How a pipeline's newest run that was to move rows ended: lists of all pipelines need not look for it among runs.
 
     A trigger on runs keeps it, so whoever ends a run cannot forget to.
     """

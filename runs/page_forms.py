@@ -9,7 +9,8 @@ from django import forms
 from connectors.errors import ConnectorError
 from pipelines.models import Connection, Pipeline, PipelineState
 from runs.asking import checked_watermark
-from runs.models import Trigger
+from runs.comparisons import Cost
+from runs.models import RunAction, Trigger
 from runs.states import TERMINAL, RunStatus
 
 
@@ -46,6 +47,35 @@ class PipelinesFilter(Filter):
     connection = forms.ModelChoiceField(Connection.objects.all(), required=False, empty_label="Any connection")
 
 
+class ComparisonForm(forms.Form):
+    """What to compare; `limit` is the cost that the page told."""
+
+    at = forms.ChoiceField(
+        label="The source",
+        choices=[("snapshot", "as it was when the last run read it"), ("now", "as it is now")],
+        widget=forms.RadioSelect,
+        initial="snapshot",
+    )
+    keys = forms.BooleanField(label="Look for the keys that differ, if anything does", required=False, initial=True)
+    limit = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+
+    def __init__(self, data: Any = None, *, pipeline: Pipeline, cost: Cost | None = None) -> None:
+        super().__init__(
+            data, initial={"limit": cost.billed, "at": "now" if cost.is_gone else "snapshot"} if cost else {}
+        )
+        if cost and cost.no_snapshot:
+            # Nothing to choose: what cannot be pinned is read as it is, whatever was asked for.
+            self.fields["at"].widget = forms.HiddenInput()
+        if not pipeline.merge_key:
+            del self.fields["keys"]
+
+    def options(self) -> dict[str, Any]:
+        """What the run has to know."""
+        told = {"at": self.cleaned_data["at"], "keys": self.cleaned_data.get("keys", False)}
+        limit = self.cleaned_data["limit"]
+        return {**told, "maximum_bytes_billed": limit} if limit else told
+
+
 class RunsFilter(Filter):
     text = forms.CharField(
         label="Pipeline",
@@ -54,6 +84,7 @@ class RunsFilter(Filter):
         widget=forms.TextInput({"type": "search", "placeholder": "Pipeline's name"}),
     )
     status = forms.ChoiceField(required=False, choices=_choices("Any status", RunStatus.choices))
+    action = forms.ChoiceField(label="What", required=False, choices=_choices("Anything", RunAction.choices))
     trigger = forms.ChoiceField(label="Started by", required=False, choices=_choices("Anything", Trigger.choices))
     pipeline = forms.ModelChoiceField(Pipeline.objects.all(), required=False, widget=forms.HiddenInput)
 

@@ -11,18 +11,19 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.core.paginator import Page, Paginator
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import BooleanField, Prefetch, Q, QuerySet
+from django.db.models.expressions import RawSQL
+from django.db.models.fields.json import KT
 from django.utils import timezone
 
 from pipelines import schedules
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
-from runs.models import LogLine, Run, Skip
+from runs.models import MOVE_NOTHING, LogLine, Run, Skip
 from runs.states import RunStatus
 
 BARS = 14
 CHART = 60
 PER_PAGE = 50
-NAMED_AT_MOST = 500
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def current_schedules() -> Prefetch:
 
 
 def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
-    """The last `count` runs of each pipeline, oldest first: an index look-up per pipeline, in one statement."""
+    """The last `count` runs that move rows, of each pipeline, oldest first: an index look-up each, in one statement."""
     found: dict[UUID, list[Run]] = defaultdict(list)
     rows = Run.objects.raw(
         """
@@ -86,11 +87,11 @@ def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
                run.created_at, run.started_at, run.finished_at, run.error_code, run.error_message, run.cancel_requested
         FROM unnest(%s::uuid[]) AS wanted (id)
         CROSS JOIN LATERAL (
-            SELECT * FROM runs_run WHERE pipeline_id = wanted.id ORDER BY created_at DESC LIMIT %s
+            SELECT * FROM runs_run WHERE pipeline_id = wanted.id AND action <> ALL(%s) ORDER BY created_at DESC LIMIT %s
         ) AS run
         ORDER BY run.created_at
         """,
-        [list(pipelines), count],
+        [list(pipelines), [action.value for action in MOVE_NOTHING], count],
     )
     for run in rows:
         found[run.pipeline_id].append(run)
@@ -147,7 +148,12 @@ def schedule_views(pipeline: Pipeline, *, count: int = 5) -> list[ScheduleView]:
 
 def runs_of(pipeline: Pipeline, *, count: int = CHART) -> list[Run]:
     """The newest runs, newest first."""
-    return list(pipeline.runs.select_related("requested_by").defer("receipt")[:count])
+    return list(listed(pipeline.runs.select_related("requested_by"))[:count])
+
+
+def listed(runs: QuerySet[Run]) -> QuerySet[Run]:
+    """For lists: without receipts, but for what a comparison found (`agrees`: "true", "false", or None)."""
+    return runs.defer("receipt").annotate(agrees=KT("receipt__agrees"))
 
 
 def watermark_of(pipeline: Pipeline) -> str:
@@ -181,19 +187,20 @@ def runs_page(
     text: str = "",
     status: str = "",
     trigger: str = "",
+    action: str = "",
     pipeline: Pipeline | None = None,
     before: str = "",
     after: str = "",
 ) -> RunsPage:
     """One page of runs, found by position instead of number: page 1,000 costs what page 1 costs."""
-    runs = Run.objects.select_related("pipeline", "requested_by").defer("receipt")
-    wanted = {"status": status, "pipeline": pipeline, "trigger": trigger}
+    runs = listed(Run.objects.select_related("pipeline", "requested_by"))
+    wanted = {"status": status, "pipeline": pipeline, "trigger": trigger, "action": action}
     runs = runs.filter(**{name: value for name, value in wanted.items() if value})
     if text:
-        named = Pipeline.objects.filter(name__icontains=text).values_list("pk", flat=True)
-        few = list(named[: NAMED_AT_MOST + 1])
-        # With their keys at hand the planner sees whether to look into each one's runs or through all of them.
-        runs = runs.filter(pipeline__in=few if len(few) <= NAMED_AT_MOST else named)
+        named = list(Pipeline.objects.filter(name__icontains=text).values_list("pk", flat=True))
+        # With their keys at hand the planner knows whether to look into each one's runs or through all of them, and
+        # as one array even thousands of keys are sent in no time.
+        runs = runs.filter(RawSQL("runs_run.pipeline_id = ANY(%s)", [named], output_field=BooleanField()))
     start, end = _place(before), _place(after)
     if start:
         # The first condition follows from the second; it is the one that an index can serve.

@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
+from runs import receipts
 from runs.models import LogLine, Run
 from runs.states import RunStatus
 from runs.waiting import why_waiting
@@ -83,5 +84,5 @@ def run_state(run: Run) -> dict[str, Any]:
         "can_cancel": not run.is_terminal and not run.cancel_requested,
         "can_run_again": run.is_terminal,
         "is_held": run.status == RunStatus.HELD,
-        "receipt": run.receipt,
+        "receipt": receipts.public(run),
     }

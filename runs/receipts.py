@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from runs.models import Run
-from runs.words import count, exact, size, span, words
+from runs.models import Run, RunAction
+from runs.words import count, exact_text, size, span, words
 
 METHODS = {
     "append": "Rows were added",
@@ -17,6 +16,7 @@ METHODS = {
     "rename": "A new table took the old one's place",
     "in_place": "Rows were changed in place",
     "merge": "Rows were merged by key",
+    "set_watermark": "The watermark was set; no row moved",
 }
 # Only these touch rows one by one: what they left alone is worth a 0.
 _BY_ROW = ("in_place", "merge")
@@ -51,12 +51,10 @@ def _said(value: Any) -> str:
 
 
 def _moment(text: Any) -> str:
-    """An ISO time in UTC with its microseconds, as BigQuery takes it in FOR SYSTEM_TIME AS OF."""
     try:
-        moment = datetime.fromisoformat(text).astimezone(UTC)
+        return exact_text(text)
     except (TypeError, ValueError):
         return _said(text)
-    return f"{moment:%Y-%m-%d %H:%M:%S.%f} UTC" if moment.microsecond else exact(moment)
 
 
 def _milliseconds(value: Any) -> str:
@@ -90,6 +88,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
         "Source",
         (
             ("snapshot_time", "As it was at", _moment),
+            ("read_at", "As it is at", _moment),
             ("source.table", "Table", str),
             ("source.bytes_processed", "Read by the query", size),
             ("source.bytes_billed", "Billed", size),
@@ -99,7 +98,16 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
     ),
     (
         "Cursor",
-        (("watermark_before", "Watermark before", _said), ("watermark_after", "Watermark after", _said)),
+        (
+            ("interval.column", "Column", str),
+            ("interval.low", "Read above", _said),
+            ("interval.high", "Read up to", _said),
+            ("interval.late", "Late rows, net", count),
+            ("interval.left", "Left to settle", count),
+            ("interval.nulls", "Without a value", count),
+            ("watermark_before", "Watermark before", _said),
+            ("watermark_after", "Watermark after", _said),
+        ),
     ),
     (
         "Target",
@@ -116,16 +124,37 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
 )
 _TECHNICAL = (
     ("source.job", "Query job", str),
+    ("source.jobs", "Query jobs", _said),
+    ("run", "Compared with run", str),
     ("source.cursor_jobs", "Jobs for the cursor", _said),
     ("source.location", "Location", str),
     ("source.session", "Read session", str),
     ("source.session_expires", "Session ends", _moment),
+    ("interval.type", "Type of the cursor", str),
+    ("interval.rows", "Rows in what was read of the cursor", count),
+    ("interval.through", "Rows up to its end", count),
+    ("interval.below", "Rows up to the watermark before", count),
+    ("interval.includes_low", "Its lower end was read too", _said),
     ("token", "Token", _said),
 )
-_ZERO_SAYS_NOTHING = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
+_OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
+_BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
+_ZERO_SAYS_NOTHING = frozenset({"changes.duplicates", "changes.stale", "interval.left", "interval.nulls"})
 
 
-def document(run: Run) -> dict[str, Any]:
+def visible(run: Run, user: Any) -> dict[str, Any] | None:
+    """The receipt as `user` may see it: rows that differ are data, for those who may run the pipeline."""
+    return run.receipt if user.has_perm("pipelines.run_pipeline") else public(run)
+
+
+def public(run: Run) -> dict[str, Any] | None:
+    """The receipt without rows."""
+    if run.action != RunAction.COMPARE or not run.receipt or not run.receipt.get("keys"):
+        return run.receipt
+    return {**run.receipt, "keys": {**run.receipt["keys"], "shown": []}}
+
+
+def document(run: Run, user: Any) -> dict[str, Any]:
     """A receipt with the names of what it is of; readable after the run itself is forgotten."""
     return {
         "run": str(run.pk),
@@ -135,12 +164,14 @@ def document(run: Run) -> dict[str, Any]:
         "status": run.status,
         "started_at": run.started_at and run.started_at.isoformat(),
         "finished_at": run.finished_at and run.finished_at.isoformat(),
-        "receipt": run.receipt,
+        "receipt": visible(run, user),
     }
 
 
 def groups(receipt: Mapping[str, Any]) -> list[Group]:
-    """What a run did, for its page."""
+    """What a run did, for its page; what a comparison found stands elsewhere."""
+    if receipt.get("method") == "compare":
+        receipt = {name: receipt[name] for name in _OF_A_COMPARISON if name in receipt}
     left = dict(_flat(receipt))
     by_row = receipt.get("method") in _BY_ROW
     found = []
@@ -159,9 +190,9 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
 def _facts(left: dict[str, Any], lines: tuple[tuple[str, str, Say], ...], *, by_row: bool) -> Iterator[Fact]:
     for place, name, say in lines:
         value = left.pop(place, None)
-        if value in (None, "") or (value == 0 and place in _ZERO_SAYS_NOTHING and not by_row):
+        if value in (None, ""):
             continue
-        if value == 0 and place in ("changes.duplicates", "changes.stale"):
+        if value == 0 and (place in _ZERO_SAYS_NOTHING or (place in _BY_ROW_ONLY and not by_row)):
             continue
         yield Fact(name, say(value))
 

@@ -65,6 +65,12 @@ class Reporter:
             self._progress_at = float("-inf")
         scribe().wake()
 
+    def phase(self, name: str) -> None:
+        with self._lock:
+            self._progress.phase = name
+            self._progress_at = float("-inf")
+        scribe().wake()
+
     # The side of those who write
 
     def due_in(self) -> float | None:

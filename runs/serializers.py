@@ -9,8 +9,9 @@ from rest_framework import serializers
 
 from connectors.errors import ConnectorError
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
-from runs import asking, queries
+from runs import asking, queries, receipts
 from runs.models import LogLine, Run, RunAction
+from runs.receipt_serializers import RECEIPTS
 
 
 class RunSerializer(serializers.ModelSerializer[Run]):
@@ -39,65 +40,6 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         return {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
 
 
-class ChangesSerializer(serializers.Serializer[Any]):
-    """What a publish did to the target's rows."""
-
-    inserted = serializers.IntegerField()
-    updated = serializers.IntegerField()
-    unchanged = serializers.IntegerField(help_text="The same already: not touched.")
-    deleted = serializers.IntegerField()
-    duplicates = serializers.IntegerField(help_text="Rows of the source beyond one for each key.")
-    stale = serializers.IntegerField(help_text="Rows older than what the target had.")
-
-
-class TargetSerializer(serializers.Serializer[Any]):
-    schema = serializers.CharField()
-    table = serializers.CharField()
-
-
-class ReceiptSourceSerializer(serializers.Serializer[Any]):
-    """How rows were read; a table has a session, a query also a job."""
-
-    table = serializers.CharField(required=False)
-    session = serializers.CharField(required=False, help_text="The read session's name.")
-    session_expires = serializers.DateTimeField(required=False, allow_null=True)
-    job = serializers.CharField(required=False, help_text="The query job's name.")
-    location = serializers.CharField(required=False)
-    bytes_processed = serializers.IntegerField(required=False)
-    bytes_billed = serializers.IntegerField(required=False)
-    cache_hit = serializers.BooleanField(required=False, allow_null=True)
-
-
-class ReceiptSerializer(serializers.Serializer[Any]):
-    """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
-
-    There may be further facts, which depend on the kind of source.
-    """
-
-    revision = serializers.IntegerField(help_text="Number of the definition that ran.")
-    rows = serializers.IntegerField(help_text="Rows read, and staged.")
-    source_rows = serializers.IntegerField(
-        required=False, allow_null=True, help_text="Rows that the source itself counted at the snapshot."
-    )
-    bytes = serializers.IntegerField(help_text="Bytes written by COPY.")
-    changes = ChangesSerializer()
-    method = serializers.CharField(help_text="append, create, rename, in_place or merge.")
-    disposition = serializers.CharField()
-    target = TargetSerializer()
-    snapshot_time = serializers.DateTimeField(help_text="The source was read as it was then.")
-    published_at = serializers.DateTimeField(help_text="By the destination's clock.")
-    watermark_before = serializers.CharField(required=False, allow_null=True)
-    watermark_after = serializers.CharField(required=False, allow_null=True)
-    lock_wait_ms = serializers.FloatField()
-    lock_held_ms = serializers.FloatField(help_text="How long readers (rename) or writers (merge, in_place) waited.")
-    repaired = serializers.DictField(
-        child=serializers.IntegerField(), help_text="By column, values with characters that PostgreSQL cannot store."
-    )
-    source = ReceiptSourceSerializer()  # type: ignore[assignment]
-    seconds = serializers.DictField(child=serializers.FloatField(), help_text="By phase: plan, load, publish.")
-    token = serializers.IntegerField()
-
-
 class ProgressSerializer(serializers.Serializer[Any]):
     rows = serializers.IntegerField()
     bytes = serializers.IntegerField()
@@ -123,9 +65,9 @@ class RunDetailSerializer(RunSerializer):
     def get_waiting(self, run: Run) -> str:
         return queries.why_waiting(run)
 
-    @extend_schema_field(ReceiptSerializer(allow_null=True))
+    @extend_schema_field(RECEIPTS)
     def get_receipt(self, run: Run) -> dict[str, Any] | None:
-        return run.receipt
+        return receipts.visible(run, self.context["request"].user)
 
     @extend_schema_field(ProgressSerializer)
     def get_progress(self, run: Run) -> dict[str, Any]:
@@ -138,6 +80,21 @@ class TriggerSerializer(serializers.Serializer[Any]):
     action = serializers.ChoiceField(choices=RunAction.choices, default=RunAction.LOAD)
     watermark = serializers.CharField(
         required=False, allow_blank=True, max_length=100, help_text="For set_watermark; empty to read all rows."
+    )
+    at = serializers.ChoiceField(
+        choices=["snapshot", "now"],
+        required=False,
+        help_text="For compare: the source as the last run read it (if not given), or as it is.",
+    )
+    keys = serializers.BooleanField(
+        required=False,
+        help_text="For compare: look for the keys that differ, which reads the source up to 3 times.",
+    )
+    maximum_bytes_billed = serializers.IntegerField(
+        required=False,
+        min_value=1,
+        max_value=2**63 - 1,
+        help_text="For compare: what its queries may bill together.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +111,9 @@ class TriggerSerializer(serializers.Serializer[Any]):
                 attrs["watermark"] = asking.checked_watermark(pipeline, attrs["watermark"])
             except ConnectorError as error:
                 found["watermark"] = [problem(error.code, error.message, error.hint)]
+        for name in {"at", "keys", "maximum_bytes_billed"} & set(attrs):
+            if attrs["action"] != RunAction.COMPARE:
+                found[name] = [problem("only_for_compare", f"{name} goes with compare, and only with it.")]
         if found:
             raise FieldErrors(found)
         return {"action": attrs["action"], "options": {k: v for k, v in attrs.items() if k != "action"}}

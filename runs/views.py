@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,10 @@ from django.views.decorators.cache import never_cache
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
-from runs import asking, board_queries, page_queries, queries, receipts, services
-from runs.models import Decision, Run, Trigger
+from runs import asking, board_queries, comparisons, page_queries, queries, receipts, services
+from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
-from runs.page_forms import PipelinesFilter, RunsFilter, WatermarkForm
+from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
 
 LOG_SHOWN = 500
 LOG_FETCHED = 1000
@@ -51,12 +52,13 @@ def pipelines(request: HttpRequest) -> HttpResponse:
 def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
     runs = page_queries.runs_of(pipeline)
+    moves = [run for run in runs if run.moves_rows]
     context = {
         "pipeline": pipeline,
         "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
         "actions": asking.actions_of(pipeline),
-        "runs": runs[::-1],
-        "places": page_queries.CHART if len(runs) > page_queries.CHART / 2 else page_queries.CHART // 2,
+        "runs": moves[::-1],
+        "places": page_queries.CHART if len(moves) > page_queries.CHART / 2 else page_queries.CHART // 2,
         "newest": runs[:RUNS_LISTED],
         "schedules": page_queries.schedule_views(pipeline),
         "skips": page_queries.skips_of(pipeline),
@@ -89,6 +91,26 @@ def start_action(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
     return render(request, "ask.html", {"pipeline": pipeline, "asked": asked, "form": form})
 
 
+@asks
+def compare_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Say what a comparison reads and costs, and start it once somebody says yes."""
+    pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
+    form = ComparisonForm(request.POST or None, pipeline=pipeline)
+    if request.method == "POST" and form.is_valid():
+        try:
+            run, _ = services.request_run(
+                pipeline, trigger=Trigger.MANUAL, by=request.user, action=RunAction.COMPARE, options=form.options()
+            )
+        except services.RunRefused as refused:
+            return _say_refused(request, refused, pipeline)
+        messages.success(request, "The comparison is on its way.")
+        return redirect(run)
+    cost = comparisons.cost_of(pipeline)
+    form = ComparisonForm(request.POST or None, pipeline=pipeline, cost=cost)
+    context = {"pipeline": pipeline, "form": form, "cost": cost, "snapshot": comparisons.snapshot_of(pipeline)}
+    return render(request, "compare.html", context)
+
+
 @page("runs.view_run")
 def runs(request: HttpRequest) -> HttpResponse:
     form = RunsFilter(request.GET)
@@ -102,6 +124,10 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
     related = ("pipeline__source", "pipeline__destination", "revision", "requested_by", "cancelled_by", "schedule")
     run = get_object_or_404(Run.objects.select_related(*related), pk=pk)
     context: dict[str, Any] = {"run": run, "state": queries.run_state(run), "attempts": list(run.attempts.all())}
+    if run.action == RunAction.COMPARE and run.receipt:
+        may_see_rows = request.user.has_perm("pipelines.run_pipeline")
+        context["comparison"] = comparisons.show(run.receipt, with_rows=may_see_rows)
+        run.agrees = json.dumps(run.receipt["agrees"])  # as lists have it
     if not request.headers.get("X-Fragment"):
         # Read after the state: at least the lines that it counts.
         lines = context["lines"] = page_queries.log_lines_before(pk, count=LOG_SHOWN)
@@ -159,7 +185,9 @@ async def _log_text(pk: UUID) -> AsyncIterator[str]:
 def run_receipt(request: HttpRequest, pk: UUID) -> HttpResponse:
     """What the run did, as a JSON file that stands for itself."""
     run = get_object_or_404(Run.objects.select_related("pipeline"), pk=pk, receipt__isnull=False)
-    response = JsonResponse(receipts.document(run), json_dumps_params={"indent": 2, "ensure_ascii": False})
+    response = JsonResponse(
+        receipts.document(run, request.user), json_dumps_params={"indent": 2, "ensure_ascii": False}
+    )
     response["Content-Disposition"] = f'attachment; filename="run-{pk}-receipt.json"'
     return response
 

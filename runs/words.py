@@ -52,6 +52,12 @@ def exact(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def exact_text(text: str) -> str:
+    """An ISO time in UTC with its microseconds, as BigQuery takes it in FOR SYSTEM_TIME AS OF."""
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f} UTC" if moment.microsecond else exact(moment)
+
+
 def words(name: str) -> str:
     """estimated_rows → Estimated rows, time_limit_s → Time limit"""
     return name.removesuffix("_s").replace("_", " ").capitalize()

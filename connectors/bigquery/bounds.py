@@ -14,6 +14,7 @@ from connectors.base import Column
 from connectors.bigquery.digest import quote
 from connectors.cursor import CursorRead, Interval
 from connectors.errors import ConnectorError
+from connectors.sides import Reach
 
 Ask = Callable[[str], tuple[dict[str, int | None], bigquery.QueryJob]]
 
@@ -98,8 +99,21 @@ def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: d
     return Bounds(interval, tuple(conditions), facts)
 
 
-def as_of(table_sql: str, snapshot: datetime) -> str:
-    """The table named `t` as it was at `snapshot`."""
+def reached(name: str, reach: Reach, columns: Sequence[Column]) -> str:
+    """The condition that a row was read by some run, if it was there then."""
+    column = cursor.find_column(tuple(columns), name)
+    quoted, type_ = quote(column.name), column.type
+    upper = _up_to(type_, cursor.number_of(reach.watermark, type_) if reach.watermark else None)
+    if reach.initial:
+        low = _above(type_, cursor.number_of(reach.initial, type_, field="initial_value"), is_initial=True)
+        return _all((low, upper or "FALSE"), quoted)
+    return _all((f"({upper} OR {{c}} IS NULL)" if upper else "{c} IS NULL",), quoted)
+
+
+def as_of(table_sql: str, snapshot: datetime | None) -> str:
+    """The table named `t` as it was at `snapshot`; None for one that never changes."""
+    if snapshot is None:
+        return f"{table_sql} AS t"
     moment = snapshot.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
     return f"{table_sql} AS t FOR SYSTEM_TIME AS OF TIMESTAMP '{moment}'"
 

@@ -24,12 +24,13 @@ _RESULT = Doing("The query's result", permission="bigquery.readsessions.create")
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading a plan's streams needs to know beyond their names."""
+    """What reading a plan's streams needs to know beyond their names; `counted` is what to count, in GoogleSQL."""
 
     schema: pa.Schema | None = None
     geography: frozenset[str] = frozenset()
     honours_offsets: bool = False
     subject: str = "The read stream"
+    counted: str = ""
 
 
 class Planner:
@@ -61,8 +62,8 @@ class Planner:
         facts: dict[str, object] = {"table": str(ref)}
         found = None
         rows, size = table.num_rows, table.num_bytes
+        source = bounds.as_of(ref.sql, snapshot if table.table_type == "TABLE" else None)
         if request.cursor is not None:
-            source = bounds.as_of(ref.sql, snapshot)
             ask = partial(self.ask, doing=about(ref))
             found = bounds.find(request.cursor, columns, source, snapshot, ask)
             facts |= found.facts
@@ -79,6 +80,7 @@ class Planner:
             opened,
             PageSource.of_table(ref),
             doing.thing,
+            source,
             snapshot=snapshot,
             rows=rows,
             size=size,
@@ -183,6 +185,7 @@ class Planner:
         opened: streams.Session | ConnectorError | None,
         source: PageSource,
         subject: str,
+        counted: str = "",
         *,
         snapshot: datetime,
         rows: int | None,
@@ -192,7 +195,7 @@ class Planner:
         interval: Interval | None = None,
         source_rows: int | None = None,
     ) -> tuple[ReadPlan, Reading]:
-        reading = Reading(subject=subject)
+        reading = Reading(subject=subject, counted=counted)
         parts: tuple[Part, ...] = ()
         if isinstance(opened, streams.Session):
             reading = Reading(
@@ -201,6 +204,7 @@ class Planner:
                 # Only a server that lets sessions expire is known to honour offsets.
                 honours_offsets=opened.expires is not None,
                 subject=subject,
+                counted=counted,
             )
             parts = tuple(Part(stream) for stream in opened.streams)
             rows = opened.rows or rows

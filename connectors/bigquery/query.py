@@ -32,10 +32,11 @@ _ONLY_SELECT = "Write one SELECT (or WITH … SELECT): scripts, DML, DDL, CALL a
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a query would give and read."""
+    """What a query would give and read; `tables` are those behind it."""
 
     columns: tuple[Column, ...]
     bytes: int | None
+    tables: tuple[bigquery.TableReference, ...] = ()
 
 
 def dry_run(clients: Clients, sql: str, *, timeout_s: float, doing: Doing = QUERY) -> DryRun:
@@ -51,7 +52,7 @@ def dry_run(clients: Clients, sql: str, *, timeout_s: float, doing: Doing = QUER
             code="not_a_select",
             field=doing.field,
         )
-    return DryRun(columns_of(job.schema or ()), job.total_bytes_processed)
+    return DryRun(columns_of(job.schema or ()), job.total_bytes_processed, tuple(job.referenced_tables))
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 
 import pyarrow as pa
 from google.cloud import bigquery
@@ -18,10 +19,9 @@ from connectors.base import (
     Source,
     StepResult,
     StopSignal,
-    TableDigest,
     TableInfo,
 )
-from connectors.bigquery import bounds, checks, digest, pages, preview, query, streams, wkb
+from connectors.bigquery import checks, compare, pages, preview, query, streams, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
@@ -30,6 +30,7 @@ from connectors.bigquery.plans import Planner, Reading, about, some_left
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.column_rules import without
 from connectors.errors import ConnectorError
+from connectors.sides import Cost, Scope, Survey
 
 PREVIEW_LIMIT_S = 4.0
 # A preview of a view or query is billed like any query: more than this takes a person's decision.
@@ -135,9 +136,11 @@ class BigQuerySource(Source):
     def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
         if plan.source_rows is not None:
             return plan.source_rows
-        ref = parse_table(request.table, self._options.project)
+        if not self._reading.counted:
+            return None
         planner = Planner(self._clients(), request, timeout_s=self._timeout_s, stop=stop)
-        found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {bounds.as_of(ref.sql, plan.snapshot_time)}", about(ref))
+        doing = about(parse_table(request.table, self._options.project))
+        found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {self._reading.counted}", doing)
         return found["n"]
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
@@ -162,8 +165,15 @@ class BigQuerySource(Source):
         for batch in batches:
             yield wkb.with_text(batch, reading.geography) if reading.geography else batch
 
-    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
-        return digest.digest(self._clients(), request, columns, timeout_s=self._timeout_s)
+    def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
+        return compare.survey(self._clients(), request, at, timeout_s=self._timeout_s)
+
+    def comparing(
+        self, request: ReadRequest, scope: Scope, columns: tuple[Column, ...], cost: Cost, *, stop: StopSignal
+    ) -> compare.BigQuerySide:
+        return compare.BigQuerySide(
+            self._clients(), request, scope, columns, cost, timeout_s=self._timeout_s, stop=stop
+        )
 
     def close(self) -> None:
         with self._lock:

@@ -1,20 +1,38 @@
-"""Counts and sums over a table, in the same words as the source's, to prove that both sides agree."""
+"""The target as one side of a comparison: counts, checksums and hashes in the same words as the source's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from psycopg2 import sql
 
-from connectors.base import Column, ColumnDigest, TableDigest, Target
+from connectors.base import Column, StopSignal, TableInfo, Target
+from connectors.errors import ConnectorError
+from connectors.postgres import errors, published
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
+from connectors.sides import (
+    HASH_BITS,
+    HASH_DIGITS,
+    LONGEST_TEXT,
+    SUM_MASK,
+    VALUE_DIGITS,
+    Bucket,
+    ColumnDigest,
+    Keyed,
+    Published,
+    Row,
+    TableDigest,
+)
 from connectors.types import postgres_text
 
 # A SELECT may have 1,664 columns; we need two for each of the table's.
 COLUMNS_PER_QUERY = 400
 
-# One snapshot for all queries, and texts that do not hang on the role's settings.
+# One snapshot for all queries, and texts that do not hang on the role's settings. The transaction is
+# idle while the other side answers.
 _BEGIN = """
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL timezone = 'UTC';
@@ -22,36 +40,146 @@ SET LOCAL datestyle = 'ISO, YMD';
 SET LOCAL intervalstyle = 'postgres';
 SET LOCAL extra_float_digits = 1;
 SET LOCAL bytea_output = 'hex';
-SET LOCAL statement_timeout = 0
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0
+"""
+_NO_LIMIT = "SET LOCAL transaction_timeout = 0"  # PostgreSQL 17 and later
+_FETCHED = 10_000
+_PRESENT = """
+SELECT has_table_privilege(c.oid, 'SELECT'),
+       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
 """
 
 
-def digest(session: Session, target: Target, columns: Sequence[Column]) -> TableDigest:
-    """Rows, and for each column its NULLs and the sum of the first 8 hex digits of the md5 of its texts."""
-    session.execute(_BEGIN)
-    try:
+class PostgresSide:
+    """A target in one read-only transaction."""
+
+    def __init__(self, session: Session, target: Target, stop: StopSignal) -> None:
+        self._session = session
+        self._target = target
+        self._stop = stop
+
+    def published(self) -> Published | None:
+        return published.read_published(self._session, self._target)
+
+    def present(self, columns: Sequence[Column]) -> tuple[Column, ...]:
+        """Those of the columns that the target has."""
+        found = self._session.one(_PRESENT, (self._target.schema, self._target.table))
+        if found is None:
+            raise ConnectorError(f"There is no table {self._target}.", code="table_missing", field="table")
+        may_read, here = found
+        if not may_read:
+            table, role = errors.quoted(self._target.schema, self._target.table), self._session.role
+            grant = f"GRANT SELECT ON TABLE {table} TO {errors.quoted(role)};"
+            raise errors.missing_grant(f"{role} may not read {self._target}.", grant)
+        return tuple(c for c, name in zip(columns, column_names(columns), strict=True) if name in here)
+
+    def digest(self, columns: Sequence[Column]) -> TableDigest:
+        """Rows, and for each column its NULLs and the sum of the first 8 hex digits of the md5 of its texts."""
         rows = 0
         digests: list[ColumnDigest] = []
         named = list(zip(columns, column_names(columns), strict=True))
         for start in range(0, max(1, len(named)), COLUMNS_PER_QUERY):
             some = named[start : start + COLUMNS_PER_QUERY]
-            row = session.one(_query(target, some)) or (0,)
+            self._stop.check()
+            row = self._session.one(_digest(self._target, some)) or (0,)
             rows = row[0]
             for i, (column, _) in enumerate(some):
                 nulls, checksum = row[1 + 2 * i : 3 + 2 * i]
                 digests.append(ColumnDigest(column.name, nulls, None if checksum is None else int(checksum)))
         return TableDigest(rows, tuple(digests))
+
+    def buckets(self, keyed: Keyed) -> Mapping[int, Bucket]:
+        found = self._all(
+            sql.SQL("SELECT k >> {shift}, count(*), sum(h & {mask})::bigint FROM ({rows}) AS r GROUP BY 1").format(
+                shift=sql.Literal(keyed.shift), mask=sql.Literal(SUM_MASK), rows=self._hashed(keyed)
+            )
+        )
+        return {number: Bucket(rows, total) for number, rows, total in found}
+
+    def hashes(self, keyed: Keyed, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
+        # Of the very type that is compared, or PostgreSQL walks the list for every row instead of hashing it.
+        only = sql.SQL("WHERE k >> {} = ANY({}::bigint[])").format(sql.Literal(keyed.shift), sql.Literal(list(chosen)))
+        query = sql.SQL("SELECT k, h FROM ({}) AS r {}").format(self._hashed(keyed), only if chosen else sql.SQL(""))
+        yield from ((key, row) for key, row in self._all(query))
+
+    def rows(self, keyed: Keyed, keys: Sequence[int]) -> Sequence[Row]:
+        named = _named(keyed.columns)
+        query = sql.SQL(
+            "SELECT * FROM (SELECT {k}, {values} AS h, {texts} FROM {table}) AS r WHERE k = ANY({keys}::bigint[])"
+        )
+        found = self._all(
+            query.format(
+                k=sql.SQL("{} AS k").format(_hash(_values(_named(keyed.key), keyed))),
+                values=_values(named, keyed),
+                texts=sql.SQL(", ").join(_shown(name) for _, name in named),
+                table=_table(self._target),
+                keys=sql.Literal(list(keys)),
+            )
+        )
+        return [Row(key, tuple(values.split(",")), tuple(texts)) for key, values, *texts in found]
+
+    def _hashed(self, keyed: Keyed) -> sql.Composable:
+        """Hashes of key and row, k and h, of every row."""
+        return sql.SQL("SELECT {} AS k, {} AS h FROM {}").format(
+            _hash(_values(_named(keyed.key), keyed)), _hash(_values(_named(keyed.columns), keyed)), _table(self._target)
+        )
+
+    def _all(self, query: sql.Composable) -> Iterator[tuple[Any, ...]]:
+        self._stop.check()
+        cursor = self._session.execute(query)
+        while rows := cursor.fetchmany(_FETCHED):
+            yield from rows
+
+
+@contextmanager
+def reading(session: Session, target: Target, stop: StopSignal) -> Iterator[PostgresSide]:
+    """A transaction to read `target` in, as it is now; `stop` breaks its statements."""
+    forget = stop.on_stop(session.cancel)
+    try:
+        with session.explained(target):
+            session.execute(_BEGIN + (f";{_NO_LIMIT}" if session.server_version >= 170000 else ""))
+            yield PostgresSide(session, target, stop)
+    except ConnectorError as error:
+        if error.code == "query_cancelled":
+            stop.check()
+        raise
     finally:
+        forget()
         session.rollback()
 
 
-def _query(target: Target, columns: Sequence[tuple[Column, str]]) -> sql.Composed:
+_SIZE = """
+SELECT coalesce(sum(greatest(p.reltuples, 0)) FILTER (WHERE p.relkind <> 'p'), 0)::bigint,
+       coalesce(sum(pg_table_size(p.oid)), 0)::bigint
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid)) AS tree (oid)
+JOIN pg_class p ON p.oid = tree.oid
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p') HAVING count(*) > 0
+"""
+
+
+def size(session: Session, target: Target) -> TableInfo | None:
+    """Rows by the last ANALYZE, and bytes; None if there is no such table."""
+    found = session.one(_SIZE, (target.schema, target.table))
+    return None if found is None else TableInfo(target.schema, target.table, rows=found[0], bytes=found[1])
+
+
+def _named(columns: Sequence[Column]) -> list[tuple[Column, str]]:
+    return list(zip(columns, column_names(columns), strict=True))
+
+
+def _table(target: Target) -> sql.Identifier:
+    return sql.Identifier(target.schema, target.table)
+
+
+def _digest(target: Target, columns: Sequence[tuple[Column, str]]) -> sql.Composed:
     results: list[sql.Composable] = [sql.SQL("count(*)")]
     for column, name in columns:
         results.append(sql.SQL("count(*) FILTER (WHERE {} IS NULL)").format(sql.Identifier(name)))
         results.append(_checksum(column, name))
-    table = sql.Identifier(target.schema, target.table)
-    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(results), table)
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(results), _table(target))
 
 
 def _checksum(column: Column, name: str) -> sql.Composable:
@@ -62,3 +190,30 @@ def _checksum(column: Column, name: str) -> sql.Composable:
     # Some texts are not NULL for a NULL, as a range's: only values count.
     summed = "coalesce(sum(('x' || substr(md5({}), 1, 8))::bit(32)::bigint) FILTER (WHERE {} IS NOT NULL), 0)"
     return sql.SQL(summed).format(sql.SQL(text).format(x=sql.Identifier(name)), sql.Identifier(name))
+
+
+def _hash(values: sql.Composable) -> sql.Composable:
+    return sql.SQL("('x' || substr(md5({}), 1, {}))::bit({})::bigint").format(
+        values, sql.Literal(HASH_DIGITS), sql.Literal(HASH_BITS)
+    )
+
+
+def _values(columns: Sequence[tuple[Column, str]], keyed: Keyed) -> sql.Composable:
+    # An array and not concat(), which takes 100 arguments only.
+    return sql.SQL("array_to_string(ARRAY[{}], ',')").format(
+        sql.SQL(", ").join(_value(column, name, keyed) for column, name in columns)
+    )
+
+
+def _value(column: Column, name: str, keyed: Keyed) -> sql.Composable:
+    text = None if column.name in keyed.counted else postgres_text(column, "{x}")
+    here: sql.Composable = sql.SQL("'+'")
+    if text is not None:
+        here = sql.SQL("substr(md5({}), 1, {})").format(
+            sql.SQL(text).format(x=sql.Identifier(name)), sql.Literal(VALUE_DIGITS)
+        )
+    return sql.SQL("CASE WHEN {} IS NULL THEN '-' ELSE {} END").format(sql.Identifier(name), here)
+
+
+def _shown(name: str) -> sql.Composable:
+    return sql.SQL("left({}::text, {})").format(sql.Identifier(name), sql.Literal(LONGEST_TEXT))

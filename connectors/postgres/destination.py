@@ -17,7 +17,7 @@ from connectors.base import (
     Reporter,
     StepResult,
     StopSignal,
-    TableDigest,
+    TableInfo,
     Target,
     TextPolicy,
     Watermark,
@@ -26,7 +26,7 @@ from connectors.base import (
 )
 from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
-from connectors.postgres import checks, compare, control, keep, staging
+from connectors.postgres import checks, compare, control, keep, published, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import check_identifier, column_names
@@ -35,6 +35,7 @@ from connectors.postgres.publish import in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.sides import Published
 
 if TYPE_CHECKING:
     from connectors.postgres.load import Load
@@ -197,10 +198,18 @@ class PostgresDestination(Destination):
         with session.explained(fence.target):
             staging.forget(session, fence, tables)
 
-    def digest(self, target: Target, columns: tuple[Column, ...]) -> TableDigest:
-        session = self._open()
-        with session.explained(target):
-            return compare.digest(session, target, columns)
+    def published(self, target: Target) -> Published | None:
+        with self._looking() as session:
+            return published.read_published(session, target)
+
+    def size(self, target: Target) -> TableInfo | None:
+        with self._looking() as session:
+            return compare.size(session, target)
+
+    @contextmanager
+    def comparing(self, target: Target, *, stop: StopSignal) -> Iterator[compare.PostgresSide]:
+        with compare.reading(self._open(), target, stop) as side:
+            yield side
 
     def close(self) -> None:
         """Give the session to the next run of this process, or end it."""

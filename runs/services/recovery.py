@@ -7,11 +7,13 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from runs import doorbell, live
-from runs.models import Attempt, Run
+from runs.models import Attempt, Run, RunAction
 from runs.services.journal import Line, write_lines
 from runs.states import RunStatus
 
 AT_ONCE = 500
+_LOOKS = "Looking at the destination to see what was published."
+_STARTS_OVER = "The comparison starts over."
 
 
 def sweep() -> int:
@@ -38,7 +40,8 @@ def _give_up_leases(lost: Q, what_happened: str) -> int:
             )[:AT_ONCE]
         )
         for run in runs:
-            message = f"Worker {run.worker} {what_happened}. Looking at the destination to see what was published."
+            then = _STARTS_OVER if run.action == RunAction.COMPARE else _LOOKS
+            message = f"Worker {run.worker} {what_happened}. {then}"
             Attempt.objects.filter(run=run, number=run.attempt).update(
                 ended_at=Now(), outcome="lost", error_code="worker_lost", error_message=message
             )

@@ -12,7 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from runs import charts, receipts
-from runs.models import Attempt, Run
+from runs.models import Attempt, Run, RunAction
 from runs.states import RunStatus
 from runs.words import compact, count, exact, size, span, words
 
@@ -36,6 +36,24 @@ def icon(name: str) -> SafeString:
 def badge(status: str) -> SafeString:
     """A run's status: colour, shape and word."""
     return format_html('<span class="badge s-{}">{}{}</span>', status, icon(status), RunStatus(status).label)
+
+
+@register.simple_tag
+def deed(run: Run) -> SafeString | str:
+    """What a run does, unless it is an ordinary load; of a comparison also what it found, if that was read."""
+    if run.action == RunAction.LOAD:
+        return ""
+    agrees = getattr(run, "agrees", None)
+    found = {"true": ": equal", "false": ": differs"}.get(agrees or "", "")
+    return format_html(
+        '<span class="tag{}">{}{}</span>', " bad" if agrees == "false" else "", run.get_action_display(), found
+    )
+
+
+@register.filter
+def value(text: str | None) -> SafeString | str:
+    """A value of a row; NULL is no text."""
+    return format_html('<span class="quiet">{}</span>', "NULL") if text is None else text
 
 
 @register.filter

@@ -22,7 +22,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "pipelines/{id}/columns/"),
         ("get", "pipelines/{id}/forecast/"),
         ("post", "pipelines/{id}/pause/"), ("post", "pipelines/{id}/resume/"),
-        ("post", "pipelines/{pipeline_id}/runs/"),
+        ("post", "pipelines/{pipeline_id}/runs/"), ("get", "pipelines/{pipeline_id}/comparison/"),
         ("get", "runs/"), ("get", "runs/{id}/"), ("post", "runs/{id}/cancel/"), ("get", "runs/{id}/log/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),
     }  # fmt: skip

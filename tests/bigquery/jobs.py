@@ -164,8 +164,14 @@ class Jobs:
             content["configuration"]["query"]["query"] = query["query"]
             statistics = content.setdefault("statistics", {})
             statistics["totalBytesProcessed"] = str(processed)
+            behind = sorted(self._snapshots.tables_behind(statement.reads))
             statistics.setdefault("query", {}).update(
-                totalBytesProcessed=str(processed), totalBytesBilled="0", cacheHit=figures["cacheHit"]
+                totalBytesProcessed=str(processed),
+                totalBytesBilled="0",
+                cacheHit=figures["cacheHit"],
+                referencedTables=[
+                    {"projectId": name.project, "datasetId": name.dataset, "tableId": name.table} for name in behind
+                ],
             )
             answer = Answer.of(content)
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,10 +20,22 @@ from connectors.base import (
     Source,
     StepResult,
     StopSignal,
-    TableDigest,
     TableInfo,
 )
 from connectors.errors import Stopped
+from connectors.sides import (
+    HASH_DIGITS,
+    SUM_MASK,
+    VALUE_DIGITS,
+    Bucket,
+    ColumnDigest,
+    Cost,
+    Keyed,
+    Row,
+    Scope,
+    Survey,
+    TableDigest,
+)
 
 ID_NAME = (Column("id", "INT64"), Column("name", "STRING"))
 
@@ -79,11 +92,74 @@ class MemorySource(Source):
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
         raise NotImplementedError
 
-    def digest(self, request: ReadRequest, columns: tuple[Column, ...]) -> TableDigest:
-        raise NotImplementedError
+    def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
+        return Survey(self.columns, 1000, is_pinned=at is not None, now=datetime.now(UTC), unchanged=None)
+
+    def comparing(
+        self, request: ReadRequest, scope: Scope, columns: tuple[Column, ...], cost: Cost, *, stop: StopSignal
+    ) -> MemorySide:
+        return MemorySide(pa.Table.from_batches(self.batches, None if self.batches else _NO_ROWS), cost)
 
     def close(self) -> None:
         return None
+
+
+class MemorySide:
+    """Numbers and texts as one side of a comparison, told by Python: what both dialects of SQL must say, too."""
+
+    def __init__(self, rows: pa.Table, cost: Cost) -> None:
+        self.table = rows
+        self.cost = cost
+
+    def digest(self, columns: Sequence[Column]) -> TableDigest:
+        self.cost.bytes_billed += 1000
+        return TableDigest(self.table.num_rows, tuple(map(self._digest, columns)))
+
+    def buckets(self, keyed: Keyed) -> dict[int, Bucket]:
+        found: dict[int, Bucket] = {}
+        for key, row in MemorySide.hashes(self, keyed, ()):
+            before = found.get(key >> keyed.shift, Bucket(0, 0))
+            found[key >> keyed.shift] = Bucket(before.rows + 1, before.sum + (row & SUM_MASK))
+        return found
+
+    def hashes(self, keyed: Keyed, chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
+        for row in self.table.to_pylist():
+            key = _hash(_values(row, keyed.key))
+            if not chosen or key >> keyed.shift in chosen:
+                yield key, _hash(_values(row, keyed.columns))
+
+    def rows(self, keyed: Keyed, keys: Sequence[int]) -> list[Row]:
+        return [
+            Row(key, tuple(_values(row, keyed.columns)), tuple(_text(row[column.name]) for column in keyed.columns))
+            for row in self.table.to_pylist()
+            if (key := _hash(_values(row, keyed.key))) in keys
+        ]
+
+    def _digest(self, column: Column) -> ColumnDigest:
+        texts = [_text(value) for value in self.table[column.name].to_pylist()]
+        return ColumnDigest(
+            column.name, texts.count(None), sum(int(_md5(text)[:8], 16) for text in texts if text is not None)
+        )
+
+
+_NO_ROWS = pa.schema([("id", pa.int64()), ("name", pa.string())])
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _values(row: dict[str, Any], columns: Sequence[Column]) -> list[str]:
+    texts = [_text(row[column.name]) for column in columns]
+    return ["-" if text is None else _md5(text)[:VALUE_DIGITS] for text in texts]
+
+
+def _hash(values: Sequence[str]) -> int:
+    return int(_md5(",".join(values))[:HASH_DIGITS], 16)
 
 
 class Recorder:

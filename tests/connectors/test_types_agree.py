@@ -22,6 +22,7 @@ from connectors.postgres.copy import copy_parts
 from connectors.postgres.ddl import compare_catalog, create_table
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from tests.connectors import digests
 from tests.emulator_tables import EVERY_TYPE, EmulatorTables, every_type_rows
 
 PROJECT = "demo-project"
@@ -80,7 +81,7 @@ def test_every_type_agrees(
 ) -> None:
     request, target = ReadRequest(table=f"{PROJECT}.{table}"), Target("public", "every_type")
     columns = move(source, warehouse_cursor, request, target)
-    there, here = source.digest(request, columns), destination.digest(target, columns)
+    there, here = digests.of_source(source, request, columns), digests.of_target(destination, target, columns)
     assert here.rows == 4
     assert here == there
     assert {column.name for column in here.columns if column.checksum is None} == COUNTED_ONLY
@@ -117,7 +118,7 @@ def test_columns_of_other_types_agree_or_are_counted_only(
         "structs": ColumnRule(type="text"),
     }
     columns = move(source, warehouse_cursor, request, target, rules)
-    there, here = source.digest(request, columns), destination.digest(target, columns)
+    there, here = digests.of_source(source, request, columns), digests.of_target(destination, target, columns)
     assert here == there
     counted = {column.name for column in here.columns if column.checksum is None}
     assert counted == {"float", "interval", "json", "struct", "structs"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ from connectors.base import Column, Fence, Owner, Part, ReadPlan, ReadRequest, S
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.load import Load
 from connectors.registry import Kind
-from tests.connectors.memory import MemorySource, batch
+from connectors.sides import Cost, Scope, Survey
+from tests.connectors.memory import MemorySide, MemorySource, batch
 
 
 @dataclass
@@ -22,6 +24,8 @@ class Script:
     rows: int = 3
     on_plan: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_read: list[Callable[[StopSignal], None]] = field(default_factory=list)
+    on_survey: list[Callable[[], None]] = field(default_factory=list)
+    on_digest: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_fence: list[Callable[[], None]] = field(default_factory=list)
     before_commit: list[Callable[[], None]] = field(default_factory=list)
     after_commit: list[Callable[[], None]] = field(default_factory=list)
@@ -52,6 +56,17 @@ class ScriptedSource(MemorySource):
         script.requests.append(request)
         script.call(script.on_plan, stop)
         return super().plan(request, max_parts=max_parts, stop=stop)
+
+    def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
+        script.requests.append(request)
+        script.call(script.on_survey)
+        return super().survey(request, at)
+
+    def comparing(
+        self, request: ReadRequest, scope: Scope, columns: tuple[Column, ...], cost: Cost, *, stop: StopSignal
+    ) -> MemorySide:
+        script.call(script.on_digest, stop)
+        return super().comparing(request, scope, columns, cost, stop=stop)
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         script.reads += 1

@@ -61,7 +61,7 @@ def test_a_watermark_is_kept_in_one_form_and_nonsense_is_an_error_of_the_field(
     assert not Run.objects.exists()
     browser.post(address, {"watermark": "2026-01-31T06:00+02:00"})
     run = Run.objects.get()
-    assert (run.action, run.action_options) == ("set_watermark", {"watermark": "2026-01-31 04:00:00.000000+00:00"})
+    assert (run.action, run.action_options) == ("set_watermark", {"watermark": "2026-01-31 04:00:00+00:00"})
 
 
 def test_a_pipeline_that_reads_all_rows_has_no_watermark(browser: Client, make_pipeline: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_viewer_starts_nothing(client: Client, operator: User, merging: Pipeli
 
 def test_the_desk_shows_the_watermark_of_the_last_publish(browser: Client, merging: Pipeline, operator: User) -> None:
     run, _ = services.request_run(merging, trigger=Trigger.MANUAL, by=operator)
-    receipt = {"watermark_after": "2026-01-01 00:00:00.000000+00:00", "rows": 3}
+    receipt = {"watermark_after": "2026-01-01 00:00:00+00:00", "rows": 3}
     Run.objects.filter(pk=run.pk).update(status="succeeded", receipt=receipt)
     for address in (f"/admin/pipelines/pipeline/{merging.pk}/change/", f"/pipelines/{merging.pk}/"):
-        assert "2026-01-01 00:00:00.000000" in browser.get(address).content.decode()
+        assert "2026-01-01 00:00:00+00:00" in browser.get(address).content.decode()

@@ -127,6 +127,20 @@ def test_housekeeping_goes_on_until_all_that_is_old_is_gone(beat: Ticker, monkey
     assert left == [500], "and then rests"
 
 
+def test_housekeeping_waits_for_a_moment_without_ticks_but_not_for_ever(
+    beat: Ticker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr(services, "trim", lambda: trimmed.append(1) or 0)
+    monkeypatch.setattr(ticker, "seconds_to_next", lambda longest: 0.0)
+    for _ in range(3):
+        assert beat.tick() == celery_beat.SHORTEST_SLEEP_S
+    assert not trimmed
+    monkeypatch.setattr(celery_beat, "HOUSEKEEPING_WAITS_S", 0.0)
+    beat.tick()
+    assert trimmed
+
+
 def test_a_beat_that_ends_signs_off(beat: Ticker) -> None:
     beat.tick()
     assert Process.objects.exists()

@@ -94,6 +94,23 @@ def test_sixty_pipelines_take_as_many_queries_as_three(
     assert few["beat"] <= 24, few
 
 
+def test_the_admin_finds_runs_by_id_pipeline_and_error(
+    make_pipeline: Callable[..., Pipeline], queue: Callable[..., Run], admin_client: Client
+) -> None:
+    orders, refunds = (
+        queue(make_pipeline(name), status=RunStatus.FAILED, error_code=code)
+        for name, code in (("Orders", "not_found"), ("Refunds", "time_limit"))
+    )
+
+    def found(words: str) -> set[Any]:
+        page = admin_client.get("/admin/runs/run/", {"q": words})
+        return {run.pk for run in page.context["cl"].result_list}
+
+    assert found(str(orders.pk)) == found("rder") == found(" not_found ") == {orders.pk}
+    assert found("") == {orders.pk, refunds.pk}
+    assert found("nothing") == found(str(orders.pipeline_id)) == set()
+
+
 def test_rows_that_are_alike_arrive_as_they_would_one_by_one(
     make_pipeline: Callable[..., Pipeline], django_assert_num_queries: Any
 ) -> None:

@@ -21,7 +21,7 @@ from datamantri.embedded import launch
 from datamantri.embedded.errors import EmbeddedError
 from pipelines.models import Pipeline
 from runs import services
-from runs.models import Run, Trigger
+from runs.models import Run, RunAction, Trigger
 from runs.states import TERMINAL, RunStatus
 
 RUN_LIMIT_S = 300
@@ -109,11 +109,17 @@ class Command(BaseCommand):
         return self._report(daily, self._run(daily, quietly=True), name=name)
 
     def _run(self, pipelines: list[Pipeline], *, quietly: bool = False) -> dict[Any, Run]:
-        """Run every pipeline through the worker, and wait for all of them."""
         if not quietly:
             self.stdout.write(f"Running {len(pipelines)} pipelines …\n")
+        return self._have_done(RunAction.LOAD, pipelines)
+
+    def _have_done(self, action: RunAction, pipelines: list[Pipeline]) -> dict[Any, Run]:
+        """Have the worker do this with every pipeline, and wait for all of them."""
         operator = get_user_model().objects.filter(username="operator").first()
-        requested = [services.request_run(p, trigger=Trigger.MANUAL, by=operator)[0].pk for p in pipelines]
+        requested = [
+            services.request_run(pipeline, trigger=Trigger.MANUAL, by=operator, action=action)[0].pk
+            for pipeline in pipelines
+        ]
         deadline = time.monotonic() + RUN_LIMIT_S
         while time.monotonic() < deadline:
             runs = list(Run.objects.filter(pk__in=requested))
@@ -129,14 +135,16 @@ class Command(BaseCommand):
         line = "{:<20} {:>9} {:>8} {:>11} {:>7}   {}"
         if not name:
             self.stdout.write(line.format("pipeline", "rows", "seconds", "rows/s", "MB/s", "source and destination"))
+        moved = [pipeline for pipeline in pipelines if runs[pipeline.pk].status == RunStatus.SUCCEEDED]
+        comparisons = self._have_done(RunAction.COMPARE, moved)
         agreed = True
         for pipeline in pipelines:
             run = runs[pipeline.pk]
             if run.status != RunStatus.SUCCEEDED:
                 verdict, agrees = f"{run.get_status_display().upper()}: {run.error_message}", False
             else:
-                found = proof.compare(pipeline)
-                verdict, agrees = found.in_words(), found.agrees
+                comparison = comparisons[pipeline.pk]
+                verdict, agrees = proof.in_words(comparison), proof.agrees(comparison)
             agreed = agreed and agrees
             seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at and run.started_at else 0
             rate = run.rows / seconds if seconds else 0

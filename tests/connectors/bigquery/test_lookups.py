@@ -6,11 +6,13 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import ColumnDigest, ReadRequest
-from connectors.bigquery import digest
+from connectors.base import ReadRequest
+from connectors.bigquery import compare
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.schema import columns_of
 from connectors.errors import ConnectorError, Unreachable
+from connectors.sides import ColumnDigest
+from tests.connectors import digests
 from tests.connectors.bigquery.conftest import PROJECT
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 
@@ -87,7 +89,7 @@ def test_a_preview_of_anything_but_a_select_is_refused_and_changes_nothing(sourc
 
 def test_a_digest_counts_rows_and_nulls_and_sums_texts(source, every):
     columns = columns_of(EVERY_TYPE)
-    found = source.digest(ReadRequest(table=every), columns)
+    found = digests.of_source(source, ReadRequest(table=every), columns)
     by_name = {c.name: c for c in found.columns}
     assert found.rows == 3
     # md5 of '1', '2', '3' begins with c4ca4238, c81e728d, eccbc87e
@@ -105,16 +107,16 @@ def test_a_digest_of_many_columns_takes_several_queries(source, tables, dataset,
     )
     request = ReadRequest(table=f"{dataset}.wide")
     columns = source.describe(request).columns
-    at_once = source.digest(request, columns)
-    monkeypatch.setattr(digest, "_COLUMNS_A_QUERY", 3)
-    assert source.digest(request, columns) == at_once
+    at_once = digests.of_source(source, request, columns)
+    monkeypatch.setattr(compare, "COLUMNS_A_QUERY", 3)
+    assert digests.of_source(source, request, columns) == at_once
     assert [c.name for c in at_once.columns] == names
     assert {c.nulls for c in at_once.columns} == {1}
 
 
 def test_a_digest_of_a_query_that_ends_in_a_comment(source, every):
     request = ReadRequest(query=f"SELECT id FROM {every} -- all of it")
-    assert source.digest(request, source.describe(request).columns).rows == 3
+    assert digests.of_source(source, request, source.describe(request).columns).rows == 3
 
 
 def test_the_connection_test_passes_in_readable_steps(source, every):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 
 import pytest
 
 from connectors import transfer
 from connectors.base import Guard, NeverStop
-from connectors.errors import ConnectorError, Held
+from connectors.errors import ConnectorError, Held, TransientError
 from tests.connectors.memory import MemorySource, batch
 
 HALF = Guard(zero_rows=True, shrink_percent=50)
@@ -165,3 +166,47 @@ def test_rows_that_do_not_arrive_are_noticed(world, ids):
 
 def test_the_receipt_has_the_sources_own_count(world):
     assert world.move(range(5)).source_rows == 5
+
+
+def test_a_source_that_may_not_count_is_taken_at_its_word_and_said_so(world, ids):
+    def refused(request, plan, *, stop):
+        raise ConnectorError("Cannot query over table a.b.c without a filter.", code="invalid_query")
+
+    source = MemorySource([batch(range(5))])
+    source.count = refused
+    receipt = world.move(source=source)
+    assert receipt.source_rows is None
+    assert ids() == list(range(5))
+    assert "not compared with the source's own count: Cannot query over table" in world.recorder.text()
+
+
+def test_a_count_that_fails_for_a_moment_costs_an_attempt_not_the_check(world, ids):
+    def unreachable(request, plan, *, stop):
+        raise TransientError("BigQuery did not answer in time.", code="timeout")
+
+    source = MemorySource([batch(range(5))])
+    source.count = unreachable
+    with pytest.raises(TransientError):
+        world.move(source=source)
+    assert ids() is None
+
+
+def test_a_load_that_breaks_does_not_wait_for_the_count(world):
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(request, plan, *, stop):
+        forget = stop.on_stop(ended.set)
+        begun.set()
+        assert ended.wait(10)
+        forget()
+        stop.check()
+
+    def broken():
+        begun.wait(10)
+        raise TransientError("The stream broke.")
+
+    source = MemorySource([batch([1]), batch([2])], between=broken)
+    source.count = endless
+    with pytest.raises(TransientError, match="The stream broke"):
+        world.move(source=source)
+    assert ended.wait(5)

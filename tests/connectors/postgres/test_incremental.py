@@ -93,13 +93,13 @@ def either(request: pytest.FixtureRequest, flights: Flights) -> Flights:
 def test_the_first_run_reads_all_and_the_next_only_what_is_new(either: Flights) -> None:
     either.make((1, "a", at(0)), (2, "b", at(1)))
     first = either.run()
-    assert (first.rows, first.watermark_before, first.watermark_after) == (2, "", "2026-01-01 12:01:00.000000+00:00")
+    assert (first.rows, first.watermark_before, first.watermark_after) == (2, "", "2026-01-01 12:01:00+00:00")
     either.add((3, "c", at(2)), (1, "A", at(3)))
     second = either.run()
     assert second.rows == second.source_rows == 2
     assert (second.changes.inserted, second.changes.updated) == (1, 1)
     assert second.watermark_before == first.watermark_after
-    assert either.watermark() == second.watermark_after == "2026-01-01 12:03:00.000000+00:00"
+    assert either.watermark() == second.watermark_after == "2026-01-01 12:03:00+00:00"
     assert either.target() == [(1, "A"), (2, "b"), (3, "c")]
 
 
@@ -158,7 +158,7 @@ def test_append_leaves_the_newest_rows_until_they_have_settled(either: Flights) 
     first = either.run("append")
     assert either.target() == [(1, "a")]
     assert first.interval["left"] == 2
-    assert first.watermark_after == "2026-01-01 12:04:30.000000+00:00"
+    assert first.watermark_after == "2026-01-01 12:04:30+00:00"
     either.add((4, "same minute", at(5.5)), (5, "e", at(20)))
     assert either.run("append").rows == 3
     assert either.target() == [(1, "a"), (2, "b"), (3, "c"), (4, "same minute")]
@@ -245,7 +245,7 @@ def test_a_full_refresh_writes_all_rows_anew_and_takes_what_is_gone_away(either:
     either.tables.run(f"DELETE FROM `demo-project.{either.table}` WHERE id = 3")
     receipt = either.run(refresh=Refresh.FULL, fingerprint="another")
     assert either.target() == [(1, "a"), (2, "b")]
-    assert receipt.watermark_after == "2026-01-01 12:01:00.000000+00:00"
+    assert receipt.watermark_after == "2026-01-01 12:01:00+00:00"
     either.add((4, "d", at(5)))
     assert either.run(fingerprint="another").rows == 1
 

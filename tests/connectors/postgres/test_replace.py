@@ -11,6 +11,7 @@ from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import keep
 from connectors.postgres.publish import lock
 from connectors.postgres.publish.existing import look
+from tests.connectors import digests
 from tests.connectors.memory import MemorySource, batch, in_thread
 
 
@@ -46,7 +47,7 @@ def test_names_of_any_kind_work(world, ids, admin, name):
     assert ids() == [2, 3]
     source = MemorySource([batch([9]).rename_columns([column.name, "name"])], (column, Column("name", "STRING")))
     world.move(source=source)
-    assert world.destination().digest(world.target, (column,)).rows == 1
+    assert digests.of_target(world.destination(), world.target, (column,)).rows == 1
 
 
 def test_grants_comments_and_settings_survive(world, admin):

@@ -1,0 +1,200 @@
+"""What a comparison means, in plain words: each finding follows from what the two sides said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from connectors.base import WriteDisposition
+from connectors.keys import KeyDifferences
+
+if TYPE_CHECKING:
+    from connectors.comparing import Comparison
+
+NAMES_SAID = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found. `is_good`: True and False speak for and against, None only explains."""
+
+    code: str
+    is_good: bool | None
+    text: str
+
+
+def find(comparison: Comparison) -> list[Finding]:
+    """The answer first, then what else is to be known."""
+    return [*_answer(comparison), *_details(comparison), *_since(comparison), *_limits(comparison)]
+
+
+def _answer(c: Comparison) -> Iterator[Finding]:
+    when = _moment(c.published.snapshot_time if c.is_of_snapshot else c.read_at)
+    held = f"what the source {'held' if c.is_of_snapshot else 'holds'} at {when}{_reach(c)}"
+    if c.appends_all:
+        yield _appended(c)
+    elif c.agrees:
+        code, at = ("equal", "at the snapshot") if c.is_of_snapshot else ("equal_now", "now")
+        text = f"Equal {at}: the target has {held}: {_rows(c.target.rows)}, {_count(len(c.compared), 'column')}."
+        yield Finding(code, True, text)
+    elif _is_equal_by_key(c):
+        yield Finding("equal_by_key", True, f"Equal by key: every row of {held} is in the target.")
+    elif not c.is_of_snapshot:
+        taken = _moment(c.published.snapshot_time)
+        text = (
+            f"The target is not {held}. Either the source changed since {taken}, when the last run read it, or"
+            " something else changed the target."
+        )
+        yield Finding("differs_now", False, text)
+    elif c.is_incremental or c.request.has_former_rows:
+        kept = " It may hold rows of a former definition, which a run kept." if c.request.has_former_rows else ""
+        yield Finding("differs", False, f"The target is not {held}.{kept}")
+    else:
+        text = (
+            f"The target is not {held}, and no run of this pipeline was published since: something else changed"
+            " the target."
+        )
+        yield Finding("target_changed", False, text)
+
+
+def _appended(c: Comparison) -> Finding:
+    together = c.published.appended_rows
+    said = (
+        f"Append adds all rows of the source at every run: {c.published.appends} runs were published, with"
+        f" {_rows(together)} together, and the target has {_rows(c.target.rows)}."
+    )
+    if c.target.rows != together:
+        return Finding("target_changed", False, f"{said} Something else changed the target.")
+    return Finding("appends_all", None, f"{said} More cannot be compared with one snapshot of the source.")
+
+
+def _is_equal_by_key(c: Comparison) -> bool:
+    """Whether merge did all it promises: it deletes nothing, so the target may have more keys."""
+    found = c.keys
+    return _merges(c) and found is not None and found.is_complete and not (found.only_source or found.differing)
+
+
+def _details(c: Comparison) -> Iterator[Finding]:
+    if c.appends_all:
+        return
+    if not c.agrees:
+        if c.source.rows != c.target.rows:
+            text = f"The source has {_rows(c.source.rows)}, the target {_rows(c.target.rows)}."
+            yield Finding("rows_differ", None, text)
+        elif c.differing:
+            yield Finding("columns_differ", None, f"These columns differ: {_names(c.differing)}.")
+    if c.keys is not None:
+        yield from _keys(c, c.keys)
+    elif c.is_incremental and c.latest.rows > c.target.rows:
+        text = f"Late rows: {_reached(c)} the source has {_rows(c.latest.rows - c.target.rows)} more than the target."
+        yield Finding("late_rows", None, f"{text} {_again(c)}")
+
+
+def _keys(c: Comparison, found: KeyDifferences) -> Iterator[Finding]:
+    counts = (
+        (found.differing, "key has other values in the target", "keys have other values in the target"),
+        (found.only_source, "key is only in the source", "keys are only in the source"),
+        (found.only_target, "key is only in the target", "keys are only in the target"),
+    )
+    said = [f"{count:,} {one if count == 1 else many}" for count, one, many in counts if count]
+    least = "" if found.is_complete else "At least "
+    if said:
+        yield Finding("keys_differ", None, f"{least}{', '.join(said)}.")
+    elif found.is_complete:
+        text = "Looked at key by key, no row differs: one side may have changed between two looks."
+        yield Finding("keys_agree", None, text)
+    if c.is_incremental and found.only_source:
+        text = (
+            f"Late rows: {_reached(c)} the source has keys that the target lacks. They came after the run that read"
+            f" their range, the watermark was set past them, or something else deleted them. {_again(c)}"
+        )
+        yield Finding("late_rows", None, text)
+    if c.is_incremental and found.differing:
+        text = f"Rows with other values changed without a higher {c.cursor}, or something else changed them."
+        yield Finding("changed_below", None, text)
+    if found.only_target and _merges(c):
+        text = "Merge deletes no rows: what the target alone has was deleted in the source, or added by something else."
+        yield Finding("only_in_target", None, text)
+    if not found.is_complete:
+        text = f"Not all rows that may differ were looked at one by one: {_rows(found.rows_looked_at)} were."
+        yield Finding("keys_incomplete", None, text)
+
+
+def _since(c: Comparison) -> Iterator[Finding]:
+    if c.then is None:
+        return
+    if c.now is None:
+        yield Finding("source_unchanged", None, "The source has not changed since, by its own record.")
+    elif not c.source_changed:
+        yield Finding("source_unchanged", None, f"The source holds the same now{_reach(c)}.")
+    else:
+        rows = f"it had {_rows(c.then.rows)} and has {_rows(c.now.rows)} now"
+        text = rows if c.then.rows != c.now.rows else _names(c.changed_since)
+        yield Finding("source_changed", None, f"The source changed since{_reach(c)}: {text}. {_next(c)}".strip())
+
+
+def _limits(c: Comparison) -> Iterator[Finding]:
+    if c.survey.why_not and c.request.at_snapshot:
+        why = c.survey.why_not
+        if c.survey.unchanged:
+            text = f"Read now: {why}. By their own record, none of the tables it reads changed since the snapshot."
+            yield Finding("unchanged_since", None, text)
+        else:
+            yield Finding("not_pinned", None, f"Read now and not as it was: {why}.")
+    if c.counted:
+        text = f"Of {_names(c.counted)} only the NULLs were counted: both sides have no text in common for their types."
+        yield Finding("counted_only", None, text)
+    if c.missing:
+        yield Finding("not_in_target", None, f"The target does not have {_names(c.missing)}.")
+
+
+def _merges(c: Comparison) -> bool:
+    return c.request.mode.disposition is WriteDisposition.MERGE
+
+
+def _reach(c: Comparison) -> str:
+    """How far an incremental pipeline has read, as the end of a clause."""
+    return f", {_reached(c)}" if c.is_incremental else ""
+
+
+def _reached(c: Comparison) -> str:
+    return f"with {c.cursor} up to {c.published.watermark or 'nothing yet'}"
+
+
+def _again(c: Comparison) -> str:
+    """What the next run does about rows below the watermark."""
+    again = c.request.read.cursor is not None and c.request.read.cursor.lookback
+    if again:
+        return "The next run reads those within the lookback window again."
+    return "The next run does not read them: a full refresh does, and a lookback window would."
+
+
+def _next(c: Comparison) -> str:
+    if c.is_incremental:
+        return _again(c)
+    match c.request.mode.disposition:
+        case WriteDisposition.REPLACE:
+            return "The next run will bring that."
+        case WriteDisposition.MERGE:
+            return "The next run will bring that, but for deletions."
+        case _:
+            return ""
+
+
+def _rows(count: int) -> str:
+    return _count(count, "row")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _names(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_SAID
+    return ", ".join(names[:NAMES_SAID]) + (f" and {more} more" if more > 0 else "")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

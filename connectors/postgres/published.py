@@ -1,0 +1,52 @@
+"""What was last published to a target, by the destination's own record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from connectors.base import Target, WriteDisposition
+from connectors.postgres.client import Session
+from connectors.postgres.control import SCHEMA, target_key
+from connectors.sides import Published
+
+SET_WATERMARK = "set_watermark"
+
+_PUBLISHED = f"""
+SELECT head.installation, head.pipeline, head.last_run, head.fingerprint, applied.run, applied.receipt
+FROM {SCHEMA}.head JOIN {SCHEMA}.applied ON applied.run = head.last_run WHERE head.target = %s
+"""
+# Setting a watermark is a run that moves no row.
+_MOVED = f"""
+SELECT run, receipt FROM {SCHEMA}.applied WHERE target = %s AND receipt->>'method' <> '{SET_WATERMARK}'
+ORDER BY published_at DESC LIMIT 1
+"""
+# What was appended since the table was last made or brought to a state as a whole.
+_APPENDED = f"""
+SELECT count(*), coalesce(sum(rows), 0)::bigint FROM {SCHEMA}.applied
+WHERE target = %(target)s AND receipt->>'disposition' = 'append' AND published_at > coalesce(
+    (SELECT max(published_at) FROM {SCHEMA}.applied
+     WHERE target = %(target)s AND receipt->>'disposition' <> 'append'), '-infinity')
+"""
+
+
+def read_published(session: Session, target: Target) -> Published | None:
+    """What was last published to `target`, without touching anything; None if no row ever was.
+
+    Only what is rarely asked reads all of `applied`, which has no index by target.
+    """
+    there = session.one(f"SELECT to_regclass('{SCHEMA}.head') IS NOT NULL")
+    if there is None or not there[0]:
+        return None
+    row = session.one(_PUBLISHED, (target_key(target),))
+    if row is None:
+        return None
+    published = Published(*row)
+    if published.receipt.get("method") == SET_WATERMARK:
+        moved = session.one(_MOVED, (target_key(target),))
+        if moved is None:
+            return None
+        published = replace(published, run=moved[0], receipt=moved[1])
+    if published.receipt.get("disposition") != WriteDisposition.APPEND or published.receipt.get("interval"):
+        return published
+    appends, rows = session.one(_APPENDED, {"target": target_key(target)}) or (0, 0)
+    return replace(published, appends=appends, appended_rows=rows)

@@ -1,0 +1,113 @@
+"""A run that compares: it reads both sides, and writes nothing but its own receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from connectors import column_rules, comparing
+from connectors.base import Destination, ReadRequest, Target, TextPolicy, WriteDisposition, WriteMode
+from connectors.errors import ConnectorError
+from connectors.sides import Published
+from runs import actions, ends
+from runs.lease import Lease
+from runs.models import Run, RunAction
+from runs.reporter import Reporter
+from runs.services import Claim
+from runs.states import RunStatus
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for; `maximum_bytes_billed` is what they were told that it may cost."""
+
+    at_snapshot: bool = True
+    look_for_keys: bool = True
+    maximum_bytes_billed: int | None = None
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        return cls(
+            at_snapshot=told.get("at", "snapshot") == "snapshot",
+            look_for_keys=bool(told.get("keys", True)),
+            maximum_bytes_billed=told.get("maximum_bytes_billed"),
+        )
+
+
+def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
+    """Compare both sides of the claimed run's pipeline; returns what was found, as the run keeps it."""
+    actions.go_on(claimed, reporter, "A comparison publishes nothing: starting over.")
+    lease.check()
+    reporter.phase("comparing")
+    destination = ends.open_destination(claimed, ends.connections(claimed))
+    try:
+        published = _published(claimed, destination)
+        # What is there was read and written as the published run's definition said, not as the next run's will.
+        former = replace(claimed, definition=_definition(claimed, published, reporter))
+        source = ends.open_source(former, ends.connections(former))
+        try:
+            request = request_of(former, Options.of(claimed.options))
+            found = comparing.compare(source, destination, request, published, log=reporter.log, stop=lease)
+        finally:
+            source.close()
+    finally:
+        destination.close()
+    for finding in found.findings():
+        reporter.log("warning" if finding.is_good is False else "info", finding.text)
+    return actions.kept(claimed, found.to_json())
+
+
+def _published(claimed: Claim, destination: Destination) -> Published:
+    target = _target(claimed)
+    published = destination.published(target)
+    if published is None or published.pipeline != claimed.pipeline:
+        raise comparing.nothing_published(target)
+    return published
+
+
+def _definition(claimed: Claim, published: Published, reporter: Reporter) -> dict[str, Any]:
+    """The definition that the published run went by."""
+    run = Run.objects.filter(pk=published.run, pipeline=claimed.pipeline).select_related("revision").first()
+    if run is not None:
+        if run.revision.number != claimed.revision:
+            reporter.log("info", f"What is there came by revision {run.revision.number}: it is compared by that one.")
+        return run.revision.definition
+    if published.fingerprint == claimed.fingerprint:
+        return claimed.definition
+    raise ConnectorError(
+        f"What {_target(claimed)} has came by another definition, which is not known here any more.",
+        hint="Run the pipeline as it is now, then compare.",
+        code="definition_changed",
+    )
+
+
+def _target(claimed: Claim) -> Target:
+    where = claimed.definition["destination"]
+    return Target(where["schema"], where["table"])
+
+
+def request_of(claimed: Claim, options: Options) -> comparing.ComparisonRequest:
+    definition = claimed.definition
+    kept = Run.objects.filter(pipeline=claimed.pipeline, action=RunAction.KEEP, status=RunStatus.SUCCEEDED)
+    return comparing.ComparisonRequest(
+        read=ReadRequest(
+            table=definition["source"]["table"],
+            query=definition["source"]["query"],
+            job_key=f"{claimed.run.hex}-{claimed.attempt}",
+            labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
+            maximum_bytes_billed=options.maximum_bytes_billed,
+            cursor=actions.cursor_read(definition),
+        ),
+        target=_target(claimed),
+        mode=WriteMode(
+            WriteDisposition(definition["write_disposition"]),
+            tuple(definition["merge_key"]),
+            definition["cursor_column"],
+        ),
+        text_policy=TextPolicy(definition["text_policy"]),
+        rules=column_rules.from_json(definition["column_rules"])[0],
+        at_snapshot=options.at_snapshot,
+        look_for_keys=options.look_for_keys,
+        has_former_rows=kept.exists(),
+    )

@@ -1,0 +1,17 @@
+"""Counts and checksums of either side by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connectors.base import Column, Destination, NeverStop, ReadRequest, Source, Target
+from connectors.sides import Cost, Scope, TableDigest
+
+
+def of_source(source: Source, request: ReadRequest, columns: Sequence[Column]) -> TableDigest:
+    return source.comparing(request, Scope(), tuple(columns), Cost(), stop=NeverStop()).digest(columns)
+
+
+def of_target(destination: Destination, target: Target, columns: Sequence[Column]) -> TableDigest:
+    with destination.comparing(target, stop=NeverStop()) as side:
+        return side.digest(columns)

@@ -33,7 +33,9 @@ from connectors.base import (
 )
 from connectors.column_rules import ColumnRule
 from connectors.counting import Count, refuse_missing
+from connectors.definition import refuse_changed, refuse_redefined
 from connectors.errors import ConnectorError, Held
+from connectors.incremental import interval_facts, narrowed, tell_interval, watermark_after
 from connectors.postgres.control import AlreadyApplied
 from connectors.receipt import Receipt
 from connectors.target_options import TargetOptions
@@ -338,97 +340,11 @@ def _facts(
     }
 
 
-# What is new ----------------------------------------------------------------------------------
-
-
-def narrowed(request: TransferRequest, fence: Fence) -> ReadRequest:
-    """What to read, given what the destination has."""
-    rule = request.read.cursor
-    if rule is None:
-        return request.read
-    watermark = "" if request.refresh is Refresh.FULL else fence.watermark.value
-    return replace(request.read, cursor=replace(rule, watermark=watermark))
-
-
-def watermark_after(fence: Fence, plan: ReadPlan, request: TransferRequest) -> Watermark:
-    """The watermark that this plan's publish leaves; it never moves back but by a full refresh."""
-    interval = plan.interval
-    if interval is None:
-        return Watermark()
-    before = Watermark() if request.refresh is Refresh.FULL else fence.watermark
-    if not interval.high:
-        return before
-    is_behind = bool(before.value) and cursor.number_of(before.value, interval.type) > cursor.number_of(
-        interval.high, interval.type
-    )
-    return Watermark(before.value, interval.below) if is_behind else Watermark(interval.high, interval.through)
-
-
-def interval_facts(fence: Fence, plan: ReadPlan, request: TransferRequest) -> dict[str, Any] | None:
-    """What was read of the cursor, for the receipt."""
-    interval = plan.interval
-    if interval is None:
-        return None
-    known = None if request.refresh is Refresh.FULL or not fence.watermark.value else fence.watermark.rows
-    late = None if known is None else interval.below - known
-    names = ("column", "type", "low", "high", "rows", "nulls", "left")
-    return {**{name: getattr(interval, name) for name in names}, "late": late}
-
-
-def tell_interval(fence: Fence, plan: ReadPlan, request: TransferRequest, reporter: Reporter) -> None:
-    """Say what an incremental read takes and leaves."""
-    facts, rule = interval_facts(fence, plan, request), request.read.cursor
-    if facts is not None and rule is not None:
-        for level, message in receipt.interval_lines(facts, reads_again=bool(rule.lookback)):
-            reporter.log(level, message)
-
-
 def _mode(request: TransferRequest) -> WriteMode:
     """How to write: a full refresh puts new rows in the place of all that are there."""
     if request.refresh is Refresh.FULL:
         return replace(request.mode, disposition=WriteDisposition.REPLACE)
     return request.mode
-
-
-# What cannot end well -------------------------------------------------------------------------
-
-
-def refuse_redefined(fence: Fence, request: TransferRequest) -> None:
-    """Raise ConnectorError if rows of another definition are in a target that this run only adds to."""
-    adds = request.mode.disposition is not WriteDisposition.REPLACE and request.refresh is Refresh.NEW
-    if adds and fence.last_run is not None and fence.fingerprint != request.fingerprint:
-        raise ConnectorError(
-            f"What goes into {fence.target} was defined differently when its rows were written.",
-            hint="Start a full refresh to write them anew, or choose to keep them and go on with the new definition.",
-            code="definition_changed",
-        )
-
-
-def refuse_changed(expected: tuple[Column, ...], found: tuple[Column, ...]) -> None:
-    """Raise ConnectorError if a column of `expected` is gone or has another type; new ones are no harm."""
-    now = {column.name.lower(): column for column in found}
-    for column in expected:
-        here = now.get(column.name.lower())
-        if here is None:
-            raise ConnectorError(
-                f"The source no longer has the column {column.name}.",
-                hint="Save the pipeline again to accept its columns as they are now.",
-                code="column_missing",
-                field=column.name,
-            )
-        if _type(here) != _type(column):
-            raise ConnectorError(
-                f"The column {column.name} was {column.type} when the pipeline was saved and is {here.type} now.",
-                hint="Save the pipeline again to accept its columns as they are now.",
-                code="column_retyped",
-                field=column.name,
-            )
-
-
-def _type(column: Column) -> tuple[Any, ...]:
-    """What decides how a column is stored: not its name's case, its length, nor whether it is required."""
-    inner = tuple((child.name.lower(), _type(child)) for child in column.columns)
-    return column.type, column.repeated, column.precision, column.scale, column.element, inner
 
 
 def _ruled(skip: tuple[str, ...], columns: tuple[Column, ...]) -> str:

@@ -14,7 +14,7 @@ from rest_framework.exceptions import ErrorDetail
 from connectors import registry
 from connectors.options import secret_names
 from connectors.preflight import COSTS, ColumnPlan, Preflight
-from pipelines import schedules, services
+from pipelines import objections, schedules
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from pipelines.models import Connection, Pipeline, PipelineState, Schedule
 from pipelines.services import ScheduleSpec
@@ -79,7 +79,7 @@ class ColumnRuleSerializer(serializers.Serializer[Any]):
 
 @extend_schema_field(serializers.DictField(child=ColumnRuleSerializer()))
 class ColumnRulesField(serializers.JSONField):
-    """Rules by column; services.objections says what is wrong with them, column by column."""
+    """Rules by column; objections.against says what is wrong with them, column by column."""
 
 
 class ColumnPlanSerializer(serializers.Serializer[ColumnPlan]):
@@ -181,7 +181,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
-        # Pipeline.full_clean and services.objections say the same, with hints.
+        # Pipeline.full_clean and objections.against say the same, with hints.
         validators: tuple[Any, ...] = ()
         extra_kwargs: ClassVar = {"name": {"validators": []}}
 
@@ -210,12 +210,12 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         except ValidationError as error:
             for name, errors in error.error_dict.items():
                 found[name] = [
-                    problem(*services.NAME_TAKEN[:3])
+                    problem(*objections.NAME_TAKEN[:3])
                     if e.code == "unique"
                     else problem(e.code or "invalid", " ".join(e.messages))
                     for e in errors
                 ]
-        for refused in services.objections(candidate):
+        for refused in objections.against(candidate):
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
         # A partial update leaves defaults out, of schedules too; but those are given as a whole.
         specs = None if rules is None else [ScheduleSpec(**{"kind": Schedule.Kind.CRON, **rule}) for rule in rules]

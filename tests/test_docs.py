@@ -77,7 +77,7 @@ def table_codes(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:
     if isinstance(node.value, ast.Dict) and name in ("REASONS", "HINTS"):
         for key in node.value.keys:
             yield from texts(key)
-    if isinstance(node.value, ast.Dict) and name == "_BROKEN_CONSTRAINTS":
+    if isinstance(node.value, ast.Dict) and name == "BROKEN_CONSTRAINTS":
         for value in node.value.values:
             yield from texts(value.elts[0])  # type: ignore[attr-defined]
 

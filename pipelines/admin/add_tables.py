@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from unfold.decorators import action
 
-from pipelines import lookups, services
+from pipelines import lookups, objections, services
 from pipelines.admin.endpoints import endpoint_addresses
 from pipelines.admin.links import list_url, page_context
 from pipelines.forms.add_tables import TemplateForm, WhereForm
@@ -105,7 +105,7 @@ class Page:
             self.made.append(pipeline)
 
     def _errors_of(self, pipeline: Pipeline, deadline: float) -> list[str]:
-        errors = [sentence(refused) for refused in services.objections(pipeline)]
+        errors = [sentence(refused) for refused in objections.against(pipeline)]
         try:
             pipeline.full_clean(validate_constraints=False)
         except ValidationError as error:

@@ -13,7 +13,7 @@ from django.forms.models import construct_instance
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
-from pipelines import lookups, services
+from pipelines import lookups, objections, services
 from pipelines.forms.indexes import IndexesField
 from pipelines.models import Connection, Pipeline, PipelineState
 
@@ -121,7 +121,7 @@ class PipelineForm(forms.ModelForm):
         cleaned = super().clean() or self.cleaned_data
         if not self.errors:
             candidate = construct_instance(self, copy.copy(self.instance))
-            for refused in services.objections(candidate):
+            for refused in objections.against(candidate):
                 self.add_error(refused.field, sentence(refused))
         return cleaned
 

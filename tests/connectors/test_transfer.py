@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from connectors.base import Changes, Column, Target, WriteDisposition
+from connectors.definition import refuse_changed
 from connectors.errors import ConnectorError
-from connectors.transfer import Receipt, refuse_changed
+from connectors.receipt import Receipt
 
 
 def test_a_receipt_comes_back_from_json_as_it_was():

@@ -12,7 +12,7 @@ from django.db import connection
 from django_celery_beat.models import CrontabSchedule
 
 from connectors.errors import ConnectorError
-from pipelines import queries, schedules, services
+from pipelines import objections, queries, schedules, services
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
 from pipelines.services import PipelineRefused, ScheduleSpec
 
@@ -296,7 +296,7 @@ def test_rules_for_columns_are_part_of_the_definition_and_of_what_belongs_in_the
 def test_rules_that_cannot_be_are_told_by_column(make_pipeline):
     pipeline = make_pipeline(merge_key=["id"], write_disposition="merge", cursor_column="at")
     pipeline.column_rules = {"ID": {"skip": True}, "At": {"type": "text"}, "x": "integer", "fine": {"type": "text"}}
-    found = services.objections(pipeline)
+    found = objections.against(pipeline)
     assert [(refused.code, refused.field) for refused in found] == [("column_rule", "column_rules")] * 3
     assert [refused.message for refused in found] == [
         "The rule for column x is not understood.",

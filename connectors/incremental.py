@@ -1,0 +1,54 @@
+"""What is new since the last run: what to read of it, how far the watermark goes, what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from connectors import cursor, receipt
+from connectors.base import Fence, ReadPlan, ReadRequest, Refresh, Reporter, Watermark
+
+if TYPE_CHECKING:
+    from connectors.transfer import TransferRequest
+
+
+def narrowed(request: TransferRequest, fence: Fence) -> ReadRequest:
+    """What to read, given what the destination has."""
+    rule = request.read.cursor
+    if rule is None:
+        return request.read
+    watermark = "" if request.refresh is Refresh.FULL else fence.watermark.value
+    return replace(request.read, cursor=replace(rule, watermark=watermark))
+
+
+def watermark_after(fence: Fence, plan: ReadPlan, request: TransferRequest) -> Watermark:
+    """The watermark that this plan's publish leaves; it never moves back but by a full refresh."""
+    interval = plan.interval
+    if interval is None:
+        return Watermark()
+    before = Watermark() if request.refresh is Refresh.FULL else fence.watermark
+    if not interval.high:
+        return before
+    is_behind = bool(before.value) and cursor.number_of(before.value, interval.type) > cursor.number_of(
+        interval.high, interval.type
+    )
+    return Watermark(before.value, interval.below) if is_behind else Watermark(interval.high, interval.through)
+
+
+def interval_facts(fence: Fence, plan: ReadPlan, request: TransferRequest) -> dict[str, Any] | None:
+    """What was read of the cursor, for the receipt."""
+    interval = plan.interval
+    if interval is None:
+        return None
+    known = None if request.refresh is Refresh.FULL or not fence.watermark.value else fence.watermark.rows
+    late = None if known is None else interval.below - known
+    names = ("column", "type", "low", "high", "rows", "nulls", "left")
+    return {**{name: getattr(interval, name) for name in names}, "late": late}
+
+
+def tell_interval(fence: Fence, plan: ReadPlan, request: TransferRequest, reporter: Reporter) -> None:
+    """Say what an incremental read takes and leaves."""
+    facts, rule = interval_facts(fence, plan, request), request.read.cursor
+    if facts is not None and rule is not None:
+        for level, message in receipt.interval_lines(facts, reads_again=bool(rule.lookback)):
+            reporter.log(level, message)

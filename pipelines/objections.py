@@ -1,0 +1,130 @@
+"""What stands against a definition by itself, told field by field before anything is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from connectors import column_rules, target_options
+from connectors.base import WriteDisposition
+from pipelines import queries
+from pipelines.models import Pipeline, PipelineState
+
+
+class PipelineRefused(Exception):
+    """A definition that cannot be saved; `field` names the pipeline's field at fault."""
+
+    def __init__(self, code: str, message: str, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.hint, self.field = code, message, hint, field
+
+
+BROKEN_CONSTRAINTS = {
+    "pipeline_target_once": (
+        "target_taken",
+        "Another pipeline writes to this table already.",
+        "Choose another table.",
+        "target_table",
+    ),
+    "pipeline_table_or_query": (
+        "table_or_query",
+        "A pipeline reads either a table or a query.",
+        "Fill in one of them and leave the other empty.",
+        "source_table",
+    ),
+    "pipelines_pipeline_name_key": (
+        "name_taken",
+        "Another pipeline has this name.",
+        "Choose a name that is free; archived pipelines keep theirs.",
+        "name",
+    ),
+}
+NAME_TAKEN = BROKEN_CONSTRAINTS["pipelines_pipeline_name_key"]
+
+
+def against(pipeline: Pipeline) -> list[PipelineRefused]:
+    """What save_pipeline would refuse, told field by field before anything is tried."""
+    found = []
+    if bool(pipeline.source_table) == bool(pipeline.source_query):
+        found.append(PipelineRefused(*BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
+    found += _merge_objections(pipeline)
+    found += _column_objections(pipeline)
+    found += _form_objections(pipeline)
+    found += _incremental_objections(pipeline)
+    owner = queries.pipeline_writing_to(
+        pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
+    )
+    if owner is not None and pipeline.state != PipelineState.ARCHIVED:
+        code, _, hint, field = BROKEN_CONSTRAINTS["pipeline_target_once"]
+        found.append(PipelineRefused(code, f"The pipeline {owner.name} writes to this table already.", hint, field))
+    return found
+
+
+def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    key = [name.lower() for name in pipeline.merge_key]
+    if len(set(key)) < len(key):
+        yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
+    if pipeline.write_disposition == WriteDisposition.MERGE:
+        if not key:
+            hint = "Name the columns that identify a row."
+            yield PipelineRefused(
+                "merge_key_missing", "Merge needs to know which rows are the same.", hint, "merge_key"
+            )
+        return
+    appends = pipeline.write_disposition == WriteDisposition.APPEND
+    cursor = "" if appends and pipeline.incremental else pipeline.cursor_column
+    for field, value in (("merge_key", key if appends else []), ("cursor_column", cursor)):
+        if value:
+            hint = "Choose merge, or leave this empty."
+            if appends and field == "cursor_column":
+                hint = "Choose to read only new rows, or merge, or leave this empty."
+            yield PipelineRefused(
+                "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
+            )
+
+
+def _column_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    rules, errors = column_rules.from_json(pipeline.column_rules)
+    for error in errors:
+        yield PipelineRefused(error.code, error.message, error.hint, "column_rules")
+    by_name = {name.lower(): rule for name, rule in rules.items()}
+    for name in pipeline.merge_key:
+        rule = by_name.get(name.lower())
+        if rule is not None and rule.skip:
+            message = f"Column {name} is skipped, and stands in the key."
+            yield PipelineRefused("column_rule", message, "Read it, or leave it out of the key.", "column_rules")
+    if pipeline.cursor_column.lower() in by_name:
+        message = f"Column {pipeline.cursor_column} is the cursor: it is read, and keeps its type."
+        yield PipelineRefused("column_rule", message, "Remove its rule.", "column_rules")
+
+
+def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    merge_key = pipeline.merge_key if pipeline.write_disposition == WriteDisposition.MERGE else ()
+    for error in target_options.objections(pipeline.target_options, merge_key):
+        yield PipelineRefused(error.code, error.message, error.hint, error.field)
+
+
+def _incremental_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    replaces = pipeline.write_disposition == WriteDisposition.REPLACE
+    if pipeline.incremental and replaces:
+        yield PipelineRefused(
+            "incremental_replaces",
+            "A replace reads all rows: those that are not read would vanish.",
+            "Choose append or merge to read only new rows.",
+            "incremental",
+        )
+    elif pipeline.incremental and not pipeline.cursor_column:
+        yield PipelineRefused(
+            "cursor_needed",
+            "Without a cursor nobody can say which rows are new.",
+            "Name a column that grows with every new or changed row.",
+            "cursor_column",
+        )
+    merges = pipeline.incremental and pipeline.write_disposition == WriteDisposition.MERGE
+    appends = pipeline.incremental and pipeline.write_disposition == WriteDisposition.APPEND
+    for field, value, is_of_use, use in (
+        ("lookback", pipeline.lookback, merges, "a merge that reads only new rows"),
+        ("settle", pipeline.settle, appends, "an append that reads only new rows"),
+        ("initial_value", pipeline.initial_value, pipeline.incremental, "reading only new rows"),
+    ):
+        if value and not is_of_use:
+            yield PipelineRefused("only_for_incremental", f"This is for {use}.", "Leave it empty.", field)

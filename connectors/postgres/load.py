@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import date
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -43,7 +44,7 @@ from connectors.postgres.publish import (
 )
 from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
 from connectors.postgres.publish.lock import with_lock
-from connectors.postgres.publish.partitions import NewTree, Partitioning
+from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
@@ -110,6 +111,7 @@ class Load(AbstractContextManager["Load"]):
         self._plan: Plan | None = None
         self._began = time.monotonic()
         self._duplicates = 0
+        self._starts: list[date] = []
         self.method = ""
         self.changes = Changes(0)
         self.lock_wait_ms = 0.0
@@ -262,11 +264,11 @@ class Load(AbstractContextManager["Load"]):
         self._stop.check()
         if self.method == "merge":
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
-            return
         if self.method == "in_place":
             in_place.prepare(self._session, self._new, self._columns, self._mode.key)
-            return
-        if self.method == "append":
+        if self._is_staged:
+            self._starts = self._form.partitions_for(self._session, self._target, self._new)
+        if self._is_staged or self.method == "append":
             return
         self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
         if self._analyze is Analyze.FULL or (self._analyze is Analyze.QUICK and rows >= ANALYZE_ROWS):
@@ -325,8 +327,7 @@ class Load(AbstractContextManager["Load"]):
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
-        if self._form.by is not None:
-            self._make_partitions(self._form.by)
+        self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
         if self.method == "append":
             self.changes = append.bring_over(session, target, self._new, self._columns, self.changes.inserted)
         elif self.method == "in_place":
@@ -344,21 +345,17 @@ class Load(AbstractContextManager["Load"]):
         self._complete()
         self._old = look(session, target).relations[target.table]
 
-    def _make_partitions(self, by: Partitioning) -> None:
-        made = partitions.ensure(self._session, self._target, self._new, by)
-        if made:
-            some = ", ".join(made[:3]) + (f" and {len(made) - 3} more" if len(made) > 3 else "")
-            self._reporter.log("info", f"Made partitions of {self._target}: {some}.")
-
     def _complete(self) -> None:
         """Give a table that stays the indexes that it lacks, and statistics if a person asked for full ones."""
-        session, target = self._session, self._target
-        self._form.complete(
+        session, target, began = self._session, self._target, time.monotonic()
+        lacked = self._form.complete(
             *(session, target, self._columns, self._mode),
             is_seen=self._old is not None,
             reporter=self._reporter,
             stop=self._stop,
         )
+        if lacked and self.locked_at is None:
+            self.locked_at = began
         if self._analyze is Analyze.FULL:
             session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(target.schema, target.table)))
 

@@ -192,25 +192,33 @@ def refuse(target: Target, by: Partitioning, tree: Tree | None, *, is_ours: bool
     return None
 
 
-def ensure(session: Session, target: Target, staging: Target, by: Partitioning) -> list[str]:
-    """Make the partitions that the rows of `staging` need and `target` lacks; returns their names.
+def starts(session: Session, target: Target, staging: Target, by: Partitioning) -> list[date]:
+    """The days on which the partitions begin that the rows of `staging` fall into; before any lock.
 
-    Readers and writers of the table pass: a partition is made apart and then attached. Where a part of its
-    time has a partition already, or a default one takes every row, nothing is made. Raises ConnectorError
-    for rows that have no place.
+    Raises ConnectorError, code null_partition, if rows have no place in `target`.
     """
-    column = sql.Identifier(by.column)
     rows = session.execute(
         sql.SQL("SELECT {start}, count(*) FROM {staging} GROUP BY 1 ORDER BY 1").format(
-            start=by.start_of(column), staging=relation(staging)
+            start=by.start_of(sql.Identifier(by.column)), staging=relation(staging)
         )
     ).fetchall()
     tree = tree_of(session, target)
+    if tree is None or not tree.has_default:
+        by.refuse_nulls(sum(count for start, count in rows if start is None))
+    return [start for start, _ in rows if start is not None]
+
+
+def ensure(session: Session, target: Target, by: Partitioning, wanted: Sequence[date]) -> list[str]:
+    """Make the partitions of `wanted` days that `target` lacks; returns their names.
+
+    Readers and writers of the table pass: a partition is made apart and then attached. Where a part of its
+    time has a partition already, or a default one takes every row, nothing is made.
+    """
+    tree = tree_of(session, target)
     if tree is None or tree.has_default:
         return []
-    by.refuse_nulls(sum(count for start, count in rows if start is None))
     there = [_range(bounds) for bounds in tree.bounds.values()]
-    needed = [start for start, _ in rows if not any(_meet(by, start, *taken) for taken in there)]
+    needed = [start for start in wanted if not any(_meet(by, start, *taken) for taken in there)]
     by.refuse_number(len(there) + len(needed))
     return [_attach(session, target, by, start) for start in needed]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from connectors.base import Column, Reporter, StopSignal, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
@@ -48,6 +49,17 @@ class TargetForm:
             if one.is_primary:
                 indexes.make(session, target, one)
 
+    def partitions_for(self, session: Session, target: Target, staging: Target) -> list[date]:
+        """Where the partitions begin that staged rows need; raises ConnectorError for rows without a place."""
+        return [] if self.by is None else partitions.starts(session, target, staging, self.by)
+
+    def make_partitions(self, session: Session, target: Target, starts: Sequence[date], *, reporter: Reporter) -> None:
+        """Give a table that stays those partitions that it lacks."""
+        made = [] if self.by is None else partitions.ensure(session, target, self.by, starts)
+        if made:
+            some = ", ".join(made[:3]) + (f" and {len(made) - 3} more" if len(made) > 3 else "")
+            reporter.log("info", f"Made partitions of {target}: {some}.")
+
     def refuse_staying(self, session: Session, target: Target, here: Existing) -> ConnectorError | None:
         """Why a table that is not made anew cannot be given this form."""
         if self.by is not None:
@@ -78,17 +90,18 @@ class TargetForm:
         is_seen: bool,
         reporter: Reporter,
         stop: StopSignal,
-    ) -> None:
+    ) -> bool:
         """Give a table that stays what it lacks of its key and indexes, once its rows are as they are to be.
 
-        `is_seen` says that others use it already.
+        `is_seen` says that others use it already. Says whether it lacked something.
         """
         there = indexes.found(session, target)
         is_partitioned = self.by is not None or partitions.tree_of(session, target) is not None
+        lacking = indexes.missing(target, self.asked, there)
         indexes.make_on_existing(
             session,
             target,
-            indexes.missing(target, self.asked, there),
+            lacking,
             is_partitioned=is_partitioned,
             is_seen=is_seen,
             reporter=reporter,
@@ -96,3 +109,4 @@ class TargetForm:
         )
         for index in indexes.surplus(self.asked, there, named(columns, mode.key)):
             reporter.log("info", f"{index.name} on {target} is no longer asked for; it stays until somebody drops it.")
+        return bool(lacking)

@@ -15,6 +15,7 @@ from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError
+from connectors.target_options import Index, PartitionUnit, TargetOptions
 from tests.bigquery.fixtures import bigquery, bigquery_tables  # noqa: F401
 from tests.connectors.postgres.conftest import World
 
@@ -49,7 +50,13 @@ class Flights:
         self.tables.append(self.table, rows(*values, **kind))
 
     def run(
-        self, disposition: str = "merge", *, refresh: Refresh = Refresh.NEW, fingerprint: str = "f", **rule: Any
+        self,
+        disposition: str = "merge",
+        *,
+        refresh: Refresh = Refresh.NEW,
+        fingerprint: str = "f",
+        form: TargetOptions = TargetOptions(),  # noqa: B008 - it is frozen
+        **rule: Any,
     ) -> Any:
         source = BigQuerySource(BigQueryOptions("demo-project"), endpoints=self.proxy.endpoints)
         settles = disposition == "append"
@@ -64,6 +71,8 @@ class Flights:
                 refresh=refresh,
                 fingerprint=fingerprint,
                 guard=Guard(),
+                form=form,
+                key=("id", "at") if form.partition_column and disposition == "merge" else (),
             )
         finally:
             source.close()
@@ -298,3 +307,23 @@ def test_a_column_that_orders_nothing_is_refused(flights: Flights, column: str) 
             disposition="merge",
         )
     assert refused.value.code in ("cursor_type", "cursor_column_missing")
+
+
+DAILY = TargetOptions(("id", "at"), (Index(("name",)),), "at", PartitionUnit.DAY)
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_new_rows_go_into_partitions_made_for_them_and_a_full_refresh_makes_the_table_anew(
+    flights: Flights, disposition: str
+) -> None:
+    flights.make((1, "a", at(0)), (2, "b", at(1440)))
+    flights.run(disposition, form=DAILY)
+    flights.add((3, "c", at(2880)), (4, "d", at(4320)))
+    assert flights.run(disposition, form=DAILY).method == disposition
+    assert flights.run(disposition, form=DAILY, refresh=Refresh.FULL).method == "rename"
+    assert [number for number, _ in flights.target()][:3] == [1, 2, 3]
+    flights.admin.execute("SELECT DISTINCT tableoid::regclass::text FROM flights ORDER BY 1")
+    parts = [name for (name,) in flights.admin.fetchall()]
+    assert parts[:3] == ["flights_p20260101", "flights_p20260102", "flights_p20260103"]
+    flights.admin.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'flights' ORDER BY 1")
+    assert [name for (name,) in flights.admin.fetchall()] == ["flights_name_idx", "flights_pkey"]

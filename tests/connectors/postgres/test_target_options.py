@@ -369,6 +369,7 @@ def test_a_table_that_is_there_gets_what_it_lacks_and_the_log_says_who_waits(mov
     receipt = move((2, JANUARY), disposition=disposition, form=INDEXED, key=key)
     assert receipt.method == disposition
     assert set(indexes(admin)) >= set(INDEXED_NAMES)
+    assert receipt.lock_held_ms > 0
     assert "the index on day, name" in world.recorder.text()
     assert "writers wait, readers do not, until the commit" in world.recorder.text()
     assert "readers and writers wait until the commit" in world.recorder.text()

@@ -1,4 +1,6 @@
-"""`python -m bench [engine] [merge] [memory] [start] [throughput] [lateness] [log] [footprint]`: all without names.
+"""`python -m bench [engine] [nested] [merge] [memory] [start] [throughput] [lateness] [log] [footprint]`.
+
+Without names it measures all.
 
 `python -m bench scale` is apart: see bench/scale.py.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from bench.place import running_product, say
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
-ALL = ("engine", "merge", "memory", "start", "throughput", "lateness", "log", "footprint")
+ALL = ("engine", "nested", "merge", "memory", "start", "throughput", "lateness", "log", "footprint")
 
 
 def main(names: list[str]) -> int:
@@ -47,13 +49,14 @@ def _keep(figures: dict[str, float]) -> None:
 
 def _with_product(wanted: list[str]) -> None:
     with running_product() as product:
-        from bench import engine, latency, merge, tables
+        from bench import engine, latency, merge, nested, tables
 
         say("Making tables in the emulator …")
         tables.make(long="memory" in wanted)
         bench = latency.Bench(product)
         steps: dict[str, Callable[[], dict[str, float]]] = {
             "engine": lambda: engine.measure(product, bench.full_run()),
+            "nested": lambda: nested.measure(product),
             "merge": lambda: merge.measure(product),
             "memory": lambda: engine.measure_memory(product),
             "start": lambda: latency.measure_start(bench),

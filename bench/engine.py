@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ def drain(table: str) -> int:
 class Loader:
     """A process that loads and drains as a worker's child does, with its settings, and stays warm."""
 
-    def __init__(self, warehouse: dict[str, Any]) -> None:
+    def __init__(self, warehouse: dict[str, Any], *, endpoints: Mapping[str, str] = os.environ) -> None:
+        # `endpoints` has the variables that say where BigQuery answers.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.engine", json.dumps(warehouse)],
-            env={**os.environ, **processes.worker().env},
+            env={**os.environ, **processes.worker().env, **endpoints},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,43 +22,63 @@ from connectors.columns.buffers import Numbers, cut, is_valid, offsets, value_by
 from connectors.columns.characters import Characters
 
 _NULL = pa.scalar("null")
+# Types that JSON has as text.
+_QUOTED = frozenset({"STRING", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP", "GEOGRAPHY", "INTERVAL", "RANGE"})
 _ESCAPES = {"\\": "\\\\", '"': '\\"', **{chr(c): json.dumps(chr(c))[1:-1] for c in range(1, 0x20)}}
 _ESCAPED_BYTES = bytes(map(ord, _ESCAPES))
 
 
 def json_text(array: pa.Array, column: Column, characters: Characters) -> pa.Array:
-    """JSON texts of a STRUCT or ARRAY of STRUCT column; a NULL array is an empty one, as in BigQuery."""
-    text = _value(array, column, column.name, characters)
-    return text if column.repeated else pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
+    """JSON texts of a STRUCT or an array column; a NULL array is an empty one, as in BigQuery."""
+    text = _joined(_pieces(array, column, column.name, characters))
+    if column.repeated or not array.null_count:
+        return text
+    return pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
 
 
-def _value(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
-    """The JSON text of every value, `null` for NULL."""
+def _pieces(array: pa.Array, column: Column, path: str, characters: Characters) -> list[pa.Array | str]:
+    """What gives the JSON text of every value, `null` for NULL, when it stands side by side.
+
+    Texts that several levels of STRUCTs would put together one after the other are so put together once.
+    """
     if column.repeated:
-        return _list(array, column, path, characters)
+        return ["[", _elements(array, column, path, characters), "]"]
     if column.type == "STRUCT":
-        return _struct(array, column, path, characters)
-    return _SCALARS[column.type](characters.mend(array, column.type, path)).fill_null("null")
+        return _fields(array, column, path, characters)
+    text = _SCALARS[column.type](characters.mend(array, column.type, path))
+    if column.type not in _QUOTED:
+        return [text.fill_null("null")]
+    return [_quoted(text).fill_null("null")] if text.null_count else ['"', text, '"']
 
 
-def _list(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
-    element = Column(column.name, column.type, element=column.element, columns=column.columns)
-    texts = _value(array.flatten(), element, path, characters)
+def _elements(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
+    """The elements of each list, with commas between."""
+    element = replace(column, repeated=False)
+    texts = _joined(_pieces(array.flatten(), element, path, characters))
     counts = pc.list_value_length(array).fill_null(0).to_numpy()
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(counts)), texts), ",")
-    return pc.binary_join_element_wise("[", joined, "]", "")
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets(counts)), texts), ",")
 
 
-def _struct(array: pa.Array, column: Column, path: str, characters: Characters) -> pa.Array:
+def _fields(array: pa.Array, column: Column, path: str, characters: Characters) -> list[pa.Array | str]:
     pieces: list[pa.Array | str] = []
     # flatten() carries the struct's own NULLs and offset down to its fields; field() would not.
     fields = dict(zip((f.name for f in array.type), array.flatten(), strict=True))
     for i, child in enumerate(column.columns):
-        key = json.dumps(child.name, ensure_ascii=False)
-        pieces.append(f"{',' if i else '{'}{key}:")
-        pieces.append(_value(fields[child.name], child, f"{path}.{child.name}", characters))
-    text = pc.binary_join_element_wise(*pieces, "}", "")
-    return pc.if_else(array.is_valid(), text, _NULL)
+        pieces.append(f"{',' if i else '{'}{json.dumps(child.name, ensure_ascii=False)}:")
+        pieces += _pieces(fields[child.name], child, f"{path}.{child.name}", characters)
+    pieces.append("}")
+    return [pc.if_else(array.is_valid(), _joined(pieces), _NULL)] if array.null_count else pieces
+
+
+def _joined(pieces: Sequence[pa.Array | str]) -> pa.Array:
+    """One text of the pieces for every value, literal ones merged first."""
+    merged: list[pa.Array | str] = []
+    for piece in pieces:
+        if isinstance(piece, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += piece
+        else:
+            merged.append(piece)
+    return merged[0] if len(merged) == 1 else pc.binary_join_element_wise(*merged, "")
 
 
 def _string(array: pa.Array) -> pa.Array:
@@ -66,7 +87,7 @@ def _string(array: pa.Array) -> pa.Array:
     for plain, escaped in _ESCAPES.items():
         if ord(plain) in present:
             array = pc.replace_substring(array, plain, escaped)
-    return _quoted(array)
+    return array
 
 
 def _json(array: pa.Array) -> pa.Array:
@@ -104,11 +125,11 @@ def decimal_text(array: pa.Array) -> pa.Array:
 
 
 def _iso(array: pa.Array) -> pa.Array:
-    return _quoted(array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array))
+    return array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
 
 
 def _time(array: pa.Array) -> pa.Array:
-    return _quoted(_trimmed(array.cast(pa.string())))
+    return _trimmed(array.cast(pa.string()))
 
 
 def _trimmed(text: pa.Array) -> pa.Array:
@@ -125,7 +146,7 @@ def _bytes(array: pa.Array) -> pa.Array:
     text = np.frombuffer(base64.b64encode(value_bytes(filled)), np.uint8).copy()
     bounds = offsets((lengths + missing) // 3 * 4)
     text[bounds[1:][missing >= 1] - 1] = text[bounds[1:][missing == 2] - 2] = ord("=")
-    return _quoted(cut(text, bounds, is_valid(array), pa.string()))
+    return cut(text, bounds, is_valid(array), pa.string())
 
 
 def _geography(array: pa.Array) -> pa.Array:
@@ -146,10 +167,6 @@ def interval_text(array: pa.Array) -> pa.Array:
     return pc.if_else(array.is_valid(), text, pa.scalar(None, pa.string()))
 
 
-def _interval(array: pa.Array) -> pa.Array:
-    return _quoted(interval_text(array))
-
-
 def range_text(array: pa.Array, bound: Callable[[pa.Array], pa.Array]) -> pa.Array:
     """BigQuery's `[start, end)`, each end written by `bound`, or UNBOUNDED."""
     start, end = (bound(values).fill_null("UNBOUNDED") for values in array.flatten())
@@ -158,11 +175,7 @@ def range_text(array: pa.Array, bound: Callable[[pa.Array], pa.Array]) -> pa.Arr
 
 
 def _range(array: pa.Array) -> pa.Array:
-    return _quoted(range_text(array, _bound))
-
-
-def _bound(array: pa.Array) -> pa.Array:
-    return array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
+    return range_text(array, _iso)
 
 
 def _zoned(array: pa.Array) -> pa.Array:
@@ -199,6 +212,6 @@ _SCALARS = {
     "TIMESTAMP": _iso,
     "JSON": _json,
     "GEOGRAPHY": _geography,
-    "INTERVAL": _interval,
+    "INTERVAL": interval_text,
     "RANGE": _range,
 }

@@ -369,3 +369,14 @@ def test_a_pipelines_page_says_what_becomes_of_its_columns(make_pipeline, viewer
 
 def test_a_page_without_known_columns_says_nothing_of_them(make_pipeline, viewer_client):
     assert "What becomes of" not in viewer_client.get(reverse("pipeline", args=[make_pipeline().pk])).text
+
+
+def test_a_pipelines_page_says_what_form_its_table_gets(make_pipeline, viewer_client):
+    form = {"primary_key": ["id", "<day>"], "indexes": [{"columns": ["name", "city"], "unique": True}]}
+    pipeline = make_pipeline(**form, partition_column="<day>", partition_unit="year")
+    page = viewer_client.get(reverse("pipeline", args=[pipeline.pk])).text
+    for told in ("id, &lt;day&gt;</dd>", "<dt>Unique index</dt><dd>name, city", "A year of &lt;day&gt; each"):
+        assert told in page
+    plain = viewer_client.get(reverse("pipeline", args=[make_pipeline("Plain").pk])).text
+    assert "Primary key" not in plain
+    assert "Partitions" not in plain

@@ -1,0 +1,1 @@
+"""A database backend for the web: PostgreSQL whose connections outlive requests."""

@@ -12,17 +12,16 @@ app = Celery("datamantri")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    # Without max_retries, sending to a broker that is down takes seconds; workers reconnect by other settings.
-    broker_transport_options={
-        "socket_timeout": 5,
-        "socket_connect_timeout": 2,
-        "socket_keepalive": True,
-        "max_retries": 0,
-    },
+    broker_connection_max_retries=None,
+    broker_connection_timeout=2,
+    broker_heartbeat=10,
+    worker_consumer="datamantri.celery_consumer:Consumer",
     task_acks_late=False,
     task_ignore_result=True,
     task_store_errors_even_if_ignored=False,
     task_default_queue="control",
+    # A bell that is lost with its broker is rung again.
+    task_default_delivery_mode="transient",
     task_routes={"runs.ring": {"queue": "transfers"}, "pipelines.look_up": {"queue": "lookups"}},
     task_serializer="json",
     accept_content=["json"],

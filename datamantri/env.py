@@ -105,6 +105,15 @@ def broker(name: str = "BROKER_URL") -> str:
     return value
 
 
+def live(name: str, broker_url: str) -> str:
+    """A Redis through which pages are pushed to; by default the broker if it is one, otherwise none."""
+    value = text(name, broker_url if broker_url.startswith("redis") else "")
+    parts = _split(name, value)
+    if value and (parts.scheme not in ("redis", "rediss") or not parts.hostname):
+        raise ImproperlyConfigured(f"{name} must be like redis://:password@host:6379/0, or rediss.")
+    return value
+
+
 def _split(name: str, value: str) -> SplitResult:
     """The parts of an address; the value itself may hold a password and is not told."""
     try:

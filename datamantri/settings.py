@@ -25,6 +25,7 @@ HEARTBEAT = timedelta(seconds=env.seconds("HEARTBEAT_S", 5, least=0.1))
 RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
 BROKER_URL = env.broker()
+LIVE_URL = env.live("LIVE_URL", BROKER_URL)
 # An emulator in place of Google's BigQuery; the connector reads them itself.
 env.http_url("BIGQUERY_REST_ENDPOINT", "")
 env.host_and_port("BIGQUERY_STORAGE_ENDPOINT", "")
@@ -142,6 +143,12 @@ USE_TZ = True
 # Distributed execution ------------------------------------------------------------------------
 
 CELERY_BROKER_URL = BROKER_URL
+# Without max_retries, sending to a broker that is down takes seconds; workers reconnect by other settings.
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "redis": {"socket_timeout": 5, "socket_connect_timeout": 2, "socket_keepalive": True, "max_retries": 0},
+    # Confirmed: messages into a connection that is dead would seem to be sent.
+    "amqp": {"connect_timeout": 2, "confirm_publish": True, "max_retries": 0},
+}["amqp" if BROKER_URL.startswith("amqp") else "redis"]
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_RESULT_EXPIRES = timedelta(hours=1)
 DJANGO_CELERY_RESULTS_TASK_ID_MAX_LENGTH = 191
@@ -150,15 +157,13 @@ DJANGO_CELERY_BEAT_TZ_AWARE = True
 
 # Live pages -----------------------------------------------------------------------------------
 
-_redis = BROKER_URL.startswith(("redis://", "rediss://"))
-CHANNEL_LAYERS = {
-    "default": {
+# Without a layer nothing is pushed, and pages ask every other second.
+CHANNEL_LAYERS = {}
+if LIVE_URL:
+    CHANNEL_LAYERS["default"] = {
         "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [BROKER_URL], "prefix": f"datamantri{urlsplit(BROKER_URL).path}"},
+        "CONFIG": {"hosts": [LIVE_URL], "prefix": f"datamantri{urlsplit(LIVE_URL).path}"},
     }
-    if _redis
-    else {"BACKEND": "channels.layers.InMemoryChannelLayer"}
-}
 
 # API ------------------------------------------------------------------------------------------
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from celery import states
 from django.db import transaction
-from kombu.exceptions import KombuError
 
 from connectors import registry
 from connectors.errors import ConnectorError
 from connectors.options import build
+from pipelines import broker
 from pipelines.fields import fernet
 from pipelines.models import Connection, Pipeline
 from pipelines.tasks import look_up
@@ -171,8 +171,8 @@ def _ask(what: str, **details: Any) -> Any:
     deadline = time.monotonic() + WAIT_S
     question = fernet().encrypt(json.dumps({"what": what, **details}).encode()).decode()
     try:
-        asked = look_up.apply_async([question], retry=False, expires=EXPIRES_S)
-    except (KombuError, OSError) as error:
+        asked = look_up.apply_async([question], retry=False, expires=EXPIRES_S, confirm_timeout=broker.CONFIRM_S)
+    except broker.failures() as error:
         raise LookupFailed(
             "broker_down", "Nobody could be asked: the message broker does not answer.", NO_BROKER
         ) from error

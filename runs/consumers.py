@@ -77,6 +77,15 @@ class ViewerConsumer(AsyncJsonWebsocketConsumer):
         self.checked_at = time.monotonic()
         return True
 
+    async def join(self, group: str) -> None:
+        """Be told what is pushed to a group, where anything is."""
+        if self.channel_layer is not None:
+            await self.channel_layer.group_add(group, self.channel_name)
+
+    async def leave(self, group: str) -> None:
+        if self.channel_layer is not None:
+            await self.channel_layer.group_discard(group, self.channel_name)
+
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Hand a message to its method; without the usual detour through the one thread that all consumers share.
 
@@ -113,7 +122,7 @@ class RunConsumer(ViewerConsumer):
         if not await self.admitted():
             return
         # Join first: what is written from here on is pushed, what was written before is read.
-        await self.channel_layer.group_add(live.run_group(self.run_id), self.channel_name)
+        await self.join(live.run_group(self.run_id))
         state = await read(state_of, self.run_id)
         if state is None:
             await self.close(GONE)
@@ -122,7 +131,7 @@ class RunConsumer(ViewerConsumer):
         await self.deliver({"type": "state", "state": state})
 
     async def disconnect(self, code: int) -> None:
-        await self.channel_layer.group_discard(live.run_group(self.run_id), self.channel_name)
+        await self.leave(live.run_group(self.run_id))
         if self.state_task:
             self.state_task.cancel()
 
@@ -223,11 +232,11 @@ class BoardConsumer(ViewerConsumer):
     async def connect(self) -> None:
         if not await self.admitted():
             return
-        await self.channel_layer.group_add(live.BOARD, self.channel_name)
+        await self.join(live.BOARD)
         await self.accept()
 
     async def disconnect(self, code: int) -> None:
-        await self.channel_layer.group_discard(live.BOARD, self.channel_name)
+        await self.leave(live.BOARD)
 
     async def receive_json(self, content: dict[str, Any], **kwargs: Any) -> None:
         self.told = False

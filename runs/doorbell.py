@@ -6,7 +6,8 @@ import logging
 import threading
 
 from celery import current_app
-from kombu.exceptions import KombuError
+
+from pipelines import broker
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def ring_now(times: int = 1) -> bool:
     """Say that there is work; returns False when the broker does not answer, after 5 s at most."""
     try:
         for _ in range(times):
-            current_app.send_task(RING, queue=QUEUE, retry=False, ignore_result=True)
-    except (KombuError, OSError) as error:
+            current_app.send_task(RING, queue=QUEUE, retry=False, ignore_result=True, confirm_timeout=broker.CONFIRM_S)
+    except broker.failures() as error:
         log.warning("The broker does not answer, the ticker will ring again: %s", type(error).__name__)
         return False
     return True

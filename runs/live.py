@@ -17,6 +17,11 @@ BOARD = "board"
 PENDING_LIMIT = 1000
 
 
+def is_pushed() -> bool:
+    """Whether open pages are told of what happens; otherwise they ask."""
+    return get_channel_layer() is not None
+
+
 def warm_up() -> None:
     """Import the layer before the first push needs it: that takes longer than a push may."""
     get_channel_layer()

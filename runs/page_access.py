@@ -14,6 +14,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from runs import live
+
 View = Callable[..., HttpResponse]
 
 # Scripts, styles and sockets of our own only: text from a source that looked like markup would still do nothing.
@@ -81,7 +83,7 @@ def render_live(request: HttpRequest, name: str, context: dict[str, Any]) -> Htt
     """The page, or only the part of it that changes, for the page's own script."""
     if request.headers.get("X-Fragment"):
         return render(request, f"live/{name}.html", context)
-    return render(request, f"{name}.html", context)
+    return render(request, f"{name}.html", {**context, "asks": not live.is_pushed()})
 
 
 def back(request: HttpRequest, fallback: Any) -> HttpResponse:

@@ -18,11 +18,13 @@ from django.views.decorators.cache import never_cache
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
-from runs import asking, board_queries, comparisons, page_queries, queries, receipts, services
+from runs import asking, board_queries, comparisons, live, page_queries, queries, receipts, services
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
 from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
 
+# How often a run's page asks whether it missed anything: where it is told of what happens, and where not.
+CHECK_PUSHED_MS, CHECK_MS = 15_000, 2_000
 LOG_SHOWN = 500
 LOG_FETCHED = 1000
 RUNS_LISTED = 20
@@ -139,6 +141,7 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
             "batch": LOG_FETCHED,
             "log_url": reverse("run_log", args=[pk]),
             "socket_path": f"/ws/runs/{pk}/",
+            "check_ms": CHECK_PUSHED_MS if live.is_pushed() else CHECK_MS,
         }
     return render_live(request, "run", context)
 

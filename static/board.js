@@ -3,7 +3,7 @@ import { Refused, backoff, refresh, sayLoggedOut, socketUrl } from "./app.js";
 
 const PACE_MS = 1000; // at most one fetch in this time
 const BUSY_MS = 2000; // while something runs or waits: progress is not announced
-const IDLE_MS = 20000; // and now and then in any case, for what nobody announces (a worker that died)
+const IDLE_MS = "asks" in document.body.dataset ? 4000 : 20000; // in any case, for what nobody announces
 const live = document.querySelector("[data-live]");
 const sign = document.querySelector("[data-live-sign]");
 

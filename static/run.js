@@ -13,7 +13,7 @@ const DRAWN_AT_ONCE = 400;
 const MOST_LINES = 4000; // in the page while it follows the end; three times that while someone reads further up
 const TOO_FAR = 3000; // further behind than this, the page starts again from the end of the log
 const CONFIRM_MS = 250;
-const CHECK_MS = 15000;
+const DEAF_MS = 37500;
 const POLL_MS = 4000;
 const ENDED = ["succeeded", "failed", "cancelled"];
 
@@ -359,8 +359,8 @@ setInterval(() => {
   const now = Date.now();
   if (!ENDED.includes(state.status)) showElapsed();
   if (socket?.readyState === WebSocket.OPEN) {
-    if (now - heardAt > 2.5 * CHECK_MS) socket.close(); // a connection that is open at one end only
-    else if (now - saidAt > CHECK_MS) {
+    if (now - heardAt > DEAF_MS) socket.close(); // a connection that is open at one end only
+    else if (now - saidAt > page.check_ms) {
       saidAt = now;
       if (!queue.length) say({ after: have, check: true });
     }

@@ -32,7 +32,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def read(**variables: str) -> dict[str, Any]:
         names = {"PUBLIC_URL", "PORT", "WORKERS", "LEASE_TTL_S", "HEARTBEAT_S", "RETENTION_DAYS", "LOG_RETENTION_DAYS"}
-        for name in names | {"BIGQUERY_REST_ENDPOINT", "BIGQUERY_STORAGE_ENDPOINT"}:
+        for name in names | {"LIVE_URL", "BIGQUERY_REST_ENDPOINT", "BIGQUERY_STORAGE_ENDPOINT"}:
             monkeypatch.delenv(name, raising=False)
         for name, value in {**GOOD, **variables}.items():
             monkeypatch.setenv(name, value)
@@ -58,6 +58,9 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("BROKER_URL", "memory://"),
         ("BROKER_URL", "redis://"),
         ("BROKER_URL", "redis://host:99999/0"),
+        ("LIVE_URL", "amqp://host//"),
+        ("LIVE_URL", "redis://"),
+        ("LIVE_URL", "host:6379"),
         ("PUBLIC_URL", "mantri.example.com"),
         ("PUBLIC_URL", "ftp://mantri.example.com"),
         ("PUBLIC_URL", "https://mantri.example.com/below"),
@@ -111,6 +114,27 @@ def test_passwords_may_hold_any_character_when_percent_encoded(settings_of: Any)
 def test_the_newest_encryption_key_comes_first(settings_of: Any) -> None:
     other = Fernet.generate_key().decode()
     assert settings_of(ENCRYPTION_KEYS=f" {other} , {KEY} ")["ENCRYPTION_KEYS"] == [other, KEY]
+
+
+# What the broker decides -----------------------------------------------------------------------
+
+
+def test_pages_are_pushed_to_through_a_broker_that_can(settings_of: Any) -> None:
+    settings = settings_of()
+    assert settings["LIVE_URL"] == GOOD["BROKER_URL"]
+    assert settings["CHANNEL_LAYERS"]["default"]["CONFIG"]["hosts"] == [GOOD["BROKER_URL"]]
+    assert "socket_timeout" in settings["CELERY_BROKER_TRANSPORT_OPTIONS"]
+
+
+def test_beside_another_broker_a_redis_may_push_to_pages(settings_of: Any) -> None:
+    rabbit = "amqps://mantri:secret@rabbit.example.com//"
+    settings = settings_of(BROKER_URL=rabbit)
+    assert (settings["LIVE_URL"], settings["CHANNEL_LAYERS"]) == ("", {})
+    assert settings["CELERY_BROKER_TRANSPORT_OPTIONS"]["confirm_publish"]
+    settings = settings_of(BROKER_URL=rabbit, LIVE_URL="rediss://live.example.com:6379/3")
+    assert settings["CELERY_BROKER_URL"] == rabbit
+    config = settings["CHANNEL_LAYERS"]["default"]["CONFIG"]
+    assert (config["hosts"], config["prefix"]) == (["rediss://live.example.com:6379/3"], "datamantri/3")
 
 
 # What PUBLIC_URL decides ------------------------------------------------------------------------

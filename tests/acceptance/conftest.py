@@ -34,7 +34,8 @@ _numbers = itertools.count(1)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "acceptance" in item.path.parts:
+        # A test of another product may run beside those of this one.
+        if "acceptance" in item.path.parts and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("product"))
 
 

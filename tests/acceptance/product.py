@@ -39,7 +39,7 @@ def wait_for(what: Callable[[], T], *, limit_s: float = 30, every_s: float = 0.0
 class Product:
     """web, worker, lookups and beat as `up` starts them; each can be killed and started again."""
 
-    def __init__(self, logs: Path, web_port: int) -> None:
+    def __init__(self, logs: Path, web_port: int, **env: str) -> None:
         self.logs = logs
         self.port = web_port
         self.url = f"http://127.0.0.1:{web_port}"
@@ -60,6 +60,7 @@ class Product:
             "PORT": str(web_port),
             "LEASE_TTL_S": "6",
             "HEARTBEAT_S": "1",
+            **env,
         }
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.manage("migrate", "--verbosity", "0")

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ QUIET = (
 class Web:
     """daphne, as the product starts it; it can be stopped and started again on its port."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.port, self.url = port, f"http://127.0.0.1:{port}"
+    def __init__(self, folder: Path, port: int, **env: str) -> None:
+        self.port, self.url, self.env = port, f"http://127.0.0.1:{port}", env
         self._log = folder / "web.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -42,7 +43,7 @@ class Web:
         database = f"{base}/{settings.DATABASES['default']['NAME']}"
         own = {"DATABASE_URL": database, "PUBLIC_URL": self.url, "PORT": str(self.port)}
         with self._log.open("ab") as log:
-            env = {**os.environ, **spec.env, **own}
+            env = {**os.environ, **spec.env, **own, **self.env}
             self._process = subprocess.Popen(spec.argv, env=env, stdout=log, stderr=log)
         deadline = time.monotonic() + STARTS_WITHIN_S
         while not self._answers():
@@ -64,17 +65,22 @@ class Web:
             return False
 
 
-@pytest.fixture(scope="session")
-def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    folder = tmp_path_factory.mktemp("web")
+@contextmanager
+def running_web(folder: Path, **env: str) -> Iterator[Web]:
     chosen = ports.Ports(folder / "ports.json")
-    web = Web(folder, chosen.choose("web"))
+    web = Web(folder, chosen.choose("web"), **env)
     try:
         web.start()
         yield web
     finally:
         web.stop()
         chosen.give_back()
+
+
+@pytest.fixture(scope="session")
+def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    with running_web(tmp_path_factory.mktemp("web")) as web:
+        yield web
 
 
 @pytest.fixture

@@ -74,6 +74,34 @@ async def lines_until(viewer: Viewer, last: int, *, confirming: bool = True) -> 
 awrite = sync_to_async(write)
 
 
+def test_where_nothing_is_pushed_a_viewer_gets_all_by_asking(run, viewer_client, settings):
+    settings.CHANNEL_LAYERS = {}
+
+    async def scenario():
+        viewer = socket(viewer_client, f"/ws/runs/{run.pk}/")
+        assert (await viewer.connect(timeout=10))[0]
+        assert (await viewer.receive_json_from(timeout=10))["type"] == "state"
+        await awrite(run, "one")
+        await viewer.send_json_to({"after": 0})
+        assert await lines_until(viewer, 1) == [1]
+        await awrite(run, "two", "three")
+        assert await viewer.receive_nothing(0.5)
+        await viewer.send_json_to({"after": 1, "check": True})
+        told = [await viewer.receive_json_from(timeout=10) for _ in range(2)]
+        assert {message["type"] for message in told} == {"lines", "state"}
+        for message in told:
+            if message["type"] == "lines":
+                assert [line["seq"] for line in message["lines"]] == [2, 3]
+            else:
+                assert message["state"]["last_seq"] == 3
+        await viewer.disconnect()
+        board = socket(viewer_client, "/ws/board/")
+        assert (await board.connect(timeout=10))[0]
+        await board.disconnect()
+
+    in_a_loop(scenario)
+
+
 # Who may look ---------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from runs import live, services
 from runs.models import Run
 from runs.states import RunStatus
 from tests.runs.browser import *  # noqa: F403
-from tests.runs.browser import Web, cookies_of
+from tests.runs.browser import Web, cookies_of, running_web
 from tests.runs.pages import *  # noqa: F403
 from tests.runs.pages import OPERATE, VIEW, allow, write
 
@@ -26,6 +27,12 @@ LAST_IS = "last => Number([...document.querySelectorAll('#log .l')].at(-1)?.data
 @pytest.fixture
 def page(web: Web, browser: Any, operator: Any) -> Iterator[Any]:
     """A page of an operator's session; the test fails on any error of a script."""
+    with opened(web, browser, operator) as page:
+        yield page
+
+
+@contextmanager
+def opened(web: Web, browser: Any, operator: Any) -> Iterator[Any]:
     allow(operator, *VIEW, *OPERATE)
     context = browser.new_context(base_url=web.url)
     context.add_cookies(cookies_of(operator, web))
@@ -84,6 +91,27 @@ def test_progress_moves_without_a_reload(page, run):
     assert page.inner_text("[data-value=percent]") == "75 %"
     assert page.evaluate("document.querySelector('progress').value") == 75
     assert page.evaluate("window.sameDocument")
+
+
+def test_where_nothing_is_pushed_pages_ask_and_are_right_a_little_later(
+    browser, operator, run, make_run, make_pipeline, tmp_path
+):
+    with running_web(tmp_path, BROKER_URL="amqp://127.0.0.1:1//") as web, opened(web, browser, operator) as page:
+        write(run, "one")
+        page.goto(f"/runs/{run.pk}/")
+        page.wait_for_selector(LIVE)
+        board = page.context.new_page()
+        board.goto("/")
+        write(run, "two", "three")
+        services.write_lines(run.pk, [], token=1, progress=services.Progress(rows=1_500_000, bytes=9_000_000))
+        page.wait_for_function(LAST_IS, arg=3, timeout=5000)
+        page.wait_for_function("() => document.querySelector('[data-value=rows]').textContent === '1,500,000'")
+        services.move_run(run.pk, RunStatus.SUCCEEDED, token=1, finished_at=timezone.now())
+        page.wait_for_selector(".status .badge.s-succeeded", timeout=5000)
+        assert page.evaluate(SEQS) == [1, 2, 3]
+        board.wait_for_selector(".card .badge.s-succeeded", timeout=10_000)
+        make_run(make_pipeline("Refunds"), RunStatus.QUEUED)
+        board.wait_for_selector(".card >> text=Refunds", timeout=10_000)
 
 
 def test_the_log_is_complete_after_lost_pushes_and_a_lost_server(page, run, web, monkeypatch):

@@ -13,10 +13,11 @@ from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection
 from django.db.models import F, Q
 from django.db.models.functions import Now
-from kombu.exceptions import KombuError
+from kombu import Connection as Link
 
 from datamantri.celery import app
 from datamantri.management.commands.prepare import pending_migrations
+from pipelines import broker as broker_errors
 from pipelines.fields import fernet
 from pipelines.models import Connection
 from runs.models import Process
@@ -28,6 +29,7 @@ BROKER_LIMIT_S = 5
 # After this many heartbeats without a word a process counts as gone.
 SILENT_HEARTBEATS = 6
 CHECK_DATABASE = "Check DATABASE_URL and that the server runs."
+CHECK_LIVE = "Check LIVE_URL and that the server runs; until then pages are up to 15 s late."
 CHECK_BROKER = "Check BROKER_URL and that the server runs."
 
 
@@ -62,13 +64,22 @@ def migrations() -> Finding:
 
 
 def broker() -> Finding:
-    try:
-        with app.connection(connect_timeout=BROKER_LIMIT_S) as link:
+    return _reach(app.connection(connect_timeout=BROKER_LIMIT_S), CHECK_BROKER)
+
+
+def live_pages() -> Finding:
+    if not settings.LIVE_URL:
+        return Finding(True, "nothing is pushed, pages ask every other second; LIVE_URL can name a Redis for it")
+    return _reach(Link(settings.LIVE_URL, connect_timeout=BROKER_LIMIT_S), CHECK_LIVE, serious=False)
+
+
+def _reach(link: Link, hint: str, *, serious: bool = True) -> Finding:
+    with link:
+        try:
             link.ensure_connection(max_retries=1, timeout=BROKER_LIMIT_S)
-            address = link.as_uri()
-    except (KombuError, OSError) as error:
-        return Finding(False, f"cannot be reached: {_first_line(error)}", CHECK_BROKER)
-    return Finding(True, address)
+        except broker_errors.failures() as error:
+            return Finding(False, f"cannot be reached: {_first_line(error)}", hint, serious)
+        return Finding(True, link.as_uri())
 
 
 def encryption_keys() -> Finding:
@@ -118,7 +129,10 @@ class Command(BaseCommand):
             "beat": lambda: processes_of(Process.Kind.BEAT),
         }
         reachable = self._say("database", database())
-        good = [reachable, self._say("broker", broker()), self._say("disk", disk_space())]
+        good = [reachable, self._say("broker", broker())]
+        if settings.LIVE_URL != settings.BROKER_URL:
+            good.append(self._say("live pages", live_pages()))
+        good.append(self._say("disk", disk_space()))
         for name, check in of_database.items() if reachable else ():
             good.append(self._say(name, check()))
             if name == "migrations" and not good[-1]:

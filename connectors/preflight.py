@@ -135,5 +135,6 @@ def _holds_text(column: Column) -> bool:
 def _weight(column: Column) -> int:
     """How much work a value is, as an index of COSTS; docs/types.md has what was measured."""
     inner = max((_weight(field) for field in column.columns), default=0)
-    weight = max(inner, int(column.type in _HEAVY or bool(column.target_type)))
+    is_shape = column.type == "GEOGRAPHY" and bool(column.target_type)
+    weight = max(inner, int(column.type in _HEAVY or is_shape))
     return min(weight + int(column.repeated), len(COSTS) - 1)

@@ -89,6 +89,7 @@ _WHOLE = "a value that is not whole, or does not fit, ends the run"
 # FORMAT_DATE's %Y does not say how wide it is.
 _YEAR = "LPAD(CAST(EXTRACT(YEAR FROM {x}) AS STRING), 4, '0')"
 _ISO = "ISO 8601 with six digits of a second, so that texts sort as times do"
+_SHAPE = "needs PostGIS in the target's database; a text that is not WKT ends the run"
 _OUR_JSON = Form("json", mind="kept as the text it is")
 
 # What a rule may make of a type instead, by PostgreSQL's name without lengths. Decimals never become
@@ -150,6 +151,10 @@ CASTS = {
         ),
     ),
     "JSON": (_OUR_JSON, Form("text", mind=_OUR_JSON.mind)),
+    "GEOGRAPHY": (
+        Form("geography", mind=_SHAPE),
+        Form("geometry", mind=f"{_SHAPE}; its SRID is 4326"),
+    ),
     "INTERVAL": (Form("text", mind="as BigQuery writes it: years-months days hours:minutes:seconds"),),
     "RANGE": (Form("text", mind="[start, end), a missing bound as UNBOUNDED"),),
     "STRUCT": (Form("json", mind=FORMS["STRUCT"].mind), Form("text", mind="JSON text")),
@@ -163,7 +168,7 @@ ARRAY_CASTS = (
 )
 NEED_ZONE = frozenset({("DATETIME", "timestamp with time zone"), ("TIMESTAMP", "timestamp without time zone")})
 # Elements that an array may be made of by a rule; the other casts are for single values.
-_NOT_IN_ARRAYS = frozenset({"json", "jsonb"})
+_NOT_IN_ARRAYS = frozenset({"json", "jsonb", "geography", "geometry"})
 
 
 def bigquery_type(column: Column) -> str:

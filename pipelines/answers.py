@@ -265,7 +265,8 @@ def _comparison_cost(
 
 
 _TARGET_FIELDS = {"schema": "target_schema"} | {
-    field: field for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column")
+    field: field
+    for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column", "column_rules")
 }
 
 

@@ -19,6 +19,7 @@ from connectors.columns import json_text
 from connectors.columns.binary import fixed, hex_text
 from connectors.columns.buffers import cut, is_valid, offsets, value_bytes
 from connectors.columns.characters import Characters
+from connectors.columns.wkt import ewkb
 from connectors.columns.zones import Clocks
 from connectors.types import base_type, element_of
 
@@ -82,6 +83,8 @@ def _change(column: Column, characters: Characters) -> tuple[str, Change]:
             return "STRING", lambda array: _at_most(mended(array), length)
         case "uuid":
             return "BYTES", lambda array: _uuid(mended(array))
+        case "geography" | "geometry":
+            return "BYTES", _shapes
         case "json" | "jsonb":
             return ("JSON" if base == "jsonb" else "STRING"), lambda array: array
         case "timestamp without time zone":
@@ -162,6 +165,18 @@ def _uuid(array: pa.Array) -> pa.Array:
         _refuse(array.drop_null(), pa.array(bad), "is not a UUID")
     data = digits[:, ::2] << 4 | digits[:, 1::2]
     return cut(data.reshape(-1), offsets(16 * valid), valid, pa.binary())
+
+
+def _shapes(array: pa.Array) -> pa.Array:
+    """WKT as EWKB; WKB, which an emulator sends in place of WKT, as it is."""
+    if pa.types.is_binary(array.type):
+        return array
+    known = array.drop_null()
+    if len(known) and known[0].as_py().startswith("0"):
+        data = np.frombuffer(bytes.fromhex(value_bytes(known).decode()), np.uint8)
+        lengths = pc.binary_length(array).fill_null(0).to_numpy() // 2
+        return cut(data, offsets(lengths), is_valid(array), pa.binary())
+    return ewkb(array)
 
 
 def _refuse(array: pa.Array, is_wrong: pa.Array, why: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,23 @@ def expected_catalog(columns: Sequence[Column]) -> tuple[CatalogColumn, ...]:
     """What the target's catalog must say for `columns`, in their order."""
     names = column_names(columns)
     return tuple(CatalogColumn(name, postgres_type(column)) for name, column in zip(names, columns, strict=True))
+
+
+def refuse_unknown_types(cursor: Cursor, columns: Sequence[Column]) -> Iterator[ConnectorError]:
+    """Types that rules chose and the database does not have, as those of an extension."""
+    cursor.execute(
+        "SELECT asked FROM unnest(%s) AS asked WHERE to_regtype(asked) IS NULL",
+        ([column.target_type for column in columns if column.target_type],),
+    )
+    unknown = {name for (name,) in cursor.fetchall()}
+    for column in columns:
+        if column.target_type in unknown:
+            yield ConnectorError(
+                f"Column {column.name} is to be stored as {column.target_type}, which this database does not know.",
+                hint="Create the extension postgis in a schema of the role's search_path, or choose another type.",
+                code="type_missing",
+                field="column_rules",
+            )
 
 
 _CATALOG = """

@@ -28,7 +28,7 @@ from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
 from connectors.postgres import checks, compare, control, keep, published, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
-from connectors.postgres.ddl import compare_catalog
+from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import in_place_rules, merge_rules
@@ -95,6 +95,7 @@ class PostgresDestination(Destination):
             return found
         with self._looking() as session:
             checks.refuse_unusable(session)
+            found += refuse_unknown_types(session.connection.cursor(), columns)
             try:
                 seen = look(session, target)
             except ConnectorError as error:

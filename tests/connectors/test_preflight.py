@@ -57,6 +57,7 @@ def test_columns_that_hold_text_say_what_becomes_of_nul(policy: TextPolicy, said
         (Column("v", "BIGNUMERIC"), "medium"),
         (Column("v", "BIGNUMERIC", repeated=True), "high"),
         (STRUCT, "high"),
+        (Column("v", "GEOGRAPHY", target_type="geography"), "medium"),
     ],
 )
 def test_what_takes_work_to_write_is_told(column: Column, cost: str):

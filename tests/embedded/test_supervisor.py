@@ -50,7 +50,7 @@ ENDS_LATE = """
         print(time.monotonic())
         sys.exit()
     signal.signal(signal.SIGTERM, end)
-    print("ready")
+    sys.stdout.write("ready\\n")  # print would write the line's end apart, and a signal may come between
     time.sleep(60)
 """
 

@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from runs import live, services
-from runs.models import Run
+from runs.models import Run, RunAction
 from runs.states import RunStatus
 from tests.runs.browser import *  # noqa: F403
 from tests.runs.browser import Web, cookies_of, running_web
@@ -206,6 +206,14 @@ def test_no_page_is_wider_than_the_screen(web, page, run, width):
     for address in ("/", "/pipelines/", "/monitor/", "/runs/", f"/runs/{run.pk}/", f"/pipelines/{run.pipeline_id}/"):
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+
+
+def test_what_a_recent_run_did_stands_beside_its_name(web, page, run):
+    Run.objects.filter(pk=run.pk).update(action=RunAction.COMPARE)
+    page.goto("/")
+    tag, name, facts = (page.locator(f".recent {part}").bounding_box() for part in (".tag", "b", "small"))
+    assert name["x"] + name["width"] <= tag["x"]
+    assert tag["y"] + tag["height"] <= facts["y"] + 1
 
 
 def test_a_chosen_theme_is_remembered(page):

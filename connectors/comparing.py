@@ -113,7 +113,7 @@ class Comparison:
     @property
     def appends_all(self) -> bool:
         """Whether the target holds the rows of several snapshots, one after the other."""
-        return self.published.appends > 1 and not self.is_incremental
+        return self.published.appends > 0 and not self.is_incremental
 
     @property
     def agrees(self) -> bool:

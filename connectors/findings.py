@@ -60,14 +60,16 @@ def _answer(c: Comparison) -> Iterator[Finding]:
 
 
 def _appended(c: Comparison) -> Finding:
-    together = c.published.appended_rows
     said = (
-        f"Append adds all rows of the source at every run: {c.published.appends} runs were published, with"
-        f" {_rows(together)} together, and the target has {_rows(c.target.rows)}."
+        f"Append adds all rows of the source at every run, and {_count(c.published.appends, 'run')} did so since the"
+        " table was made: it cannot be compared with one snapshot of the source."
     )
-    if c.target.rows != together:
-        return Finding("target_changed", False, f"{said} Something else changed the target.")
-    return Finding("appends_all", None, f"{said} More cannot be compared with one snapshot of the source.")
+    known = c.published.rows
+    if known is not None and known != c.target.rows:
+        told = f"By the runs' own record it has {_rows(known)}, and it has {_rows(c.target.rows)}"
+        return Finding("target_changed", False, f"{said} {told}: something else changed the target.")
+    as_many = "" if known is None else f" It has the {_rows(known)} that it should have by the runs' own record."
+    return Finding("appends_all", None, f"{said}{as_many}")
 
 
 def _is_equal_by_key(c: Comparison) -> bool:

@@ -96,8 +96,8 @@ class Survey:
 class Published:
     """What a target holds by its own record: the `run` that last moved rows, with its receipt.
 
-    `head` is the last run of any kind. For a target that every run appends all rows to, `appends` are the runs
-    since it was made, and `appended_rows` what they brought.
+    `head` is the last run of any kind. For a target that every run appends all rows to, `appends` are the runs since
+    it was last written as a whole, and `rows` what it has by record, None where that is not known.
     """
 
     installation: UUID
@@ -107,7 +107,7 @@ class Published:
     run: UUID
     receipt: Mapping[str, Any]
     appends: int = 0
-    appended_rows: int = 0
+    rows: int | None = None
 
     @property
     def watermark(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from connectors.base import Target, WriteDisposition
+from connectors.base import Target
 from connectors.postgres.client import Session
 from connectors.postgres.control import SCHEMA, target_key
 from connectors.sides import Published
@@ -20,12 +20,20 @@ _MOVED = f"""
 SELECT run, receipt FROM {SCHEMA}.applied WHERE target = %s AND receipt->>'method' <> '{SET_WATERMARK}'
 ORDER BY published_at DESC LIMIT 1
 """
-# What was appended since the table was last made or brought to a state as a whole.
+# What was appended since the table was last made or brought to a state as a whole; how many rows it has
+# then is known unless that was a merge, or it was there before.
 _APPENDED = f"""
-SELECT count(*), coalesce(sum(rows), 0)::bigint FROM {SCHEMA}.applied
-WHERE target = %(target)s AND receipt->>'disposition' = 'append' AND published_at > coalesce(
-    (SELECT max(published_at) FROM {SCHEMA}.applied
-     WHERE target = %(target)s AND receipt->>'disposition' <> 'append'), '-infinity')
+WITH published AS (
+    SELECT rows, published_at, receipt->>'method' AS method FROM {SCHEMA}.applied
+    WHERE target = %s AND receipt->>'method' <> '{SET_WATERMARK}'
+), whole AS (
+    SELECT * FROM published WHERE method <> 'append' ORDER BY published_at DESC LIMIT 1
+), appended AS (
+    SELECT count(*) AS runs, coalesce(sum(rows), 0)::bigint AS rows FROM published
+    WHERE published_at > coalesce((SELECT published_at FROM whole), '-infinity')
+)
+SELECT appended.runs, CASE WHEN whole.method IN ('create', 'rename', 'in_place') THEN whole.rows + appended.rows END
+FROM appended LEFT JOIN whole ON true
 """
 
 
@@ -46,7 +54,7 @@ def read_published(session: Session, target: Target) -> Published | None:
         if moved is None:
             return None
         published = replace(published, run=moved[0], receipt=moved[1])
-    if published.receipt.get("disposition") != WriteDisposition.APPEND or published.receipt.get("interval"):
+    if published.receipt.get("method") != "append" or published.receipt.get("interval"):
         return published
-    appends, rows = session.one(_APPENDED, {"target": target_key(target)}) or (0, 0)
-    return replace(published, appends=appends, appended_rows=rows)
+    appends, rows = session.one(_APPENDED, (target_key(target),)) or (0, None)
+    return replace(published, appends=appends, rows=rows)

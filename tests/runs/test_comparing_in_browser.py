@@ -24,7 +24,8 @@ __all__ = ["living_destination", "lookups_worker", "page"]
 pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("lookups_worker"),
-    pytest.mark.xdist_group("lookups"),
+    # Not the group of other look-ups: these tests empty the database, so they come after all that do not.
+    pytest.mark.xdist_group("comparing"),
 ]
 TABLE = "compare_browser.things"
 

@@ -108,3 +108,47 @@ def test_the_size_of_a_target_is_that_of_its_partitions(world, admin):
     assert found.rows == 1999
     assert found.bytes >= 2 * 8192
     assert world.destination().size(Target("public", "nothing")) is None
+
+
+def test_setting_a_watermark_is_not_what_was_published_last(world, admin):
+    assert world.destination().published(world.target) is None
+    world.move()
+    before = world.destination().published(world.target)
+    admin.execute(
+        """
+        WITH moved AS (
+            INSERT INTO _datamantri.applied (run, target, pipeline, installation, token, rows, published_at, receipt)
+            SELECT gen_random_uuid(), target, pipeline, installation, token, 0, now(),
+                   receipt || '{"method": "set_watermark", "watermark_after": "2026-01-31"}'
+            FROM _datamantri.applied RETURNING run)
+        UPDATE _datamantri.head SET last_run = (SELECT run FROM moved)
+        """
+    )
+    after = world.destination().published(world.target)
+    assert (after.run, after.receipt, after.watermark) == (before.run, before.receipt, "")
+    assert after.head != before.head
+
+
+def test_appends_are_counted_since_the_table_was_last_written_as_a_whole(world, admin):
+    def published():
+        found = world.destination().published(world.target)
+        return found.appends, found.rows
+
+    world.move([1, 2])
+    assert published() == (0, None)
+    world.move([3], "append")
+    world.move([4, 5], "append")
+    assert published() == (2, 5)
+    world.move([1, 2, 3])
+    world.move([4], "append")
+    assert published() == (1, 4)
+    world.move([4, 5], "merge")
+    world.move([6], "append")
+    assert published() == (1, None)
+
+
+def test_of_a_table_that_was_there_before_nobody_knows_its_rows(world, admin):
+    admin.execute("CREATE TABLE flights (id bigint, name text); GRANT SELECT, INSERT ON flights TO loader")
+    world.move([1], "append", adopt=True)
+    found = world.destination().published(world.target)
+    assert (found.appends, found.rows) == (1, None)

@@ -48,15 +48,28 @@ def _answer(c: Comparison) -> Iterator[Finding]:
             " something else changed the target."
         )
         yield Finding("differs_now", False, text)
-    elif c.is_incremental or c.request.has_former_rows:
-        kept = " It may hold rows of a former definition, which a run kept." if c.request.has_former_rows else ""
-        yield Finding("differs", False, f"The target is not {held}.{kept}")
+    elif why := _why_it_may_differ(c):
+        yield Finding("differs", False, f"The target is not {held}. {why}".strip())
     else:
         text = (
             f"The target is not {held}, and no run of this pipeline was published since: something else changed"
             " the target."
         )
         yield Finding("target_changed", False, text)
+
+
+def _why_it_may_differ(c: Comparison) -> str:
+    """What besides others' changes may make the target differ; empty if nothing can."""
+    if c.request.has_former_rows:
+        return "It may hold rows of a former definition, which a run kept."
+    if c.is_incremental:
+        return "Rows may have come late, or changed without a higher cursor, or something else changed the target."
+    found = c.keys
+    if _merges(c) and (found is None or not (found.only_source or found.differing)):
+        return "Merge deletes no rows: key by key it can be told whether that is all."
+    if _merges(c) and c.published.receipt.get("changes", {}).get("stale"):
+        return "Some rows of the source were older than what the target had: merge left those as they were."
+    return ""
 
 
 def _appended(c: Comparison) -> Finding:

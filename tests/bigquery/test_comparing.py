@@ -161,6 +161,22 @@ def test_a_merge_that_left_what_the_source_deleted_is_equal_by_key(world: World,
     found = world.compare()
     assert codes(found) == ["equal_by_key", "rows_differ", "keys_differ", "only_in_target", "source_unchanged"]
     assert [one[:2] for one in shown(found)] == [("target", ("1",))]
+    unsaid = world.compare(look_for_keys=False)
+    assert codes(unsaid) == ["differs", "rows_differ", "source_unchanged"]
+    assert "Merge deletes no rows" in unsaid.findings()[0].text
+
+
+def test_a_merge_that_left_newer_rows_alone_blames_nobody(world: World, change: Change, warehouse_cursor: Any):
+    world.mode = WriteMode(WriteDisposition.MERGE, ("id",), "n")
+    world.move()
+    change("UPDATE {table} SET n = 0.5 WHERE id = 1")
+    world.move()
+    assert codes(world.compare())[0] == "differs"
+    change("UPDATE {table} SET n = 7 WHERE id = 1")
+    world.move()
+    assert codes(world.compare())[0] == "equal"
+    warehouse_cursor.execute("UPDATE compared SET name = 'mine' WHERE id = 1")
+    assert codes(world.compare())[0] == "target_changed"
 
 
 def test_of_rows_with_one_key_a_merge_is_compared_with_the_newest(world: World, change: Change):

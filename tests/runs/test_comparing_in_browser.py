@@ -21,12 +21,8 @@ from tests.runs.pages import *  # noqa: F403
 from tests.runs.test_pages_in_browser import page
 
 __all__ = ["living_destination", "lookups_worker", "page"]
-pytestmark = [
-    pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("lookups_worker"),
-    # Not the group of other look-ups: these tests empty the database, so they come after all that do not.
-    pytest.mark.xdist_group("comparing"),
-]
+# In no group of xdist's: groups come first, and these tests empty the database.
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("lookups_worker")]
 TABLE = "compare_browser.things"
 
 

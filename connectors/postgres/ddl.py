@@ -43,7 +43,7 @@ def expected_catalog(columns: Sequence[Column]) -> tuple[CatalogColumn, ...]:
 def refuse_unknown_types(cursor: Cursor, columns: Sequence[Column]) -> Iterator[ConnectorError]:
     """Types that rules chose and the database does not have, as those of an extension."""
     cursor.execute(
-        "SELECT asked FROM unnest(%s) AS asked WHERE to_regtype(asked) IS NULL",
+        "SELECT asked FROM unnest(%s::text[]) AS asked WHERE to_regtype(asked) IS NULL",
         ([column.target_type for column in columns if column.target_type],),
     )
     unknown = {name for (name,) in cursor.fetchall()}

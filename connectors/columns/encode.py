@@ -67,7 +67,8 @@ class BatchEncoder:
         self._check(batch.schema)
         arrays = [batch.column(position) for position in self._positions]
         taken = pa.RecordBatch.from_arrays(arrays, names=self._schema.names)
-        step = max(1, taken.num_rows * SLICE_BYTES // max(1, taken.nbytes))
+        # As equal as can be: a batch a little larger than a slice is one, not one and a rest.
+        step = max(1, -(-taken.num_rows // max(1, round(taken.nbytes / SLICE_BYTES))))
         for start in range(0, taken.num_rows, step):
             data = self._encoder.write_batch(self._prepare(taken.slice(start, step)))
             if data:

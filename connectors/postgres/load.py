@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from functools import partial
 from types import TracebackType
@@ -30,7 +30,7 @@ from connectors.errors import ConnectorError
 from connectors.postgres import control, errors, staging
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
-from connectors.postgres.ddl import compare_catalog
+from connectors.postgres.ddl import compare_catalog, without_zones
 from connectors.postgres.publish import (
     append,
     guard,
@@ -248,16 +248,18 @@ class Load(AbstractContextManager["Load"]):
             )
         is_new = self.method != "append" or self._is_staged
         into = self._new if is_new else self._target
-        return copy_parts(
-            cursor,
-            sql.Identifier(into.schema, into.table),
-            self._columns,
-            readers,
-            freeze=is_new,
-            on_batch=count,
-            stop=self._stop,
-            text_policy=policy,
-        )
+        name = sql.Identifier(into.schema, into.table)
+        with without_zones(cursor, name, self._columns) if is_new else nullcontext():
+            return copy_parts(
+                cursor,
+                name,
+                self._columns,
+                readers,
+                freeze=is_new,
+                on_batch=count,
+                stop=self._stop,
+                text_policy=policy,
+            )
 
     def settle(self, rows: int) -> None:
         """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at."""

@@ -28,6 +28,8 @@ CLAIMS = 50
 TRIMS = 10
 DUE_LIMIT_S = 60.0
 REASON = "made due by the bench"
+# What the large side's figures are called among the results, where that is not their own name.
+RESULT_NAMES = {"tick_ms": "tick_ms_10k", "tick_queries": "tick_queries_10k", "due_s": "due_10k_s"}
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def measure() -> int:
             sides.append(_measure_at(history))
     _tell(*sides)
     RESULTS.parent.mkdir(exist_ok=True)
-    figures = {name: round(value, 4) for name, value in sides[1].items()}
+    figures = {RESULT_NAMES.get(name, name): round(value, 4) for name, value in sides[1].items()}
     RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
     say(f"Written to {RESULTS}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +24,8 @@ from tests.runs.test_pages_in_browser import page
 __all__ = ["living_destination", "lookups_worker", "page"]
 # In no group of xdist's: groups come first, and these tests empty the database.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("lookups_worker")]
-TABLE = "compare_browser.things"
+# The emulator is shared by all test workers, which may run these tests side by side.
+TABLE = f"compare_{uuid.uuid4().hex[:8]}.things"
 
 
 @pytest.fixture

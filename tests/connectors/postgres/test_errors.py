@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 
 import pytest
@@ -185,7 +186,16 @@ def test_a_statement_that_an_administrator_cancels_may_be_tried_again(world, adm
     world.move([1])
 
     def cancel():
-        admin.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'loader'")
+        # Rows are read ahead: what is not under way yet cannot be cancelled.
+        deadline = time.monotonic() + 10
+        cancelled = 0
+        while not cancelled and time.monotonic() < deadline:
+            admin.execute(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity"
+                " WHERE usename = 'loader' AND state = 'active' AND query LIKE 'COPY %'"
+            )
+            (cancelled,) = admin.fetchone()
+        assert cancelled
 
     error = refusal(lambda: world.move(source=MemorySource([batch([2]), batch([3])], between=cancel)))
     assert error.code == "query_cancelled"

@@ -8,18 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
+from connectors.cursor import CursorRead, Interval
 from connectors.target_options import TargetOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from connectors.cursor import CursorRead, Interval
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
     from connectors.sides import Cost, Published, Scope, Side, Survey, TargetSide
@@ -124,9 +124,15 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class Part:
-    """A share of a read that can be read on its own; `id` is the stream's name, or a page source."""
+    """A share of a read that can be read on its own; `id` says which to the source, `name` to people.
+
+    `rows` and `bytes` are estimates, where there are any.
+    """
 
     id: str
+    name: str = ""
+    rows: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,7 @@ class ReadPlan:
 
     `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log. `interval` is set
     where a cursor was asked for. `source_rows` is what the source itself counted, where that is known already.
+    `state` is what the source needs to read and count the parts, in JSON: any process can go on with a plan.
     """
 
     columns: tuple[Column, ...]
@@ -146,6 +153,26 @@ class ReadPlan:
     warnings: tuple[str, ...] = ()
     interval: Interval | None = None
     source_rows: int | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON holds it."""
+        return {**asdict(self), "snapshot_time": self.snapshot_time.isoformat()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ReadPlan:
+        """The plan that `to_json` wrote down."""
+        interval = values["interval"]
+        return cls(
+            **{
+                **values,
+                "columns": tuple(map(column_from_json, values["columns"])),
+                "parts": tuple(Part(**part) for part in values["parts"]),
+                "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
+                "warnings": tuple(values["warnings"]),
+                "interval": None if interval is None else Interval(**interval),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -335,17 +362,37 @@ class Source(ABC):
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview: ...
 
     @abstractmethod
-    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(
+        self,
+        request: ReadRequest,
+        *,
+        max_parts: int = 10,
+        spread: bool = False,
+        stop: StopSignal | None = None,
+    ) -> ReadPlan:
         """Fix what will be read: schema, snapshot time, parts, estimated rows and bytes.
 
-        A query is run here: `stop` cancels it.
+        With `spread` the parts are meant for as many workers as `max_parts`. A query is run here: `stop`
+        cancels it.
+        """
+
+    @abstractmethod
+    def resume(self, plan: ReadPlan) -> None:
+        """From now on read, open and count the parts of this plan, whichever process made it."""
+
+    @abstractmethod
+    def open_part(self, part: Part, *, stop: StopSignal) -> Part | None:
+        """The part to read for this part of the plan, which stays the same to its end; None if it has no rows.
+
+        Rows of the part that is returned keep their places: another process may read on from any of them.
         """
 
     @abstractmethod
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         """Yield the rows of `part` from row offset `start` on, columns in any order.
 
-        Raises TransientError if another try is worth it.
+        Raises TransientError if another try is worth it; its code is session_lost when the part can no longer
+        be read, whoever tries: it must be opened again, or planned anew.
         """
 
     @abstractmethod

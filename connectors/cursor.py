@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from connectors.base import Column
 from connectors.errors import ConnectorError
+
+if TYPE_CHECKING:
+    from connectors.base import Column
 
 CURSOR_TYPES = ("DATE", "DATETIME", "INT64", "TIMESTAMP")
 FIELD = "cursor_column"

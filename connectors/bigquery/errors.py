@@ -214,7 +214,7 @@ def _explain_answer(error: google_errors.GoogleAPICallError, doing: Doing) -> Co
     if reason in _REASONS:
         return _make(_REASONS[reason], doing, text)
     if re.search(r"session.*expired", text, re.IGNORECASE) and isinstance(error, google_errors.ClientError):
-        return TransientError(f"{doing.thing}: the read session expired.", code="session_expired")
+        return TransientError(f"{doing.thing}: the read session expired.", code="session_lost")
     if isinstance(error, google_errors.NotFound):
         return _not_found(text, doing)
     if isinstance(error, google_errors.Forbidden):

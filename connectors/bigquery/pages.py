@@ -19,7 +19,7 @@ from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, columns_of
 from connectors.column_rules import without
-from connectors.errors import Stopped, TransientError
+from connectors.errors import ConnectorError, Stopped, TransientError
 
 T = TypeVar("T")
 
@@ -118,8 +118,9 @@ def read_pages(
     timeout_s: float,
     doing: Doing,
     skip: Sequence[str] = (),
+    version: Sequence[str | None] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows from row `start` on; raises TransientError if the table changes meanwhile.
+    """Yield the rows from row `start` on; raises TransientError if the table is not, or does not stay, at `version`.
 
     Columns to `skip` are sent all the same, but not looked at.
     """
@@ -128,9 +129,21 @@ def read_pages(
         return _get(clients, source.table_path, {"prettyPrint": "false"}, timeout_s, doing)
 
     def get(size: int, token: str = "") -> Page:
-        return fetch(clients, source, size=size, start=start, token=token, timeout_s=timeout_s, doing=doing)
+        try:
+            return fetch(clients, source, size=size, start=start, token=token, timeout_s=timeout_s, doing=doing)
+        except ConnectorError as error:
+            if source.job and error.code in ("job_not_found", "table_not_found"):
+                # The job was there when the plan was made: another one finds the rows again.
+                raise TransientError(f"{doing.thing} is gone: {error.message}", code="session_lost") from error
+            raise
+
+    def refuse_changed(table: Mapping[str, Any], version: Sequence[str | None]) -> None:
+        if version_of(table) != tuple(version):
+            raise TransientError(f"{doing.thing} changed while it was read.", code="source_changed")
 
     before: Mapping[str, Any] = {} if source.job else _Ahead(look).wait(stop)
+    if version and not source.job:
+        refuse_changed(before, version)
     columns = _Ahead(partial(get, 0)).wait(stop).columns if source.job else _columns(before)
     kept = without(columns, skip)
     size = max(1, min(_PAGE_ROWS_MOST, _PAGE_CELLS // max(1, len(columns))))
@@ -145,11 +158,12 @@ def read_pages(
             yield to_batch(page.rows, kept, [columns.index(column) for column in kept])
         if ahead is None and position < page.total:
             raise TransientError(f"{doing.thing}: BigQuery sent fewer rows than it said.", code="source_changed")
-    if not source.job and _version(_Ahead(look).wait(stop)) != _version(before):
-        raise TransientError(f"{doing.thing} changed while it was read.", code="source_changed")
+    if not source.job:
+        refuse_changed(_Ahead(look).wait(stop), version_of(before))
 
 
-def _version(table: Mapping[str, Any]) -> tuple[Any, ...]:
+def version_of(table: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """What of a table's description changes with its rows."""
     return tuple(table.get(name) for name in ("lastModifiedTime", "numRows"))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-import pyarrow as pa
 from google.cloud import bigquery
 
 from connectors.base import Column, Part, ReadPlan, ReadRequest, StopSignal
@@ -14,23 +13,13 @@ from connectors.bigquery import bounds, pages, query, streams
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing
 from connectors.bigquery.pages import PageSource
+from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef
 from connectors.column_rules import without
 from connectors.cursor import Interval
 from connectors.errors import ConnectorError
 
 _RESULT = Doing("The query's result", permission="bigquery.readsessions.create")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What reading a plan's streams needs to know beyond their names; `counted` is what to count, in GoogleSQL."""
-
-    schema: pa.Schema | None = None
-    geography: frozenset[str] = frozenset()
-    honours_offsets: bool = False
-    subject: str = "The read stream"
-    counted: str = ""
 
 
 class Planner:
@@ -51,7 +40,7 @@ class Planner:
         self._max_parts = max_parts
         self._stop = stop
 
-    def of_table(self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...]) -> tuple[ReadPlan, Reading]:
+    def of_table(self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...]) -> ReadPlan:
         """A read session over the table at one snapshot, without the columns to skip."""
         request = self._request
         kept = some_left(without(columns, request.skip), f"Table {ref}")
@@ -87,6 +76,7 @@ class Planner:
             facts=facts,
             interval=found.interval if found else None,
             source_rows=found.interval.rows if found else _none_at_all(table, opened),
+            version=pages.version_of(table.to_api_repr()),
         )
 
     def ask(self, sql: str, doing: Doing) -> tuple[dict[str, int | None], bigquery.QueryJob]:
@@ -103,7 +93,7 @@ class Planner:
         doing: Doing,
         warnings: tuple[str, ...] = (),
         found: bounds.Bounds | None = None,
-    ) -> tuple[ReadPlan, Reading]:
+    ) -> ReadPlan:
         """A query job, whose result is then read like a table."""
         clients, request = self._clients, self._request
         if request.cursor is not None and found is None:
@@ -194,27 +184,28 @@ class Planner:
         warnings: tuple[str, ...] = (),
         interval: Interval | None = None,
         source_rows: int | None = None,
-    ) -> tuple[ReadPlan, Reading]:
-        reading = Reading(subject=subject, counted=counted)
+        version: tuple[str | None, ...] = (),
+    ) -> ReadPlan:
+        reading = Reading(subject=subject, counted=counted, skip=self._request.skip)
         parts: tuple[Part, ...] = ()
         if isinstance(opened, streams.Session):
-            reading = Reading(
-                opened.schema,
-                frozenset(column.name for column in columns if column.type == "GEOGRAPHY"),
+            reading = replace(
+                reading,
+                schema=opened.schema,
+                geography=tuple(column.name for column in columns if column.type == "GEOGRAPHY"),
                 # Only a server that lets sessions expire is known to honour offsets.
                 honours_offsets=opened.expires is not None,
-                subject=subject,
-                counted=counted,
             )
-            parts = tuple(Part(stream) for stream in opened.streams)
+            parts = tuple(Part(stream, f"stream {i}") for i, stream in enumerate(opened.streams, 1))
             rows = opened.rows or rows
             size = opened.bytes or size
             expires = opened.expires.isoformat() if opened.expires else None
             facts = {**facts, "session": opened.name, "session_expires": expires}
         elif opened is not None:
-            parts = (Part(source.text),)
+            reading = replace(reading, version=version)
+            parts = (Part(source.text, "pages", rows, size),)
             warnings = (*warnings, _through_rest(opened))
-        plan = ReadPlan(
+        return ReadPlan(
             columns=columns,
             parts=parts,
             snapshot_time=snapshot,
@@ -224,8 +215,8 @@ class Planner:
             warnings=warnings,
             interval=interval,
             source_rows=source_rows,
+            state=reading.to_json(),
         )
-        return plan, reading
 
 
 def about(ref: TableRef) -> Doing:

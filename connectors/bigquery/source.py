@@ -26,7 +26,8 @@ from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, Ti
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.pages import PageSource
-from connectors.bigquery.plans import Planner, Reading, about, some_left
+from connectors.bigquery.plans import Planner, about, some_left
+from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.column_rules import without
 from connectors.errors import ConnectorError
@@ -63,7 +64,6 @@ class BigQuerySource(Source):
         self._lock = threading.Lock()
         self._borrowed: Clients | None = None
         self._reading = Reading()
-        self._skip: tuple[str, ...] = ()
 
     def check(self) -> Iterator[StepResult]:
         return checks.steps(self._clients, self._timeout_s)
@@ -116,22 +116,20 @@ class BigQuerySource(Source):
         )
         return self._page(PageSource.of_job(job), limit, deadline, doing, ())
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
-        self._skip = request.skip
-        clients = self._clients()
-        planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, stop=stop)
-        if request.query:
-            query.dry_run(clients, request.query, timeout_s=self._timeout_s)
-            plan, self._reading = planner.of_query(request.query, query.QUERY)
-            return plan
-        ref = parse_table(request.table, self._options.project)
-        table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
-        if table is None or table.table_type not in _DIRECT_KINDS:
-            sql = self._kept_columns(ref, table, request.skip)
-            plan, self._reading = planner.of_query(sql, about(ref), (_read_by_query(ref),))
-        else:
-            plan, self._reading = planner.of_table(ref, table, _columns(table, ref))
+    def plan(
+        self,
+        request: ReadRequest,
+        *,
+        max_parts: int = 10,
+        spread: bool = False,
+        stop: StopSignal | None = None,
+    ) -> ReadPlan:
+        plan = self._planned(request, max_parts, spread, stop)
+        self.resume(plan)
         return plan
+
+    def resume(self, plan: ReadPlan) -> None:
+        self._reading = Reading.from_json(plan.state)
 
     def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
         if plan.source_rows is not None:
@@ -143,26 +141,34 @@ class BigQuerySource(Source):
         found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {self._reading.counted}", doing)
         return found["n"]
 
+    def open_part(self, part: Part, *, stop: StopSignal) -> Part | None:
+        return part
+
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
-        clients, paged = self._clients(), PageSource.parse(part.id)
+        clients, paged, reading = self._clients(), PageSource.parse(part.id), self._reading
         if paged is not None:
-            doing = Doing(f"Table {paged.dataset}.{paged.table}" if paged.table else "The query's result")
             yield from pages.read_pages(
-                clients, paged, start=start, stop=stop, timeout_s=self._timeout_s, doing=doing, skip=self._skip
+                clients,
+                paged,
+                start=start,
+                stop=stop,
+                timeout_s=self._timeout_s,
+                doing=Doing(f"Table {paged.dataset}.{paged.table}" if paged.table else "The query's result"),
+                skip=reading.skip,
+                version=reading.version,
             )
             return
-        reading = self._reading
         batches = streams.read_stream(
             clients,
             part.id,
-            start=start,
+            start=start if reading.honours_offsets else 0,
             stop=stop,
             schema=reading.schema,
             reopen=reading.honours_offsets,
             silence_s=self._silence_s,
             doing=Doing(reading.subject, permission="bigquery.readsessions.getData"),
         )
-        for batch in batches:
+        for batch in batches if reading.honours_offsets else streams.without_first(batches, start):
             yield wkb.with_text(batch, reading.geography) if reading.geography else batch
 
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
@@ -180,6 +186,19 @@ class BigQuerySource(Source):
             clients, self._borrowed = self._borrowed, None
         if clients is not None:
             CACHE.give_back(clients)
+
+    def _planned(self, request: ReadRequest, max_parts: int, spread: bool, stop: StopSignal | None) -> ReadPlan:
+        clients = self._clients()
+        planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, stop=stop)
+        if request.query:
+            query.dry_run(clients, request.query, timeout_s=self._timeout_s)
+            return planner.of_query(request.query, query.QUERY)
+        ref = parse_table(request.table, self._options.project)
+        table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
+        if table is None or table.table_type not in _DIRECT_KINDS:
+            sql = self._kept_columns(ref, table, request.skip)
+            return planner.of_query(sql, about(ref), (_read_by_query(ref),))
+        return planner.of_table(ref, table, _columns(table, ref))
 
     def _clients(self) -> Clients:
         with self._lock:

@@ -125,10 +125,10 @@ def read_stream(
             continue
         except grpc.RpcError as error:
             stop.check()
-            may_be_over = is_in_doubt or progress == 1
+            failure = _failure(error, watch.is_silent, silence_s, doing)
+            may_be_over = (is_in_doubt or progress == 1) and failure.code != "session_lost"
             if may_be_over and not rows and error.code() in _PAST_THE_END:
                 return
-            failure = _failure(error, watch.is_silent, silence_s, doing)
             cuts, silences = cuts + 1, silences + watch.is_silent
             is_hopeless = cuts > REOPEN_MOST or silences >= _SILENCES_MOST
             if not reopen or is_hopeless or not (watch.is_silent or error.code() in _REOPEN_CODES):
@@ -143,6 +143,14 @@ def read_stream(
             watch.close()
             call.cancel()
         _wait(wait_s, stop)
+
+
+def without_first(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """The batches from row `rows` on: for servers that send a stream from its beginning whatever they are asked."""
+    for batch in batches:
+        if rows < batch.num_rows:
+            yield batch.slice(rows) if rows else batch
+        rows = max(0, rows - batch.num_rows)
 
 
 def _is_whole(has_rows: bool, progress: float | None) -> bool:

@@ -77,7 +77,7 @@ def test_a_session_that_ended_is_refused_as_expired(source, bigquery, table):
     plan = source.plan(ReadRequest(table=table))
     with pytest.raises(TransientError) as refused:
         read(source, plan.parts[0])
-    assert refused.value.code == "session_expired"
+    assert refused.value.code == "session_lost"
 
 
 def test_a_session_ended_early_is_not_read_again(source, bigquery, table):

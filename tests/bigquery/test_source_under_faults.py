@@ -126,7 +126,7 @@ def test_a_filtered_stream_may_end_before_its_progress_does(bigquery, source, pl
 def test_an_expired_session_is_for_another_plan(bigquery, source, plan):
     planned = plan(2)
     bigquery.faults.inject("expired", "ReadRows", after_messages=3)
-    assert refusal(lambda: ids(source, planned)) == ("session_expired", True)
+    assert refusal(lambda: ids(source, planned)) == ("session_lost", True)
     assert ids(source, plan(2)) == list(range(ROWS))
 
 

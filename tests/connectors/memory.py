@@ -62,10 +62,18 @@ class MemorySource(Source):
         self.warnings = tuple(warnings)
         self.reads = 0
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(
+        self, request: ReadRequest, *, max_parts: int = 10, spread: bool = False, stop: StopSignal | None = None
+    ) -> ReadPlan:
         rows = sum(b.num_rows for b in self.batches)
         moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         return ReadPlan(self.columns, (Part("only"),), moment, rows, facts={"from": "memory"}, warnings=self.warnings)
+
+    def resume(self, plan: ReadPlan) -> None:
+        return None
+
+    def open_part(self, part: Part, *, stop: StopSignal) -> Part | None:
+        return part
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         self.reads += 1

@@ -100,7 +100,8 @@ def test_a_snapshot_is_never_ahead_of_bigquerys_clock(source, rest):
 
 def test_reading_starts_at_the_offset_asked_for(source, storage):
     storage.rows = lambda request, context: iter([message([3, 4])])
-    batches = list(source.read(Part(STREAM), start=2, stop=NeverStop()))
+    (part,) = plan(source).parts
+    batches = list(source.read(part, start=2, stop=NeverStop()))
     assert [b.num_rows for b in batches] == [2]
     assert (storage.reads[0].read_stream, storage.reads[0].offset) == (STREAM, 2)
 
@@ -120,6 +121,32 @@ def test_a_stream_that_is_cut_goes_on_behind_the_rows_already_had(source, storag
     storage.rows = rows
     assert read_all(source, plan(source).parts) == [{"id": n} for n in (1, 2, 3, 4)]
     assert [read.offset for read in storage.reads] == [0, 2]
+
+
+def test_rows_are_dropped_here_where_offsets_may_be_ignored(source, storage):
+    storage.session = lambda request, context: types.ReadSession(name="s", streams=[types.ReadStream(name=STREAM)])
+    storage.rows = lambda request, context: iter([message([1, 2]), message([3, 4, 5]), message([6])])
+    (part,) = plan(source).parts
+    for start in range(8):
+        batches = list(source.read(part, start=start, stop=NeverStop()))
+        assert [n for batch in batches for n in batch.column("id").to_pylist()] == list(range(start + 1, 7))
+    assert {read.offset for read in storage.reads} == {0}
+
+
+def test_a_session_that_is_gone_is_not_taken_for_the_end_of_a_stream(source, storage):
+    """After a stream that ended without telling that it was whole, an offset past its end is its end; this is not."""
+
+    def rows(request, context):
+        if request.offset:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "session expired at 2024-01-01")
+        answer = message([1])
+        answer.stats.progress.at_response_end = 0.5
+        yield answer
+
+    storage.rows = rows
+    with pytest.raises(TransientError) as failure:
+        read_all(source, plan(source).parts)
+    assert failure.value.code == "session_lost"
 
 
 def test_a_stream_is_not_reopened_where_offsets_may_be_ignored(source, storage):
@@ -205,7 +232,7 @@ def test_a_reader_that_leaves_early_closes_its_call(source, storage):
 @pytest.mark.parametrize(
     ("status", "text", "code", "transient"),
     [
-        (grpc.StatusCode.FAILED_PRECONDITION, "Session expired at 2024-01-01", "session_expired", True),
+        (grpc.StatusCode.FAILED_PRECONDITION, "Session expired at 2024-01-01", "session_lost", True),
         (grpc.StatusCode.NOT_FOUND, "session not found", "session_lost", True),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", "connection_lost", True),
         (grpc.StatusCode.UNAVAILABLE, "try again", "bigquery_unavailable", True),

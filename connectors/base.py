@@ -142,6 +142,7 @@ class ReadPlan:
     `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log. `interval` is set
     where a cursor was asked for. `source_rows` is what the source itself counted, where that is known already.
     `state` is what the source needs to read and count the parts, in JSON: any process can go on with a plan.
+    A plan that `outlives_session` has parts that can be opened again when a session is lost; others are then void.
     """
 
     columns: tuple[Column, ...]
@@ -154,6 +155,7 @@ class ReadPlan:
     interval: Interval | None = None
     source_rows: int | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
+    outlives_session: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON holds it."""

@@ -31,7 +31,14 @@ class EmulatorTables:
         )
         self._datasets: set[str] = set()
 
-    def make(self, name: str, schema: Sequence[SchemaField], rows: pa.Table | None = None) -> None:
+    def make(
+        self,
+        name: str,
+        schema: Sequence[SchemaField],
+        rows: pa.Table | None = None,
+        *,
+        partitioned: bigquery.TimePartitioning | None = None,
+    ) -> None:
         """Create the table anew, with `rows` in it; columns of `rows` lie in the order of `schema`."""
         dataset = name.split(".")[0]
         if dataset not in self._datasets:
@@ -39,6 +46,7 @@ class EmulatorTables:
             self._datasets.add(dataset)
         self.drop(name)
         table = bigquery.Table(f"{self.project}.{name}", schema)
+        table.time_partitioning = partitioned
         self.client.create_table(table, retry=None, timeout=CALL_S)
         if rows is not None:
             self.append(name, rows)

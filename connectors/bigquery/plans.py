@@ -9,16 +9,19 @@ from functools import partial
 from google.cloud import bigquery
 
 from connectors.base import Column, Part, ReadPlan, ReadRequest, StopSignal
-from connectors.bigquery import bounds, pages, query, streams
+from connectors.bigquery import bounds, pages, partitions, query, streams
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing
 from connectors.bigquery.pages import PageSource
-from connectors.bigquery.reading import Reading
+from connectors.bigquery.partitions import Ranged
+from connectors.bigquery.ranges import all_of
+from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
 from connectors.column_rules import without
 from connectors.cursor import Interval
 from connectors.errors import ConnectorError
 
+_PAGE_ROWS = 10_000
 _RESULT = Doing("The query's result", permission="bigquery.readsessions.create")
 
 
@@ -32,16 +35,18 @@ class Planner:
         *,
         timeout_s: float,
         max_parts: int = 1,
+        spread: bool = False,
         stop: StopSignal | None = None,
     ) -> None:
         self._clients = clients
         self._request = request
         self._timeout_s = timeout_s
         self._max_parts = max_parts
+        self._spread = spread
         self._stop = stop
 
     def of_table(self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...]) -> ReadPlan:
-        """A read session over the table at one snapshot, without the columns to skip."""
+        """The table at one snapshot, without the columns to skip: streams of a read session, or ranges."""
         request = self._request
         kept = some_left(without(columns, request.skip), f"Table {ref}")
         now = self._clients.now()
@@ -59,21 +64,34 @@ class Planner:
             rows, size = found.interval.rows, None
         is_empty = found is not None and not found.interval.rows
         restriction = found.restriction if found else ""
-        opened = None if is_empty else self._open(ref.path, doing, snapshot, kept, restriction)
+        ranged = None if is_empty else self._ranged(ref, table, columns, found)
+        warnings: tuple[str, ...] = ()
+        if ranged is not None:
+            facts |= ranged.facts
+            warnings = ranged.warnings
+            ranged = ranged if ranged.parts else None
+        opened = None if is_empty else self._open(ref.path, doing, snapshot, kept, restriction, ranged)
         if found is not None and isinstance(opened, ConnectorError):
             # Pages know no condition: the rows are read as the result of a query.
             sql = f"SELECT * FROM {source} WHERE {found.for_query}"
-            return self.of_query(sql, about(ref), (_by_query(ref, opened),), found)
+            return self.of_query(sql, about(ref), (*warnings, _by_query(ref, opened)), found)
+        ranges = None
+        if ranged is not None:
+            names, by = tuple(column.name for column in kept), ranged.by
+            ranges = RangeReading(ref.path, snapshot.isoformat(), names, restriction, by.sql, by.type)
         return self._planned(
             kept,
             opened,
             PageSource.of_table(ref),
             doing.thing,
             source,
+            parts=ranged.parts if ranged else (),
+            ranges=ranges,
             snapshot=snapshot,
             rows=rows,
             size=size,
             facts=facts,
+            warnings=warnings,
             interval=found.interval if found else None,
             source_rows=found.interval.rows if found else _none_at_all(table, opened),
             version=pages.version_of(table.to_api_repr()),
@@ -82,10 +100,33 @@ class Planner:
     def ask(self, sql: str, doing: Doing) -> tuple[dict[str, int | None], bigquery.QueryJob]:
         """The one row of whole numbers that a query gives, by name, and the job that counted them."""
         job = self._run(sql, doing)
-        page = pages.fetch(self._clients, PageSource.of_job(job), size=1, timeout_s=self._timeout_s, doing=doing)
+        page = self._page(job, doing)
         cells = [cell["v"] for cell in page.rows[0]["f"]]
         numbers = (None if value is None else int(value) for value in cells)
         return dict(zip((column.name for column in page.columns), numbers, strict=True)), job
+
+    def _ranged(
+        self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...], found: bounds.Bounds | None
+    ) -> Ranged | None:
+        def list_rows(sql: str) -> tuple[list[partitions.Listed], bigquery.QueryJob]:
+            job = self._run(sql, about(ref))
+            page = self._page(job, about(ref))
+            rows = list(page.rows)
+            while page.next_token:
+                page = self._page(job, about(ref), page.next_token)
+                rows += page.rows
+            cells = ([cell["v"] for cell in row["f"]] for row in rows)
+            return [(name, int(first or 0), int(second or 0)) for name, first, second in cells], job
+
+        if not self._clients.has_storage:
+            return None
+        return partitions.choose(
+            ref, table, columns, found, workers=self._max_parts, spread=self._spread, list_rows=list_rows
+        )
+
+    def _page(self, job: bigquery.QueryJob, doing: Doing, token: str = "") -> pages.Page:
+        source = PageSource.of_job(job)
+        return pages.fetch(self._clients, source, size=_PAGE_ROWS, timeout_s=self._timeout_s, doing=doing, token=token)
 
     def of_query(
         self,
@@ -147,22 +188,31 @@ class Planner:
         )
 
     def _open(
-        self, path: str, doing: Doing, snapshot: datetime | None, kept: tuple[Column, ...], restriction: str = ""
+        self,
+        path: str,
+        doing: Doing,
+        snapshot: datetime | None,
+        kept: tuple[Column, ...],
+        restriction: str = "",
+        ranged: Ranged | None = None,
     ) -> streams.Session | ConnectorError:
-        """A read session over the columns that are kept, or why the Storage Read API is not to be had here."""
-        clients = self._clients
+        """A read session over the columns that are kept, or why the Storage Read API is not to be had here.
+
+        Nobody reads from one over ranges: it tells what the sessions of all of them are like.
+        """
+        clients, names = self._clients, tuple(column.name for column in kept)
         if not clients.has_storage:
             return ConnectorError("no endpoint is set", code="not_supported")
         try:
             return streams.open_session(
                 clients,
                 path,
-                max_streams=self._max_parts,
+                max_streams=1 if ranged else self._max_parts,
                 timeout_s=self._timeout_s,
                 doing=doing,
                 snapshot_time=snapshot,
-                restriction=restriction,
-                columns=tuple(column.name for column in kept) if self._request.skip else (),
+                restriction=all_of(restriction, ranged.largest) if ranged else restriction,
+                columns=names if ranged or self._request.skip else (),
             )
         except ConnectorError as error:
             if not _rest_may_do(error):
@@ -185,9 +235,11 @@ class Planner:
         interval: Interval | None = None,
         source_rows: int | None = None,
         version: tuple[str | None, ...] = (),
+        parts: tuple[Part, ...] = (),
+        ranges: RangeReading | None = None,
     ) -> ReadPlan:
         reading = Reading(subject=subject, counted=counted, skip=self._request.skip)
-        parts: tuple[Part, ...] = ()
+        outlives_session = ranges is not None and isinstance(opened, streams.Session)
         if isinstance(opened, streams.Session):
             reading = replace(
                 reading,
@@ -195,13 +247,15 @@ class Planner:
                 geography=tuple(column.name for column in columns if column.type == "GEOGRAPHY"),
                 # Only a server that lets sessions expire is known to honour offsets.
                 honours_offsets=opened.expires is not None,
+                ranges=ranges,
             )
+        if isinstance(opened, streams.Session) and ranges is None:
             parts = tuple(Part(stream, f"stream {i}") for i, stream in enumerate(opened.streams, 1))
             rows = opened.rows or rows
             size = opened.bytes or size
             expires = opened.expires.isoformat() if opened.expires else None
             facts = {**facts, "session": opened.name, "session_expires": expires}
-        elif opened is not None:
+        elif isinstance(opened, ConnectorError):
             reading = replace(reading, version=version)
             parts = (Part(source.text, "pages", rows, size),)
             warnings = (*warnings, _through_rest(opened))
@@ -216,6 +270,7 @@ class Planner:
             interval=interval,
             source_rows=source_rows,
             state=reading.to_json(),
+            outlives_session=outlives_session,
         )
 
 

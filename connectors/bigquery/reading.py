@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +13,26 @@ _LISTS = ("geography", "skip", "version")
 
 
 @dataclass(frozen=True)
+class RangeReading:
+    """How a part that is a range of the column `by` is opened: `columns` of the table at `snapshot`.
+
+    `table` is the path, `restriction` a condition that holds for all parts, `by` is as GoogleSQL names it.
+    """
+
+    table: str
+    snapshot: str
+    columns: tuple[str, ...]
+    restriction: str
+    by: str
+    type: str
+
+
+@dataclass(frozen=True)
 class Reading:
     """How to read and count what a plan names.
 
     `skip` are columns that pages are read without, `version` is the table's while the plan was made, where it is
-    read in pages; `counted` is what to count, in GoogleSQL.
+    read in pages; `counted` is what to count, in GoogleSQL. `ranges` are set where parts are ranges.
     """
 
     subject: str = "The read stream"
@@ -27,14 +42,22 @@ class Reading:
     counted: str = ""
     skip: tuple[str, ...] = ()
     version: tuple[str | None, ...] = ()
+    ranges: RangeReading | None = None
 
     def to_json(self) -> dict[str, Any]:
         schema = None if self.schema is None else base64.b64encode(self.schema.serialize().to_pybytes()).decode()
-        return {**asdict(self), **{name: list(getattr(self, name)) for name in _LISTS}, "schema": schema}
+        ranges = None if self.ranges is None else {**asdict(self.ranges), "columns": list(self.ranges.columns)}
+        lists = {name: list(getattr(self, name)) for name in _LISTS}
+        return {**asdict(replace(self, schema=None)), **lists, "schema": schema, "ranges": ranges}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reading:
-        schema = values["schema"]
-        lists = {name: tuple(values[name]) for name in _LISTS}
-        found = None if schema is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
-        return cls(**{**values, **lists, "schema": found})
+        schema, ranges = values["schema"], values["ranges"]
+        return cls(
+            **{
+                **values,
+                **{name: tuple(values[name]) for name in _LISTS},
+                "schema": schema and pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema))),
+                "ranges": ranges and RangeReading(**{**ranges, "columns": tuple(ranges["columns"])}),
+            }
+        )

@@ -27,6 +27,7 @@ from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.pages import PageSource
 from connectors.bigquery.plans import Planner, about, some_left
+from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.column_rules import without
@@ -142,9 +143,32 @@ class BigQuerySource(Source):
         return found["n"]
 
     def open_part(self, part: Part, *, stop: StopSignal) -> Part | None:
-        return part
+        range_, reading = Range.parse(part.id), self._reading
+        if range_ is None or reading.ranges is None:
+            return part
+        stop.check()
+        how = reading.ranges
+        opened = streams.open_session(
+            self._clients(),
+            how.table,
+            max_streams=1,
+            timeout_s=self._timeout_s,
+            doing=Doing(reading.subject, field="table", permission="bigquery.readsessions.create"),
+            snapshot_time=datetime.fromisoformat(how.snapshot),
+            restriction=all_of(how.restriction, range_.condition(how.by, how.type)),
+            columns=how.columns,
+        )
+        # One stream was asked for, and there is none where there are no rows.
+        return next((Part(stream, part.name, part.rows, part.bytes) for stream in opened.streams), None)
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
+        if Range.parse(part.id) is not None:
+            if start:
+                raise ValueError(f"{part.name}: rows have places in an opened part only")
+            opened = self.open_part(part, stop=stop)
+            if opened is None:
+                return
+            part = opened
         clients, paged, reading = self._clients(), PageSource.parse(part.id), self._reading
         if paged is not None:
             yield from pages.read_pages(
@@ -189,7 +213,7 @@ class BigQuerySource(Source):
 
     def _planned(self, request: ReadRequest, max_parts: int, spread: bool, stop: StopSignal | None) -> ReadPlan:
         clients = self._clients()
-        planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, stop=stop)
+        planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, spread=spread, stop=stop)
         if request.query:
             query.dry_run(clients, request.query, timeout_s=self._timeout_s)
             return planner.of_query(request.query, query.QUERY)

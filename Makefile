@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else is installed into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up demo test bench bench-scale lint
+.PHONY: help install up demo test chaos bench bench-scale lint
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,10 @@ test: install ## run all tests on servers of their own; ARGS='-k name'
 	@sh .ci/browser
 	@sh .ci/databases
 	@exec $(BIN)/python -m pytest -n 3 $(ARGS)
+
+chaos: install ## strike everything, lose nothing; KILLS=500 MINUTES=25, ADD=1 adds to the results before, ARGS='points --seed 7'
+	@exec $(BIN)/python -m tests.chaos $(if $(KILLS),--kills "$(KILLS)") $(if $(MINUTES),--minutes "$(MINUTES)") \
+		$(if $(filter-out 0,$(ADD)),--add) $(ARGS)
 
 bench: install ## measure speed and memory into bench/results
 	@exec $(BIN)/python -m bench $(ARGS)

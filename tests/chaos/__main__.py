@@ -1,0 +1,113 @@
+"""`python -m tests.chaos`: strike the product in every way there is, and see that no row is lost or doubled.
+
+Exit status 0 only if nothing went wrong. See docs/chaos.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests.chaos import results as outcome
+from tests.chaos import stack as stacks
+from tests.chaos.results import RESULTS, Results
+
+SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
+BYTES_PER_S = 500_000.0
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None:
+    """Every named point in every lane; in short, each point in one lane."""
+    from tests.chaos import cases, lanes, points
+
+    ends = lanes.connections(stack)
+    kinds = ("append", "replace", "merge")
+    every = [cases.Case(point) for point in points.names() if point != points.HELD]
+    # Of the same engine, where the worker's parent or all of it goes.
+    others = [cases.Case(point, do) for do in ("parent", "host") for point in ("load.middle", "publish.before_commit")]
+    chosen = {lanes.Lane(stack, kind, **ends): every if short else every + others for kind in kinds}
+    if short:
+        chosen = {lane: every[number :: len(kinds)] for number, lane in enumerate(chosen)}
+    held = [point for point in points.names() if point == points.HELD or (point.startswith("publish.") and not short)]
+    chosen[lanes.Lane(stack, "held", **ends)] = [cases.Case(point) for point in held]
+    threads = [
+        threading.Thread(target=cases.strike_all, args=(stack, lane, its_cases, results))
+        for lane, its_cases in chosen.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def rage(stack: stacks.Stack, results: Results, *, kills: int, minutes: float, seed: int, every_s: float) -> None:
+    """Several pipelines at once, and faults at random."""
+    from tests.chaos import faults, lanes
+    from tests.chaos.storm import Storm
+
+    ends = lanes.connections(stack)
+    kinds = ("append", "replace", "merge", "append_all", "replace", "append")
+    made = [lanes.Lane(stack, kind, **ends) for kind in kinds]
+    chance = random.Random(seed)
+    chosen = [fault(stack, chance) for fault in faults.RANDOM]
+    Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
+    parser.add_argument("parts", nargs="*", help="points, storm, …; all of them unless named")
+    parser.add_argument("--short", action="store_true", help="what is worth a minute")
+    parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
+    parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
+    parser.add_argument("--every", type=float, default=1.5, metavar="SECONDS", help="between two of them, on average")
+    parser.add_argument("--seed", type=int, default=0, help="repeat the same choices; 0 chooses a seed")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--add", action="store_true", help="add to the results of the run before")
+    chosen = parser.parse_args(arguments)
+    if chosen.short:
+        chosen.kills, chosen.minutes, chosen.every = 8, 0.4, 1.0
+
+    def wanted(part: str) -> bool:
+        return not chosen.parts or part in chosen.parts
+
+    seed = chosen.seed or random.SystemRandom().randrange(1, 1 << 31)
+    say(f"Seed {seed}.")
+    groups: dict[str, Results] = {}
+    began = time.monotonic()
+    with stacks.running(
+        workers={"worker-a": 2, "worker-b": 2}, lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S
+    ) as stack:
+        from tests.chaos import history
+
+        history.keep()
+        stack.start_processes()
+        stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
+        say(f"Started after {time.monotonic() - began:.0f} s.")
+        stack.crew.keep_running()
+        if wanted("points"):
+            groups["points"] = Results()
+            strike_points(stack, short=chosen.short, results=groups["points"])
+        if wanted("storm"):
+            groups["random"] = Results()
+            how = {"kills": chosen.kills, "minutes": chosen.minutes, "seed": seed, "every_s": chosen.every}
+            rage(stack, groups["random"], **how)
+    outcome.write(chosen.results, groups, seed=seed, add=chosen.add)
+    for name, results in groups.items():
+        say("\n" + results.table(name))
+        for failure in results.failures:
+            say(f"WRONG: {failure}")
+    say(f"\n{time.monotonic() - began:.0f} s. Written to {chosen.results}")
+    return 0 if all(results.is_good for results in groups.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Every named point of a run, struck on purpose: one case after another in each lane."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from runs.models import Run
+from tests.chaos import evidence
+from tests.chaos.lanes import Lane, Outcome, Stuck
+from tests.chaos.points import Strike
+from tests.chaos.results import Results
+from tests.chaos.stack import Stack, insist
+
+# No run is known at this point: it is struck wherever the next claim is.
+NOBODYS = ("claim.before",)
+_nobodys = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Case:
+    point: str
+    do: str = "kill"
+    skip: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.do} at {self.point}"
+
+
+def strike_all(stack: Stack, lane: Lane, cases: Sequence[Case], results: Results) -> None:
+    """Strike one lane at each point in turn."""
+    for case in cases:
+        how = f"{case}, {lane.name}"
+        try:
+            if case.point in NOBODYS:
+                with _nobodys:
+                    _strike(stack, lane, case, results, how)
+            else:
+                _strike(stack, lane, case, results, how)
+        except Stuck as stuck:
+            results.failed(f"{how}: {stuck}")
+            evidence.keep(stack, how, [str(stuck)])
+            return
+
+
+def _strike(stack: Stack, lane: Lane, case: Case, results: Results, how: str) -> None:
+    whose = None if case.point in NOBODYS else lane.prepare()
+    if lane.kind == "held":
+        # Something must be there that could be emptied.
+        results.judged(lane.turn(), [], how)
+    stack.armoury.arm(case.point, case.do, whose, skip=case.skip)
+    outcome = lane.turn()
+    struck = None if stack.armoury.disarm(case.point, whose) else stack.armoury.struck(case.point, whose)
+    recovery_s = None if struck is None else recovery(outcome.run, struck)
+    results.tried(how, hit=struck is not None, recovery_s=recovery_s)
+    results.judged(outcome, [how], how)
+    evidence.keep_if_wrong(stack, how, outcome)
+
+
+def recovery(run: Run, struck: Strike) -> float | None:
+    """Seconds from the strike until the run was going again; None if nothing of it was left to do."""
+    return seconds_until_going(run, struck.attempt if struck.run == run.pk.hex else 0, struck.at)
+
+
+def seconds_until_going(run: Run, attempt: int, at: float) -> float | None:
+    def look() -> float | None:
+        later = run.attempts.filter(number__gt=attempt).order_by("number").values_list("started_at", flat=True)
+        since = datetime.fromtimestamp(at, UTC)
+        starts = [started for started in later if started >= since]
+        return (starts[0] - since).total_seconds() if starts else None
+
+    return insist(look)
+
+
+__all__ = ["Case", "Outcome", "recovery", "seconds_until_going", "strike_all"]

@@ -1,0 +1,254 @@
+"""Faults at random moments: each is one `strike`, which says whether there was anything to hit."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from uuid import UUID
+
+import psutil
+
+from runs.models import Run
+from runs.states import ACTIVE, RunStatus
+from tests.chaos.stack import Stack, insist
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a strike met: the attempts of runs that it struck, or with `any_run` all that was under way."""
+
+    fault: str
+    at: float
+    runs: tuple[tuple[UUID, int], ...] = field(default_factory=tuple)
+    any_run: bool = False
+
+
+class Fault(ABC):
+    """Strikes `stack`; what it takes away comes back by itself, at once."""
+
+    name: ClassVar[str]
+    weight: ClassVar[int]
+
+    def __init__(self, stack: Stack, chance: random.Random) -> None:
+        self.stack = stack
+        self.chance = chance
+
+    @abstractmethod
+    def strike(self) -> Hit | None:
+        """None when there was nothing to hit."""
+
+    def hit(self, at: float, runs: Sequence[Run] = (), *, any_run: bool = False) -> Hit | None:
+        if not runs and not any_run:
+            return None
+        return Hit(self.name, at, tuple((run.pk, run.attempt) for run in runs), any_run)
+
+
+def under_way(*statuses: RunStatus) -> list[Run]:
+    return insist(lambda: list(Run.objects.filter(status__in=statuses or ACTIVE)))
+
+
+def owned_by(pids: Sequence[int]) -> list[Run]:
+    """The runs that these processes own."""
+    mine = {str(pid) for pid in pids}
+    owned = insist(lambda: list(Run.objects.filter(lease_until__isnull=False, status__in=ACTIVE)))
+    return [run for run in owned if run.worker.rpartition(":")[2] in mine]
+
+
+def loading() -> list[Run]:
+    return [run for run in under_way(RunStatus.RUNNING) if run.phase == "loading"]
+
+
+class _OfWorker(Fault):
+    def a_worker(self) -> str:
+        return self.chance.choice(sorted(self.stack.workers))
+
+    def children(self, worker: str) -> list[psutil.Process]:
+        with suppress(psutil.Error, KeyError):
+            return self.stack.crew.children(worker)
+        return []
+
+
+class KillChild(_OfWorker):
+    name, weight = "SIGKILL worker child", 50
+
+    def strike(self) -> Hit | None:
+        children = self.children(self.a_worker())
+        if not children:
+            return None
+        child = self.chance.choice(children)
+        runs = owned_by([child.pid])
+        at = time.time()
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            return None
+        return self.hit(at, runs)
+
+
+class KillParent(_OfWorker):
+    """Its children live on until they have done what they do."""
+
+    name, weight = "SIGKILL worker parent", 8
+    with_children = False
+
+    def strike(self) -> Hit | None:
+        worker = self.a_worker()
+        if not self.stack.crew.is_running(worker):
+            return None
+        runs = owned_by([child.pid for child in self.children(worker)])
+        at = time.time()
+        self.stack.crew.kill(worker, with_children=self.with_children)
+        return self.hit(at, runs)
+
+
+class KillHost(KillParent):
+    """A worker with all its children, as when its machine goes."""
+
+    name, weight = "SIGKILL worker, whole", 8
+    with_children = True
+
+
+class KillBeat(Fault):
+    name, weight = "SIGKILL beat", 8
+
+    def strike(self) -> Hit | None:
+        if not self.stack.crew.is_running("beat-0"):
+            return None
+        runs = under_way(RunStatus.QUEUED, *ACTIVE)
+        at = time.time()
+        self.stack.crew.kill("beat-0", with_children=True)
+        return self.hit(at, any_run=bool(runs))
+
+
+class KillBroker(Fault):
+    name, weight = "SIGKILL Valkey", 8
+
+    def strike(self) -> Hit | None:
+        assert self.stack.main.valkey is not None
+        runs = under_way(RunStatus.QUEUED, *ACTIVE)
+        at = time.time()
+        self.stack.main.valkey.kill()
+        self.stack.main.valkey.start()
+        return self.hit(at, any_run=bool(runs))
+
+
+class KillBackend(Fault):
+    """One session's process of the warehouse: PostgreSQL ends all others and recovers."""
+
+    name, weight = "SIGKILL PostgreSQL backend", 6
+
+    def strike(self) -> Hit | None:
+        found = a_backend(self.stack, self.chance)
+        if found is None:
+            return None
+        runs = loading_or_publishing()
+        at = time.time()
+        try:
+            self.end(found)
+        except ProcessLookupError:
+            return None
+        return self.hit(at, runs)
+
+    def end(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+
+
+class EndBackend(KillBackend):
+    """One session, as an administrator would end it."""
+
+    name, weight = "PostgreSQL session ended", 8
+
+    def end(self, pid: int) -> None:
+        with self.stack.at_warehouse() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", (pid,))
+            if not cursor.fetchone()[0]:
+                raise ProcessLookupError
+
+
+class KillWarehouse(Fault):
+    name, weight = "SIGKILL destination PostgreSQL", 6
+
+    def strike(self) -> Hit | None:
+        runs = loading_or_publishing()
+        at = time.time()
+        restart_postgres(self.stack.warehouse)
+        return self.hit(at, runs)
+
+
+class KillControl(Fault):
+    name, weight = "SIGKILL control PostgreSQL", 6
+
+    def strike(self) -> Hit | None:
+        runs = under_way()
+        at = time.time()
+        restart_postgres(self.stack.main)
+        return self.hit(at, runs)
+
+
+class KillBigQuery(Fault):
+    name, weight = "SIGKILL BigQuery emulator", 5
+
+    def strike(self) -> Hit | None:
+        runs = loading()
+        at = time.time()
+        self.stack.restart_bigquery()
+        return self.hit(at, runs)
+
+
+class Freeze(_OfWorker):
+    """A child stands still past its lease, and then goes on as if nothing had been."""
+
+    name, weight = "SIGSTOP past the lease", 6
+
+    def strike(self) -> Hit | None:
+        for child in self.chance.sample(found := self.children(self.a_worker()), len(found)):
+            runs = owned_by([child.pid])
+            at = time.time()
+            with suppress(psutil.NoSuchProcess):
+                if not runs:
+                    continue
+                child.suspend()
+                threading.Timer(self.stack.lease_s * 2, self._go_on, (child,)).start()
+                return self.hit(at, runs)
+        return None
+
+    def _go_on(self, child: psutil.Process) -> None:
+        with suppress(psutil.NoSuchProcess):
+            child.resume()
+
+
+RANDOM: tuple[type[Fault], ...] = (
+    *(KillChild, KillParent, KillHost, KillBeat, KillBroker, KillBackend, EndBackend),
+    *(KillWarehouse, KillControl, KillBigQuery, Freeze),
+)
+
+
+def loading_or_publishing() -> list[Run]:
+    return [run for run in under_way(RunStatus.RUNNING) if run.phase in ("loading", "publishing")]
+
+
+def a_backend(stack: Stack, chance: random.Random) -> int | None:
+    """A session of a worker in the warehouse, one in a transaction if there is any."""
+
+    def look() -> list[Any]:
+        with stack.at_warehouse() as cursor:
+            cursor.execute(
+                "SELECT pid FROM pg_stat_activity WHERE usename = 'warehouse' AND xact_start IS NOT NULL ORDER BY pid"
+            )
+            return cursor.fetchall()
+
+    found = insist(look)
+    return chance.choice(found)[0] if found else None
+
+
+def restart_postgres(stack: Any) -> None:
+    stack.postgres.kill()
+    stack.postgres.start()

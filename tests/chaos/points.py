@@ -1,0 +1,93 @@
+"""The named points of a run at which a process can be struck, and how a case arms one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# Those around what the workers' own code calls; `struck.py` puts them there.
+AROUND = ("claim", "fence", "check", "finish")
+ANY = "any"
+# Only where a guard holds what it was to publish.
+HELD = "publish.held"
+
+
+def names() -> list[str]:
+    """Every point, in the order of a run: those of the engine are found in its source."""
+    found: dict[str, None] = {}
+    for path in sorted((CHECKOUT / "connectors").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _name(node.func) in ("crash", "_crash") and node.args:
+                point = node.args[0]
+                if isinstance(point, ast.Constant) and isinstance(point.value, str):
+                    found[point.value] = None
+    around = [f"{name}.{side}" for name in AROUND for side in ("before", "after")]
+    ranks = ("claim", "fence", "plan", "stage", "part", "load", "checkpoint", "check", "publish", "finish")
+    return sorted([*found, *around], key=lambda point: (ranks.index(stem) if (stem := _stem(point)) in ranks else 99,))
+
+
+def _name(function: ast.expr) -> str:
+    return getattr(function, "id", getattr(function, "attr", ""))
+
+
+def _stem(point: str) -> str:
+    return point.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What was struck: where, in which process, which attempt of which run, and when (seconds since 1970)."""
+
+    point: str
+    pid: int
+    parent: int
+    pipeline: str
+    run: str
+    attempt: int
+    at: float
+
+
+class Armoury:
+    """Strikes that lie in wait, as files in a folder that all workers of the suite know.
+
+    Whoever renames a file first is struck, so each strikes once.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def arm(self, point: str, do: str, pipeline: UUID | None = None, *, skip: int = 0) -> None:
+        """Let the next process that comes to `point` (of this pipeline), after `skip` others, be struck.
+
+        `do`: kill, stop (SIGSTOP), parent, host (the worker with all its children).
+        """
+        whose = pipeline.hex if pipeline else ANY
+        place = self.folder / f"{point}@{whose}#{skip}"
+        draft = place.with_name("draft-" + place.name)
+        draft.write_text(json.dumps({"do": do}))
+        draft.rename(place)
+
+    def disarm(self, point: str, pipeline: UUID | None = None) -> bool:
+        """Take it back; says whether it was still there."""
+        whose = pipeline.hex if pipeline else ANY
+        waiting = list(self.folder.glob(f"{point}@{whose}#*"))
+        for place in waiting:
+            place.unlink(missing_ok=True)
+        return bool(waiting)
+
+    def struck(self, point: str, pipeline: UUID | None = None) -> Strike | None:
+        """The strike at this point of this pipeline, which is then forgotten."""
+        place = self.folder / f"struck-{point}@{pipeline.hex if pipeline else ANY}"
+        try:
+            told: dict[str, Any] = json.loads(place.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        os.unlink(place)
+        return Strike(**told)

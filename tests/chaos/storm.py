@@ -1,0 +1,107 @@
+"""Several pipelines run over and over while faults strike at random moments."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection
+
+from runs.models import Attempt, Run
+from tests.chaos import evidence
+from tests.chaos.faults import Fault, Hit
+from tests.chaos.lanes import Lane, Stuck
+from tests.chaos.results import Results
+from tests.chaos.stack import Stack, insist
+
+
+class Storm:
+    """Turns `lanes` in threads of their own, and strikes until there were `kills` hits, or the time is up."""
+
+    def __init__(
+        self, stack: Stack, lanes: Sequence[Lane], faults: Sequence[Fault], results: Results, seed: int
+    ) -> None:
+        self._stack = stack
+        self._lanes = lanes
+        self._faults = faults
+        self._results = results
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._over = threading.Event()
+        self._hits: list[Hit] = []
+        self._errors: list[BaseException] = []
+
+    def rage(self, *, kills: int, limit_s: float, every_s: float, say: Any = None) -> None:
+        threads = [threading.Thread(target=self._turn, args=(lane,), name=lane.name) for lane in self._lanes]
+        for thread in threads:
+            thread.start()
+        began = told = time.monotonic()
+        weights = [fault.weight for fault in self._faults]
+        time.sleep(1.0)
+        while len(self._hits) < kills and time.monotonic() < began + limit_s and not self._errors:
+            time.sleep(self._chance.expovariate(1 / every_s))
+            [fault] = self._chance.choices(self._faults, weights)
+            hit = fault.strike()
+            self._results.tried(fault.name, hit=hit is not None)
+            if hit is not None:
+                self._hits.append(hit)
+            if say is not None and time.monotonic() > told + 60:
+                told = time.monotonic()
+                runs, wrong = self._results.totals["runs"], len(self._results.failures)
+                say(f"{told - began:.0f} s: {len(self._hits)} hits, {runs} runs judged, {wrong} wrong")
+        self._over.set()
+        for thread in threads:
+            thread.join()
+        for error in self._errors:
+            self._results.failed(f"storm {self._seed}: {type(error).__name__}: {error}")
+        for hit in self._hits:
+            seconds = insist(lambda hit=hit: seconds_to_recover(hit))
+            if seconds is not None:
+                self._results.recovered(hit.fault, seconds)
+
+    def _turn(self, lane: Lane) -> None:
+        try:
+            while not self._over.is_set():
+                began = time.time()
+                outcome = lane.turn()
+                struck = self._that_struck(outcome.run, began)
+                how = f"storm {self._seed}, {lane.name}, struck by {', '.join(struck) or 'nothing'}"
+                self._results.judged(outcome, struck, how)
+                evidence.keep_if_wrong(self._stack, how, outcome)
+        except Stuck as stuck:
+            self._results.failed(f"storm {self._seed}, {lane.name}: {stuck}")
+            evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [str(stuck)])
+        except BaseException as error:
+            self._errors.append(error)
+            evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [repr(error)])
+            raise
+        finally:
+            connection.close()
+
+    def _that_struck(self, run: Run, since: float) -> list[str]:
+        """The faults that struck this run, or all runs, while it went on."""
+        return [
+            hit.fault
+            for hit in list(self._hits)
+            if hit.at >= since and (hit.any_run or run.pk in {pk for pk, _ in hit.runs})
+        ]
+
+
+def seconds_to_recover(hit: Hit) -> float | None:
+    """From the strike until all that it struck was going again, or had ended as it was."""
+    since = datetime.fromtimestamp(hit.at, UTC)
+    if hit.any_run:
+        started = Attempt.objects.filter(started_at__gt=since).order_by("started_at").first()
+        return (started.started_at - since).total_seconds() if started else None
+    waits = []
+    for pk, attempt in hit.runs:
+        run = Run.objects.get(pk=pk)
+        later = run.attempts.filter(number__gt=attempt).order_by("number").first()
+        at = later.started_at if later else run.finished_at
+        if at is not None and at >= since:
+            waits.append((at - since).total_seconds())
+    return max(waits, default=None)

@@ -1,0 +1,114 @@
+"""Inside a worker of the suite: the named points, and what happens to this process at one that is armed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.points import ANY, Strike
+
+FOLDER = "CHAOS_ARMED"
+MOST_SKIPPED = 3
+
+
+class Points:
+    """`at` is called at each point; `claimed` is the run that this process works on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.claimed: Any = None
+
+    def at(self, point: str) -> None:
+        for whose in (self.claimed.pipeline.hex if self.claimed else "", ANY):
+            for skip in range(MOST_SKIPPED + 1):
+                place = self._folder / f"{point}@{whose}#{skip}"
+                struck = self._folder / (f"{point}@{whose}#{skip - 1}" if skip else f"striking-{point}@{whose}")
+                try:
+                    place.rename(struck)
+                except FileNotFoundError:
+                    continue
+                if not skip:
+                    self._strike(point, struck, whose)
+                return
+
+    def _strike(self, point: str, place: Path, whose: str) -> None:
+        do = json.loads(place.read_text())["do"]
+        run, attempt = (self.claimed.run.hex, self.claimed.attempt) if self.claimed else ("", 0)
+        pipeline = self.claimed.pipeline.hex if self.claimed else ""
+        strike = Strike(point, os.getpid(), os.getppid(), pipeline, run, attempt, time.time())
+        place.write_text(json.dumps(asdict(strike)))
+        place.rename(self._folder / f"struck-{point}@{whose}")
+        if do == "parent":
+            os.kill(os.getppid(), signal.SIGKILL)
+        elif do == "host":
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        else:
+            os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[do])
+
+
+def install() -> None:
+    """Put the points around what a worker calls, and into the engine once it is there."""
+    if FOLDER not in os.environ:
+        return
+    from runs import ends, services
+
+    points = Points(Path(os.environ[FOLDER]))
+    claim, raise_fence, finish = services.claim, ends.raise_fence, services.finish
+
+    @functools.wraps(claim)
+    def claiming(*arguments: Any, **options: Any) -> Any:
+        points.claimed = None
+        points.at("claim.before")
+        points.claimed = claim(*arguments, **options)
+        if points.claimed is not None:
+            points.at("claim.after")
+        return points.claimed
+
+    @functools.wraps(raise_fence)
+    def fencing(*arguments: Any, **options: Any) -> Any:
+        # By now the engine was imported, or is: the destination stands on it.
+        _install_in_engine(points)
+        return _between(points, "fence", raise_fence)(*arguments, **options)
+
+    services.claim = claiming
+    ends.raise_fence = fencing
+    services.finish = _between(points, "finish", finish)
+
+
+def _between(points: Points, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def passing(*arguments: Any, **options: Any) -> Any:
+        points.at(f"{name}.before")
+        result = function(*arguments, **options)
+        points.at(f"{name}.after")
+        return result
+
+    return passing
+
+
+_installed = False
+
+
+def _install_in_engine(points: Points) -> None:
+    """The engine takes a function `crash` where tests want one; here every default is ours."""
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    from connectors import transfer
+
+    transfer.refuse_missing = _between(points, "check", transfer.refuse_missing)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("connectors."):
+            for function in vars(module).values():
+                defaults = getattr(function, "__kwdefaults__", None)
+                if defaults and "crash" in defaults:
+                    defaults["crash"] = points.at

@@ -26,8 +26,8 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     worker_prefetch_multiplier=1,
-    # gRPC does not survive a fork.
-    worker_pool_start_method="spawn",
+    # Celery's word for leaving it to the pool: see prefork.py. gRPC does not survive a fork once it is in use.
+    worker_pool_start_method="fork",
     worker_send_task_events=False,
     worker_enable_remote_control=False,
     worker_hijack_root_logger=False,

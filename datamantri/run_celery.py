@@ -14,12 +14,12 @@ from celery.utils.nodenames import host_format
 
 from datamantri import memory
 
+POOLS = {"prefork": "datamantri.prefork:TaskPool", "threads": "threads"}
+
 
 @signals.worker_ready.connect
 @signals.beat_init.connect
-@signals.worker_process_init.connect
 def give_memory_back(**_: object) -> None:
-    """Also in the pool's processes, which import this module again as their main one."""
     memory.give_back()
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     worker = kinds.add_parser("worker")
     worker.add_argument("--name", required=True)
     worker.add_argument("--queues", required=True, help="separated by commas")
-    worker.add_argument("--pool", choices=["prefork", "threads"], required=True)
+    worker.add_argument("--pool", choices=POOLS, required=True)
     worker.add_argument("--concurrency", type=int, required=True)
     kinds.add_parser("beat")
     options = parser.parse_args(arguments)
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     process = app.Worker(
         hostname=host_format(f"{options.name}@%h"),
         queues=options.queues,
-        pool_cls=options.pool,
+        pool_cls=POOLS[options.pool],
         concurrency=options.concurrency,
         loglevel="INFO",
         # Workers that watch each other over the broker cost traffic; leases in the database tell who lives.

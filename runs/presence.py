@@ -162,12 +162,11 @@ def _leave(**_: object) -> None:
 
 @worker_process_init.connect
 def _warm_up(**_: object) -> None:
-    """Load what a transfer needs before the first one: a second of imports is not a run's to pay."""
     keep_connections()
-    threading.Thread(target=_import_engine, name="warm-up", daemon=True).start()
 
 
-def _import_engine() -> None:
+def import_engine() -> None:
+    """Load what a transfer needs before the first one: a second of imports is not a run's to pay."""
     from connectors import registry, transfer  # noqa: F401
 
     live.warm_up()

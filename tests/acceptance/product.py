@@ -111,10 +111,9 @@ class Product:
         return psutil.Process(self._running[name].pid)
 
     def children(self, name: str = "worker") -> list[psutil.Process]:
-        """The pool's processes, without Python's own resource tracker."""
-        return [
-            child for child in self.process(name).children(recursive=True) if "spawn_main" in " ".join(child.cmdline())
-        ]
+        """The pool's processes: children of the one that they are copies of."""
+        worker = self.process(name)
+        return [child for child in worker.children(recursive=True) if child.ppid() != worker.pid]
 
     def stop(self, name: str, *, with_signal: int = signal.SIGTERM, grace_s: float = 15) -> None:
         started = self._running.pop(name)

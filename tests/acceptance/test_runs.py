@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
+import pytest
 from django.utils import timezone
 
 from datamantri import processes
@@ -16,6 +19,10 @@ from tests.acceptance.conftest import SLOW, caught_loading, ended, make_quick, n
 from tests.acceptance.product import wait_for
 
 ROWS = 1000
+
+
+def lives(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_run_now_moves_every_row(make_pipeline, source_table, run_now, warehouse_cursor):
@@ -138,6 +145,30 @@ def test_a_worker_killed_in_the_middle_ends_right(
     assert run.attempts.order_by("number").first().outcome == "lost"
     warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
+
+
+def test_a_workers_children_share_what_they_loaded(product, make_pipeline, source_table, run_now):
+    assert ended(run_now(make_pipeline(source_table(numbers(10))))).status == RunStatus.SUCCEEDED
+    assert len(product.children()) == 2
+    for child in product.children():
+        lines = Path(f"/proc/{child.pid}/smaps_rollup").read_text().splitlines()
+        shared_kb = next(int(line.split()[1]) for line in lines if line.startswith("Shared_Dirty:"))
+        # What Python makes of Django, Celery, Arrow and Google's clients when it loads them.
+        assert shared_kb > 50_000
+
+
+@pytest.mark.parametrize("who", ["worker", "parent of its children"])
+def test_no_process_of_a_worker_outlives_it(product, who):
+    product.start(processes.worker(1, "worker-two"))
+    try:
+        worker = product.process("worker-two")
+        family = [worker, *worker.children(recursive=True)]
+        [child] = product.children("worker-two")
+        (worker if who == "worker" else child.parent()).kill()
+        # The worker ends as well: whoever watches it starts it again.
+        wait_for(lambda: not any(map(lives, family)), limit_s=10, saying="all have ended")
+    finally:
+        product.stop("worker-two")
 
 
 def test_cancel_stops_a_load_and_publishes_nothing(

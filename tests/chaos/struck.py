@@ -43,13 +43,15 @@ class Points:
         do = json.loads(place.read_text())["do"]
         run, attempt = (self.claimed.run.hex, self.claimed.attempt) if self.claimed else ("", 0)
         pipeline = self.claimed.pipeline.hex if self.claimed else ""
-        strike = Strike(point, os.getpid(), os.getppid(), pipeline, run, attempt, time.time())
+        # The worker leads the session; this process is a child of the one that it is a copy of.
+        worker = os.getpgrp()
+        strike = Strike(point, os.getpid(), worker, pipeline, run, attempt, time.time())
         place.write_text(json.dumps(asdict(strike)))
         place.rename(self._folder / f"struck-{point}@{whose}")
         if do == "parent":
-            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(worker, signal.SIGKILL)
         elif do == "host":
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+            os.killpg(worker, signal.SIGKILL)
         else:
             os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[do])
 

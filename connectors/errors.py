@@ -61,6 +61,12 @@ class Overtaken(TransientError):
     code = "overtaken"
 
 
+class NewGeneration(TransientError):
+    """What was staged is of no use any more: the next attempt makes a new plan, and reads from the start."""
+
+    code = "new_generation"
+
+
 class Held(ConnectorError):
     """The rows are staged, and a person must say whether they may be published; `code` says which guard asks."""
 

@@ -48,8 +48,8 @@ Crash = Callable[[str], None]
 """Called with the name of each point that tests end the process at."""
 
 
-def _no_crash(point: str) -> None:
-    return None
+def no_crash(point: str) -> None:
+    """What goes on after every point."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,51 @@ class TransferRequest:
     refresh: Refresh = Refresh.NEW
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What will be read, and the seconds that finding out took; `read` is the request as the destination narrows it."""
+
+    read: ReadRequest
+    plan: ReadPlan
+    seconds: float
+
+
+def prepare(
+    source: Source,
+    destination: PostgresDestination,
+    fence: Fence,
+    request: TransferRequest,
+    *,
+    parts: int = 0,
+    stop: StopSignal,
+) -> Prepared:
+    """Plan the read; with `parts`, for about so many that are loaded on their own.
+
+    What former attempts left staged is taken away first. Raises ConnectorError where the definition and what is
+    there do not go together.
+    """
+    refuse_redefined(fence, request)
+    if fence.leftovers:
+        destination.forget_staged(fence, fence.leftovers)
+    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules))
+    began = time.monotonic()
+    stop.check()
+    plan = source.plan(read, max_parts=parts, spread=True, stop=stop) if parts else source.plan(read, stop=stop)
+    refuse_changed(column_rules.without(request.expected, read.skip), plan.columns)
+    plan = replace(plan, columns=column_rules.apply(plan.columns, request.rules))
+    return Prepared(read, plan, time.monotonic() - began)
+
+
 def direct(
     source: Source,
     destination: PostgresDestination,
     fence: Fence,
     request: TransferRequest,
     *,
+    prepared: Prepared | None = None,
     reporter: Reporter,
     stop: StopSignal,
-    crash: Crash = _no_crash,
+    crash: Crash = no_crash,
 ) -> Receipt:
     """Move everything in one transaction of the destination, or nothing.
 
@@ -93,34 +129,32 @@ def direct(
     """
     if fence.applied is not None:
         return Receipt.from_json(fence.applied.receipt)
-    refuse_redefined(fence, request)
-    if fence.leftovers:
-        destination.forget_staged(fence, fence.leftovers)
-    seconds: dict[str, float] = {}
-    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules))
-    with _timed(seconds, "plan"):
-        stop.check()
-        plan = source.plan(read, stop=stop)
-        refuse_changed(column_rules.without(request.expected, read.skip), plan.columns)
-        plan = replace(plan, columns=column_rules.apply(plan.columns, request.rules))
-    reporter.planned(plan)
-    for warning in plan.warnings:
-        reporter.log("warning", warning)
-    if request.rules:
-        reporter.log("info", _ruled(read.skip, plan.columns))
-    tell_interval(fence, plan, request, reporter)
+    prepared = prepared or prepare(source, destination, fence, request, stop=stop)
+    read, plan, seconds = prepared.read, prepared.plan, {"plan": prepared.seconds}
+    tell_plan(fence, request, prepared, reporter)
     crash("plan.after")
-    mode = _mode(request)
+    mode = write_mode(request)
     load_of = partial(destination.load, text_policy=request.text_policy, guard=request.guard)
     with (
-        _already_applied(reporter) as earlier,
+        already_applied(reporter) as earlier,
         load_of(fence, plan.columns, mode, reporter=reporter, stop=stop) as load,
     ):
         draft = _fill(load, source, fence, request, read, plan, seconds, reporter, stop, crash)
         after = watermark_after(fence, plan, request)
-        facts = _facts(plan, mode, draft, request, after)
-        return _publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
+        facts = kept_facts(plan, mode, draft, request, after)
+        return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
     return earlier[0]
+
+
+def tell_plan(fence: Fence, request: TransferRequest, prepared: Prepared, reporter: Reporter) -> None:
+    """Say what will be read."""
+    plan = prepared.plan
+    reporter.planned(plan)
+    for warning in plan.warnings:
+        reporter.log("warning", warning)
+    if request.rules:
+        reporter.log("info", _ruled(prepared.read.skip, plan.columns))
+    tell_interval(fence, plan, request, reporter)
 
 
 def publish_staged(
@@ -129,7 +163,7 @@ def publish_staged(
     *,
     reporter: Reporter,
     stop: StopSignal,
-    crash: Crash = _no_crash,
+    crash: Crash = no_crash,
 ) -> Receipt:
     """Publish what this run staged before a person approved it; nothing is read from the source.
 
@@ -153,13 +187,13 @@ def publish_staged(
     )
     seconds = dict(draft.seconds)
     with (
-        _already_applied(reporter) as earlier,
+        already_applied(reporter) as earlier,
         destination.load(fence, columns, mode, reporter=reporter, stop=stop) as load,
     ):
         load.reopen(plan, draft.rows)
         load.settle(draft.rows)
         draft = replace(draft, token=fence.token)
-        return _publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
+        return publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
     return earlier[0]
 
 
@@ -208,7 +242,7 @@ def set_watermark(
         watermark_before=fence.watermark.value,
         watermark_after=after.value,
     )
-    with _already_applied(reporter) as earlier:
+    with already_applied(reporter) as earlier:
         written = destination.move_watermark(fence, after, draft.to_json(), request.fingerprint)
         before = fence.watermark.value or "nothing"
         reporter.log("info", f"The watermark was {before} and is {after.value or 'nothing'} now.")
@@ -217,7 +251,7 @@ def set_watermark(
 
 
 @contextmanager
-def _already_applied(reporter: Reporter) -> Iterator[list[Receipt]]:
+def already_applied(reporter: Reporter) -> Iterator[list[Receipt]]:
     """Take a former attempt's receipt for this one's, where the publish finds that it came late."""
     earlier: list[Receipt] = []
     try:
@@ -280,7 +314,7 @@ def _fill(
     )
 
 
-def _publish(
+def publish(
     load: Load,
     draft: Receipt,
     fingerprint: str,
@@ -294,6 +328,7 @@ def _publish(
     """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
     with _timed(seconds, "publish"):
         reporter.publishing()
+        load.wait_for_readers()
         crash("publish.before_lock")
         try:
             load.lock(draft.rows)
@@ -324,7 +359,7 @@ def _publish(
     return done
 
 
-def _facts(
+def kept_facts(
     plan: ReadPlan, mode: WriteMode, draft: Receipt, request: TransferRequest, watermark: Watermark
 ) -> dict[str, Any]:
     """All that publishing the staged rows later has to know."""
@@ -340,7 +375,7 @@ def _facts(
     }
 
 
-def _mode(request: TransferRequest) -> WriteMode:
+def write_mode(request: TransferRequest) -> WriteMode:
     """How to write: a full refresh puts new rows in the place of all that are there."""
     if request.refresh is Refresh.FULL:
         return replace(request.mode, disposition=WriteDisposition.REPLACE)

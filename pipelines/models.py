@@ -67,6 +67,14 @@ class Missed(models.TextChoices):
     ALL = "all", "Run every missed tick"
 
 
+class LoadMethod(models.TextChoices):
+    """How rows travel: in one transaction of one worker, or in parts that several workers commit."""
+
+    AUTO = "auto", "By itself, from the size"
+    DIRECT = "direct", "In one go"
+    STAGED = "staged", "In parts"
+
+
 class Pipeline(models.Model):
     """What to move, how and when. What a run needs of it is copied into a revision at every save."""
 
@@ -162,6 +170,13 @@ class Pipeline(models.Model):
         blank=True,
         help_text="What is to be different from the usual, by column, as JSON: "
         '{"email": {"skip": true}, "amount": {"type": "numeric(12,2)"}}. A skipped column is not read at all.',
+    )
+    load_method = models.CharField(
+        max_length=10,
+        choices=LoadMethod,
+        default=LoadMethod.AUTO,
+        help_text="In parts, several workers load one table, and what is staged outlives a failure; in one go is "
+        "faster for what one worker loads in minutes. By itself: in parts from about 2 GiB on.",
     )
     text_policy = models.CharField(
         "characters that cannot be stored",

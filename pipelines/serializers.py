@@ -177,8 +177,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
-            "held_days", "overlap", "missed", "retries", "time_limit_s", "schedules", "next_due", "revision",
-            "created_at", "updated_at",
+            "held_days", "overlap", "missed", "retries", "time_limit_s", "load_method", "schedules", "next_due",
+            "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
         # Pipeline.full_clean and objections.against say the same, with hints.

@@ -193,6 +193,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "guard_zero_rows": pipeline.guard_zero_rows,
         "guard_shrink_percent": pipeline.guard_shrink_percent,
         "held_days": pipeline.held_days,
+        "load_method": str(pipeline.load_method),
         "text_policy": str(pipeline.text_policy),
         "target_options": pipeline.target_options.to_json(),
         "schedules": [
@@ -287,6 +288,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         guard_zero_rows=pipeline.guard_zero_rows,
         guard_shrink_percent=pipeline.guard_shrink_percent,
         held_days=pipeline.held_days,
+        load_method=pipeline.load_method,
         text_policy=pipeline.text_policy,
         primary_key=list(pipeline.primary_key),
         indexes=list(pipeline.indexes),

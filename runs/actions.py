@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -14,34 +15,40 @@ from connectors.base import (
     Guard,
     ReadRequest,
     Refresh,
+    Source,
     TextPolicy,
     WriteDisposition,
     WriteMode,
     column_from_json,
 )
 from connectors.cursor import CursorRead
+from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
-from pipelines.models import Connection
-from runs import ends, services
-from runs.endings import NeverPublished, Standing
+from pipelines.models import Connection, LoadMethod
+from runs import capacity, endings, ends, services
+from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
-from runs.models import Decision, RunAction
+from runs.models import Decision, PartLoad, RunAction
 from runs.reporter import Reporter
 from runs.services import Claim, Failure
-from runs.states import RunStatus
+from runs.states import RunStatus, Step
 
 if TYPE_CHECKING:
     from connectors.receipt import Receipt
     from connectors.transfer import TransferRequest
 
 LOSSES_LIMIT = 10
+PARTS_LEAST, PARTS_MOST = 8, 200
 ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
 _REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
 
 
-def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter) -> dict[str, Any]:
-    """Do what the run asks for, unless a former attempt already published it; returns the receipt."""
-    if claimed.is_archived and not standing.is_unknown:
+def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter) -> dict[str, Any] | Divided:
+    """Do what the run asks for, unless a former attempt already published it; returns the receipt.
+
+    A load in parts comes here twice: for its plan, which gives the parts, and for its publish.
+    """
+    if claimed.is_archived and not standing.is_unknown and not claimed.step:
         raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
     connections = ends.connections(claimed)
     destination = ends.open_destination(claimed, connections)
@@ -54,17 +61,67 @@ def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter
             destination.forget_staged(fence, fence.leftovers)
             raise NeverPublished(RunStatus.CANCELLED, None)
         if standing.is_unknown:
-            go_on(claimed, reporter, "The destination says that nothing was published: starting over.")
+            try:
+                then = "publishing what is staged" if claimed.step else "starting over"
+                go_on(claimed, reporter, f"The destination says that nothing was published: {then}.")
+            except NeverPublished:
+                if claimed.step:
+                    destination.forget_staged(fence, fence.leftovers)
+                raise
             standing.is_unknown = False
-        lease.check()
-        if claimed.decision == Decision.PUBLISH:
-            standing.is_loading = True
-            receipt = _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
+        if claimed.step == Step.PUBLISH and not claimed.decision:
+            receipt = _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
         else:
-            receipt = _read(claimed, standing, connections, destination, fence, lease, reporter)
+            lease.check()
+            if claimed.decision == Decision.PUBLISH:
+                standing.is_loading = True
+                receipt = _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
+            else:
+                receipt = _read(claimed, standing, connections, destination, fence, lease, reporter)
     finally:
         destination.close()
-    return kept(claimed, receipt.to_json())
+    return receipt if isinstance(receipt, Divided) else kept(claimed, receipt.to_json())
+
+
+def _publish_parts(
+    claimed: Claim,
+    standing: Standing,
+    connections: Mapping[UUID, Connection],
+    destination: Destination,
+    fence: Fence,
+    lease: Lease,
+    reporter: Reporter,
+) -> Receipt | Divided:
+    """Publish what the parts staged; what ends the run for good takes it away."""
+    from connectors import staged
+
+    source = ends.open_source(claimed, connections)
+    try:
+        lease.check()
+        failed = services.failed_part(claimed.run)
+        if failed is not None:
+            raise _as_raised(failed)
+        standing.is_loading = True
+        request = transfer_request(claimed, fence)
+        return staged.publish_parts(source, destination, fence, request, reporter=reporter, stop=lease)
+    except staged.Unfinished as unfinished:
+        reporter.log(
+            "warning", f"{len(unfinished.parts)} parts are not whole at the destination: they are loaded again."
+        )
+        return Divided(unfinished.generation, fence.token, again=tuple(unfinished.parts))
+    except ConnectorError as error:
+        if endings.is_final(claimed, lease, error):
+            destination.forget_staged(fence, fence.leftovers)
+        raise
+    finally:
+        source.close()
+
+
+def _as_raised(failed: PartLoad) -> ConnectorError:
+    """The error that ended a part. Only a new plan can be tried: the part's own tries are used up."""
+    told = {"hint": failed.error_hint, "code": failed.error_code}
+    kind = NewGeneration if failed.error_code == NewGeneration.code else ConnectorError
+    return kind(f"Part {failed.number + 1}: {failed.error_message}", **told)
 
 
 def _read(
@@ -75,7 +132,7 @@ def _read(
     fence: Fence,
     lease: Lease,
     reporter: Reporter,
-) -> Receipt:
+) -> Receipt | Divided:
     """Do what needs the source as well."""
     source = ends.open_source(claimed, connections)
     try:
@@ -84,12 +141,47 @@ def _read(
         if claimed.action == RunAction.SET_WATERMARK:
             value = str(claimed.options.get("watermark", ""))
             return _engine().set_watermark(source, destination, fence, request, value, reporter=reporter)
-        return _engine().direct(source, destination, fence, request, reporter=reporter, stop=lease)
+        return _load(claimed, source, destination, fence, request, lease, reporter)
     finally:
         source.close()
 
 
-def transfer_request(claimed: Claim, fence: Fence) -> TransferRequest:
+def _load(
+    claimed: Claim,
+    source: Source,
+    destination: Destination,
+    fence: Fence,
+    request: TransferRequest,
+    lease: Lease,
+    reporter: Reporter,
+) -> Receipt | Divided:
+    """Load in one go, or plan a load in parts: as the pipeline says, or as the size suggests."""
+    from connectors import staged, transfer
+
+    method = claimed.definition.get("load_method", LoadMethod.AUTO)
+    parts = _parts(claimed)
+    planned = partial(transfer.prepare, source, destination, fence, request, stop=lease)
+    prepared = planned(parts=parts) if method == LoadMethod.STAGED else planned()
+    if method == LoadMethod.AUTO and staged.is_large(prepared.plan):
+        reporter.log("info", "So large a read is divided into parts: each keeps what it has when something fails.")
+        prepared = planned(parts=max(parts, staged.parts_for(prepared.plan)))
+        method = LoadMethod.STAGED
+    if method == LoadMethod.STAGED:
+        made = staged.stage(
+            destination, fence, request, prepared, generation=claimed.attempt, reporter=reporter, stop=lease
+        )
+        if made is not None:
+            new = tuple(services.NewPart(part.name, part.rows) for part in made.parts)
+            return Divided(made.generation, fence.token, new)
+    return transfer.direct(source, destination, fence, request, prepared=prepared, reporter=reporter, stop=lease)
+
+
+def _parts(claimed: Claim) -> int:
+    """More parts than workers, so that a large one holds up nobody."""
+    return min(PARTS_MOST, max(PARTS_LEAST, 3 * capacity.total_slots()))
+
+
+def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> TransferRequest:
     """What the engine has to know, of the definition that this run is of."""
     definition = claimed.definition
     return _engine().TransferRequest(

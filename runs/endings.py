@@ -11,10 +11,19 @@ from typing import Any
 
 from django.db import Error as DatabaseError
 
-from connectors.errors import ConnectorError, Held, OutcomeUnknown, StaleToken, Stopped, TransientError
+from connectors.errors import (
+    ConnectorError,
+    Held,
+    NewGeneration,
+    OutcomeUnknown,
+    Overtaken,
+    StaleToken,
+    Stopped,
+    TransientError,
+)
 from runs import services
 from runs.lease import Lease
-from runs.services import Claim, Failure, Line
+from runs.services import Claim, Failure, Line, NewPart, PartClaim
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
@@ -33,6 +42,16 @@ class NeverPublished(Exception):
     def __init__(self, to: RunStatus, failure: Failure | None) -> None:
         super().__init__(to)
         self.to, self.failure = to, failure
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Nothing is loaded yet: `parts` wait for workers, under this fence; `again` where only these numbers do."""
+
+    generation: int
+    fence_token: int
+    parts: tuple[NewPart, ...] = ()
+    again: tuple[int, ...] = ()
 
 
 @dataclass
@@ -93,6 +112,14 @@ def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
     )
 
 
+def divided(claimed: Claim, made: Divided) -> End:
+    if made.again:
+        return lambda lines: services.spread_again(claimed, made.again, fence_token=made.fence_token, lines=lines)
+    return lambda lines: services.spread(
+        claimed, made.parts, generation=made.generation, fence_token=made.fence_token, lines=lines
+    )
+
+
 def compared(claimed: Claim, receipt: dict[str, Any]) -> End:
     return lambda lines: services.finish(claimed, RunStatus.SUCCEEDED, receipt=receipt, lines=lines)
 
@@ -121,17 +148,18 @@ def after_stop(claimed: Claim, standing: Standing, stopped: Stopped) -> End:
     if stopped.code == "cancelled":
         return never_published(claimed, RunStatus.CANCELLED, None)
     if stopped.code == "time_limit":
-        return _failed(
-            claimed,
-            Failure(
-                "time_limit",
-                f"The run was stopped at its time limit of {claimed.definition['time_limit_s']} seconds."
-                " Nothing was published.",
-                "Raise the pipeline's time limit, or read less.",
-            ),
-        )
+        return _failed(claimed, time_is_up(claimed))
     done = Line("info", "The worker is shutting down: another one starts this run over.")
     return lambda lines: services.hand_back(claimed, lines=[*lines, done])
+
+
+def time_is_up(claimed: Claim | PartClaim) -> Failure:
+    return Failure(
+        "time_limit",
+        f"The run was stopped at its time limit of {claimed.definition['time_limit_s']} seconds."
+        " Nothing was published.",
+        "Raise the pipeline's time limit, or read less.",
+    )
 
 
 def abandoned(claimed: Claim) -> End:
@@ -177,8 +205,25 @@ def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
         delay = backoff_s(claimed.failures, error.retry_after_s)
         told = Line("warning", f"{error.message} Trying again in {delay:.0f} s ({claimed.failures + 1} of {allowed}).")
         wait = timedelta(seconds=delay)
-        return lambda lines: services.retry_later(claimed, _failure(error), delay=wait, lines=[*lines, told])
+        anew = isinstance(error, (NewGeneration, Overtaken))
+        return lambda lines: services.retry_later(
+            claimed, _failure(error), delay=wait, plans_anew=anew, lines=[*lines, told]
+        )
     return _failed(claimed, _failure(error))
+
+
+def is_final(claimed: Claim, lease: Lease, error: ConnectorError) -> bool:
+    """Whether the run ends with `error`, unpublished and not held."""
+    if lease.reason:
+        return lease.reason in ("cancelled", "time_limit")
+    match error:
+        case Held() | OutcomeUnknown() | StaleToken() | Stopped():
+            return False
+        case NewGeneration() | Overtaken():
+            return True  # and if it is tried again, then with other rows
+        case TransientError():
+            return claimed.failures >= claimed.definition["retries"]
+    return True
 
 
 def backoff_s(failures: int, asked: float | None = None) -> float:

@@ -13,28 +13,31 @@ from pipelines.fields import KeyLost
 from pipelines.models import Connection
 from runs import services
 from runs.lease import Lease
-from runs.services import Claim
+from runs.services import Claim, PartClaim
 
 # Connecting and raising the fence have time limits of their own, which add up to less than this.
 FENCE_S = 30.0
 
 
-def connections(claimed: Claim) -> Mapping[UUID, Connection]:
+Claimed = Claim | PartClaim
+
+
+def connections(claimed: Claimed) -> Mapping[UUID, Connection]:
     both = (claimed.definition["source"], claimed.definition["destination"])
     return Connection.objects.in_bulk([UUID(end["connection"]) for end in both])
 
 
-def open_source(claimed: Claim, known: Mapping[UUID, Connection]) -> Source:
+def open_source(claimed: Claimed, known: Mapping[UUID, Connection]) -> Source:
     kind, options = _options("source", claimed, known)
     return registry.source_type(kind)(options)
 
 
-def open_destination(claimed: Claim, known: Mapping[UUID, Connection]) -> Destination:
+def open_destination(claimed: Claimed, known: Mapping[UUID, Connection]) -> Destination:
     kind, options = _options("destination", claimed, known)
     return registry.destination_type(kind)(options)
 
 
-def _options(end: str, claimed: Claim, known: Mapping[UUID, Connection]) -> tuple[str, Any]:
+def _options(end: str, claimed: Claimed, known: Mapping[UUID, Connection]) -> tuple[str, Any]:
     """Kind and options of one end, as they are stored now."""
     found = known.get(UUID(claimed.definition[end]["connection"]))
     if found is None:
@@ -58,6 +61,14 @@ def _installation() -> UUID:
     if _installation_id is None:
         _installation_id = services.installation_id()
     return _installation_id
+
+
+def fence_of_part(claimed: PartClaim) -> Fence:
+    """The fence that the plan was made under, or that was raised since by who found parts undone."""
+    where = claimed.definition["destination"]
+    owner = Owner(_installation(), claimed.pipeline, claimed.run, claimed.token)
+    target = Target(where["schema"], where["table"])
+    return Fence(target, owner, claimed.fence_token, last_run=None, fingerprint="", applied=None)
 
 
 def raise_fence(claimed: Claim, destination: Destination, lease: Lease) -> Fence:

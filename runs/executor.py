@@ -14,12 +14,23 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.errors import ConnectorError
-from runs import actions, comparing, ends, live, services
-from runs.endings import End, Standing, after_failure, compared, end_of, in_words, succeeded, unresolved
+from runs import actions, comparing, ends, live, parts, services
+from runs.endings import (
+    Divided,
+    End,
+    Standing,
+    after_failure,
+    compared,
+    divided,
+    end_of,
+    in_words,
+    succeeded,
+    unresolved,
+)
 from runs.lease import Lease, keeper
 from runs.models import RunAction
 from runs.reporter import Reporter, scribe
-from runs.services import Claim
+from runs.services import Claim, PartClaim
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
@@ -31,16 +42,22 @@ def work_on(*, process: str, task_id: str) -> int:
     done = 0
     while True:
         asked = time.monotonic()
+        part: PartClaim | None = None
         try:
             claimed = services.claim(process=process, worker=worker, task_id=task_id)
+            if claimed is None:
+                part = services.claim_part(process=process, worker=worker, task_id=task_id)
         except DatabaseError as error:
             # The ticker rings again for whatever waits.
             log.warning("The control database does not answer: %s", error)
             connection.close()
             return done
-        if claimed is None:
+        if claimed is not None:
+            execute(claimed, granted=asked, process=process)
+        elif part is not None:
+            execute_part(part, granted=asked, process=process)
+        else:
             return done
-        execute(claimed, granted=asked, process=process)
         done += 1
 
 
@@ -52,12 +69,25 @@ def execute(claimed: Claim, *, granted: float, process: str) -> None:
     limit = timedelta(seconds=claimed.definition["time_limit_s"])
     lease = Lease(claimed, granted=granted, time_limit=limit, process=process)
     reporter = Reporter(claimed)
+    live.push_board(claimed.run, claimed.pipeline, claimed.status)
+    _hold(claimed, lease, reporter, lambda: _attempt(claimed, lease, reporter))
+
+
+def execute_part(claimed: PartClaim, *, granted: float, process: str) -> None:
+    """Load one claimed part of a run, as far as this worker may, and write down how it was let go."""
+    limit = timedelta(seconds=claimed.seconds_left)
+    lease = Lease(claimed, granted=granted, time_limit=limit, process=process, grace_s=parts.WIND_UP_S)
+    reporter = Reporter(claimed, title=claimed.title)
+    _hold(claimed, lease, reporter, lambda: parts.load(claimed, lease, reporter))
+
+
+def _hold(claimed: Claim | PartClaim, lease: Lease, reporter: Reporter, work: Callable[[], End]) -> None:
+    """Do `work` with its lease kept and its log written, and write down how it ended."""
     scribe().serve(reporter)
     keeper().hold(lease)
     try:
         live.push_run(claimed.run)
-        live.push_board(claimed.run, claimed.pipeline, claimed.status)
-        end = _attempt(claimed, lease, reporter)
+        end = work()
         lease.rest()
         scribe().serve(None)
         _write_down(lambda: end(reporter.unwritten()), claimed)
@@ -75,7 +105,8 @@ def _attempt(claimed: Claim, lease: Lease, reporter: Reporter) -> End:
     try:
         if compares:
             return compared(claimed, comparing.compare(claimed, lease, reporter))
-        return succeeded(claimed, actions.perform(claimed, standing, lease, reporter))
+        done = actions.perform(claimed, standing, lease, reporter)
+        return divided(claimed, done) if isinstance(done, Divided) else succeeded(claimed, done)
     except Exception as error:  # noqa: BLE001 - every kind has its ending, and what nobody foresaw is logged there
         end = end_of(claimed, standing, lease, error)
         return end or _settled(claimed, lease, reporter, in_words(error))
@@ -97,7 +128,7 @@ def _settled(claimed: Claim, lease: Lease, reporter: Reporter, error: ConnectorE
     return after_failure(claimed, lease, error)
 
 
-def _write_down(write: Callable[[], None], claimed: Claim) -> None:
+def _write_down(write: Callable[[], None], claimed: Claim | PartClaim) -> None:
     """Write the outcome; while the control database is away, keep trying as long as the lease may still be ours."""
     deadline = time.monotonic() + settings.LEASE_TTL.total_seconds()
     while True:

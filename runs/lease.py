@@ -36,10 +36,19 @@ class Lease:
     """A StopSignal for the engine, fed by the keeper's threads.
 
     The database's clock grants the lease; a monotonic clock that was started before each renewal was
-    sent limits it here, so a paused process finds out that it is too late before it writes.
+    sent limits it here, so a paused process finds out that it is too late before it writes. Who is given
+    `grace_s` is not stopped at once when the worker shuts down: `is_winding_up` asks it to come to an end.
     """
 
-    def __init__(self, claimed: services.Claim, *, granted: float, time_limit: timedelta, process: str) -> None:
+    def __init__(
+        self,
+        claimed: services.Claim | services.PartClaim,
+        *,
+        granted: float,
+        time_limit: timedelta,
+        process: str,
+        grace_s: float = 0.0,
+    ) -> None:
         self.claim = claimed
         self.process = process
         self.reason = ""
@@ -47,6 +56,8 @@ class Lease:
         self._deadline = granted + time_limit.total_seconds()
         self._exit_after_s = EXIT_AFTER_S
         self._stopped_at: float | None = None
+        self._grace_s = grace_s
+        self._winds_up_until: float | None = None
         self._at_rest = False
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -67,6 +78,9 @@ class Lease:
         return lambda: self._forget(callback)
 
     # The executor's side
+
+    def is_winding_up(self) -> bool:
+        return self._winds_up_until is not None
 
     def check_ownership(self) -> None:
         """Raise Stopped only if the run may belong to somebody else by now."""
@@ -99,12 +113,16 @@ class Lease:
             self.stop("lease_lost")
         elif now > self._deadline:
             self.stop("time_limit")
+        elif self._winds_up_until is not None and now > self._winds_up_until:
+            self.stop("drain")
 
     def obey(self, answer: services.Renewal) -> None:
         if not answer.owned:
             self.stop("lease_lost")
         elif answer.cancel_requested:
             self.stop("cancelled")
+        elif answer.draining and self._grace_s:
+            self._winds_up_until = self._winds_up_until or time.monotonic() + self._grace_s
         elif answer.draining:
             self.stop("drain")
 
@@ -187,9 +205,9 @@ class Keeper:
     def _ask(self, lease: Lease, *, renew: bool) -> bool:
         """Renew the lease, or only read what its owner is asked to do; says whether the database answered."""
         asked = time.monotonic()
-        ask = services.renew if renew else services.read_flags
+        ask = lease.claim.renew if renew else lease.claim.read_flags
         try:
-            answer = ask(lease.claim.run, lease.claim.token, process=lease.process)
+            answer = ask(process=lease.process)
         except DatabaseError as error:
             log.warning("The control database does not answer the heartbeat: %s", type(error).__name__)
             connection.close()

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from django.urls import reverse
 
 from pipelines.models import Pipeline, Revision, Schedule
-from runs.states import ACTIVE, CLAIMABLE, TERMINAL, RunStatus
+from runs.states import ACTIVE, CLAIMABLE, TERMINAL, PartStatus, RunStatus, Step
 
 
 class Installation(models.Model):
@@ -90,6 +90,13 @@ class Run(models.Model):
     failures = models.PositiveIntegerField(default=0)
     losses = models.PositiveIntegerField(default=0)
 
+    # Of a run in parts: the step that comes next or is under way, the making of the plan that counts, the fence
+    # that its parts commit under, and when its time is over. Between the plan and the publish nobody owns it.
+    step = models.CharField(max_length=10, choices=Step, blank=True)
+    generation = models.PositiveIntegerField(default=0)
+    fence_token = models.BigIntegerField(default=0)
+    parts_until = models.DateTimeField(null=True, blank=True)
+
     cancel_requested = models.BooleanField(default=False)
     cancelled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.SET_NULL, null=True, blank=True, related_name="+"
@@ -135,7 +142,7 @@ class Run(models.Model):
             # In the order of claims, and of no use to the queries about one pipeline, which name no lease.
             models.Index(
                 fields=["priority", "due", "id"],
-                condition=Q(status__in=sorted(CLAIMABLE), lease_until__isnull=True),
+                condition=Q(status__in=sorted(CLAIMABLE), lease_until__isnull=True) & ~Q(step=Step.PARTS),
                 name="run_claimable",
             ),
             models.Index(
@@ -212,6 +219,44 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number}"
+
+
+class PartLoad(models.Model):
+    """One part of a run that is loaded in parts, and whoever loads it now; the rows count as they are committed."""
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="parts", db_index=False)
+    number = models.PositiveIntegerField()
+    name = models.CharField(max_length=200, blank=True)
+    status = models.CharField(max_length=10, choices=PartStatus, default=PartStatus.WAITING)
+    due = models.DateTimeField(db_default=Now())
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    token = models.BigIntegerField(default=0)
+    worker = models.CharField(max_length=200, blank=True)
+    task_id = models.CharField(max_length=64, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    failures = models.PositiveIntegerField(default=0)
+    losses = models.PositiveIntegerField(default=0)
+
+    rows = models.BigIntegerField(default=0)
+    bytes = models.BigIntegerField(default=0)
+    estimated_rows = models.BigIntegerField(null=True)
+    error_code = models.CharField(max_length=60, blank=True)
+    error_message = models.TextField(blank=True)
+    error_hint = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["run", "number"], name="part_number_once")]
+        indexes = [
+            models.Index(fields=["due"], condition=Q(status=PartStatus.WAITING), name="part_waiting"),
+            models.Index(fields=["run", "lease_until"], condition=Q(lease_until__isnull=False), name="part_leased"),
+        ]
+
+    def __str__(self) -> str:
+        return f"part {self.number + 1}"
 
 
 class LogLine(models.Model):

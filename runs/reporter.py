@@ -25,8 +25,9 @@ LINES_AT_ONCE = 500
 class Reporter:
     """The engine's Reporter for one attempt: callbacks only take notes, the scribe thread writes them."""
 
-    def __init__(self, claimed: services.Claim) -> None:
+    def __init__(self, claimed: services.Claim | services.PartClaim, *, title: str = "") -> None:
         self.claim = claimed
+        self._title = f"{title}: " if title else ""
         self.stale = False
         self._lines: list[Line] = []
         self._dropped = 0
@@ -42,7 +43,7 @@ class Reporter:
     def log(self, level: str, message: str) -> None:
         with self._lock:
             if len(self._lines) < PENDING_LIMIT:
-                self._lines.append(Line(level, message))
+                self._lines.append(Line(level, self._title + message))
             else:
                 self._dropped += 1
         scribe().wake()
@@ -91,9 +92,7 @@ class Reporter:
             progress, self._progress = self._progress, Progress()
         self._doubtful = len(lines)
         try:
-            written = services.write_lines(
-                self.claim.run, lines, attempt=self.claim.attempt, token=self.claim.token, progress=progress
-            )
+            written = self.claim.write_lines(lines, progress)
         except services.StaleToken:
             self.stale = True
             return

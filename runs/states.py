@@ -33,10 +33,25 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
 
 ACTIVE = frozenset({_S.RUNNING, _S.RETRYING, _S.RESOLVING})
 TERMINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
-# What a worker may claim once it is due: a run without an owner.
-CLAIMABLE = frozenset({_S.QUEUED, _S.RETRYING, _S.RESOLVING})
+# What a worker may claim once it is due: a run without an owner, unless it waits for its parts.
+CLAIMABLE = frozenset({_S.QUEUED, _S.RUNNING, _S.RETRYING, _S.RESOLVING})
 # Nobody works on it, and nothing of it can be published: it may end without asking the destination.
 UNOWNED = frozenset({_S.QUEUED, _S.RETRYING})
+
+
+class Step(models.TextChoices):
+    """Where a run stands that is loaded in parts; every other run is one step, whose name is empty."""
+
+    WHOLE = "", "Plan, or the whole run"
+    PARTS = "parts", "Parts"
+    PUBLISH = "publish", "Publish"
+
+
+class PartStatus(models.TextChoices):
+    WAITING = "waiting", "Waiting"
+    RUNNING = "running", "Running"
+    DONE = "done", "Done"
+    FAILED = "failed", "Failed"
 
 
 def may_become(to: RunStatus) -> list[RunStatus]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
+from django.db.models import Count, Min, Q
 from django.utils import timezone
 
 from runs import capacity
-from runs.models import Run
-from runs.states import ACTIVE, CLAIMABLE, RunStatus
+from runs.models import PartLoad, Run
+from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
 
 PLACES = 1000  # further back in the queue, nobody counts
 SOON_S = 1.0
@@ -25,7 +27,8 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, str]:
     """In words, what each run that neither runs nor has ended waits for; the same few queries for any number."""
     reasons = {run.pk: "Waiting for a person's decision." for run in runs if run.status == RunStatus.HELD}
     reasons |= {run.pk: _silence(run) for run in runs if _is_silent(run)}
-    waiting = [run for run in runs if run.status in CLAIMABLE and run.lease_until is None]
+    reasons |= _for_parts([run for run in runs if run.status == RunStatus.RUNNING and run.step == Step.PARTS])
+    waiting = [run for run in runs if run.status in CLAIMABLE and run.lease_until is None and run.pk not in reasons]
     if not waiting:
         return reasons
     others = Run.objects.filter(pipeline__in={run.pipeline_id for run in waiting}, status__in=sorted(ACTIVE))
@@ -44,6 +47,32 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, str]:
             or _for_a_worker(run, slots, free, ahead.get(run.pk, PLACES), has_beat)
         )
     return reasons
+
+
+def _for_parts(runs: Sequence[Run]) -> dict[UUID, str]:
+    """What runs wait for whose parts all wait; one that is being loaded does not wait."""
+    if not runs:
+        return {}
+    parts = PartLoad.objects.filter(
+        run__in=[run.pk for run in runs], status__in=[PartStatus.WAITING, PartStatus.RUNNING]
+    )
+    counted = parts.values("run").annotate(
+        loading=Count("pk", filter=Q(status=PartStatus.RUNNING)), left=Count("pk"), due=Min("due")
+    )
+    found = {row["run"]: row for row in counted}
+    slots = capacity.total_slots()
+    return {run.pk: _of_parts(found.get(run.pk), slots) for run in runs}
+
+
+def _of_parts(row: dict[str, Any] | None, slots: int) -> str:
+    if row is None or row["loading"]:
+        return ""
+    wait_s = (row["due"] - timezone.now()).total_seconds()
+    if wait_s > SOON_S:
+        return f"Waiting {_span(wait_s)} before a part is tried again."
+    if not slots:
+        return "Waiting because no worker is running."
+    return f"Its {row['left']} parts that are left wait for a free worker slot."
 
 
 def _for_its_time(run: Run) -> str:

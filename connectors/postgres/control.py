@@ -66,6 +66,23 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (
     PRIMARY KEY (run, generation)
 );
 CREATE INDEX IF NOT EXISTS plan_of_target ON {SCHEMA}.plan (target);
+-- How far each part of a plan is: committed together with its rows. `position` counts rows of `reading`, `xids`
+-- are the transactions that brought the rows of a part that can be started over.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.checkpoint (
+    run uuid NOT NULL,
+    generation integer NOT NULL,
+    part integer NOT NULL,
+    token bigint NOT NULL DEFAULT 0,
+    reading text NOT NULL DEFAULT '',
+    position bigint NOT NULL DEFAULT 0,
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    repaired jsonb NOT NULL DEFAULT '{{}}',
+    xids text[] NOT NULL DEFAULT '{{}}',
+    done boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (run, generation, part),
+    FOREIGN KEY (run, generation) REFERENCES {SCHEMA}.plan ON DELETE CASCADE
+);
 CREATE TABLE IF NOT EXISTS {SCHEMA}.applied (
     run uuid PRIMARY KEY,
     target text NOT NULL,
@@ -123,9 +140,9 @@ def target_key(target: Target) -> str:
     return errors.quoted(target.schema, target.table)
 
 
-def application_name(target: Target, token: int) -> str:
+def application_name(target: Target, token: int, *, part: str = "") -> str:
     """What a transaction on `target` calls itself, so that a newer owner can find and end it."""
-    return f"{_application_prefix(target)}{token}"
+    return f"{_application_prefix(target)}{f'{part}:' if part else ''}{token}"
 
 
 def _application_prefix(target: Target) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import select
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self, cast
 
 import psycopg2
 import pyarrow as pa
@@ -80,14 +81,29 @@ def copy_parts(
     The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
     `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
     """
-    feed = Feed(readers, stop)
+    with Feed(readers, stop) as feed:
+        return copy_feed(
+            cursor, table, columns, feed, freeze=freeze, on_batch=on_batch, stop=stop, text_policy=text_policy
+        )
+
+
+def copy_feed(
+    cursor: Cursor,
+    table: sql.Composable,
+    columns: Sequence[Column],
+    feed: Iterable[pa.RecordBatch],
+    *,
+    freeze: bool = False,
+    on_batch: Callable[[int, int], None],
+    stop: StopSignal,
+    text_policy: TextPolicy = TextPolicy.FAIL,
+) -> CopyResult:
+    """COPY what `feed` yields into `table`, in one statement; see `copy_parts`."""
     encoder = BatchEncoder(columns, text_policy)
     stream = _Stream(feed, encoder, on_batch, cursor.connection)
-    take_back = stop.on_stop(feed.wake)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
         cursor.execute("SET LOCAL client_min_messages = error")
-        feed.start()
         cursor.copy_expert(_statement(table, columns, freeze), cast("BinaryIO", stream))
     except psycopg2.Error as error:
         # Our own error comes back as PostgreSQL's echo of what psycopg2 told it.
@@ -101,10 +117,6 @@ def copy_parts(
                 code="copy_interrupted",
             ) from error
         raise
-    finally:
-        feed.close()
-        take_back()
-        feed.join()
     return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired))
 
 
@@ -126,9 +138,22 @@ class Feed:
     One thread at first, and another whenever the COPY has to wait for rows. As many as there are
     readers would share the source and all be late with their first batch; and where PostgreSQL is the
     slower side, each would hold memory for rows that nobody waits for.
+    Rows flow inside a `with` block. With `keeps`, what a reader raises only ends the rows: those before it are
+    good, and `error` has it. Once `is_over` says so, no more rows come either.
     """
 
-    def __init__(self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], stop: StopSignal) -> None:
+    def __init__(
+        self,
+        readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]],
+        stop: StopSignal,
+        *,
+        keeps: bool = False,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.error: BaseException | None = None
+        self.is_drained = False
+        self._keeps = keeps
+        self._is_over = is_over
         self._stop = stop
         self._waiting = deque(readers)
         self._reading: list[threading.Thread] = []
@@ -136,16 +161,26 @@ class Feed:
         self._batches: deque[pa.RecordBatch] = deque()
         self._bytes = 0
         self._closed = False
-        self._error: BaseException | None = None
         self._changed = threading.Condition()
 
-    def start(self) -> None:
-        """Start the first reader."""
+    def __enter__(self) -> Self:
+        self._take_back = self._stop.on_stop(self.wake)
         with self._changed:
             self._start_another()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        self._take_back()
+        self._join()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Yield batches until all readers are done; raises what one of them raised, or Stopped."""
+        """Yield batches until all readers are done; raises what one of them raised, or Stopped.
+
+        Iterating again goes on where it was left.
+        """
         while (batch := self._next()) is not None:
             yield batch
 
@@ -153,13 +188,13 @@ class Feed:
         with self._changed:
             self._changed.notify_all()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         with self._changed:
             self._closed = True
             self._batches.clear()
             self._changed.notify_all()
 
-    def join(self) -> None:
+    def _join(self) -> None:
         """Wait for all threads; the feed is closed, so none starts any more."""
         with self._changed:
             threads = list(self._reading)
@@ -171,15 +206,19 @@ class Feed:
             while True:
                 # A reader that was stopped may raise what its broken call looks like: the reason comes first.
                 self._stop.check()
-                if self._error is not None:
-                    raise self._error
+                if self.error is not None and not self._keeps:
+                    raise self.error
+                if self._is_over():
+                    return None
                 if self._batches:
                     batch = self._batches.popleft()
                     self._bytes -= batch.nbytes
                     self._changed.notify_all()
                     return batch
-                self._start_another()
+                if self.error is None:
+                    self._start_another()
                 if not self._reading:
+                    self.is_drained = self.error is None
                     return None
                 self._changed.wait(STOP_POLL_S)
 
@@ -227,8 +266,8 @@ class Feed:
         with self._changed:
             self._has_opened()
             self._reading.remove(threading.current_thread())
-            self._error = self._error or error
-            if self._error is None and (not self._reading or self._bytes < QUEUE_BYTES // 2):
+            self.error = self.error or error
+            if self.error is None and (not self._reading or self._bytes < QUEUE_BYTES // 2):
                 self._start_another()
             self._changed.notify_all()
 
@@ -242,7 +281,11 @@ class _Stream:
     """The file that copy_expert reads: each read hands over one prepared buffer, whatever size was asked for."""
 
     def __init__(
-        self, feed: Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None], connection: Connection
+        self,
+        feed: Iterable[pa.RecordBatch],
+        encoder: BatchEncoder,
+        on_batch: Callable[[int, int], None],
+        connection: Connection,
     ) -> None:
         self.bytes = 0
         self.answered = False
@@ -265,7 +308,9 @@ class _Stream:
         self.bytes += len(data)
         return data
 
-    def _encode(self, feed: Feed, encoder: BatchEncoder, on_batch: Callable[[int, int], None]) -> Iterator[bytes]:
+    def _encode(
+        self, feed: Iterable[pa.RecordBatch], encoder: BatchEncoder, on_batch: Callable[[int, int], None]
+    ) -> Iterator[bytes]:
         yield encoder.header()
         for batch in feed:
             before = self.bytes

@@ -38,6 +38,7 @@ from connectors.postgres.publish.target_form import TargetForm
 from connectors.sides import Published
 
 if TYPE_CHECKING:
+    from connectors.postgres.checkpoints import Checkpoint, PartKey, PartLoad
     from connectors.postgres.load import Load
     from connectors.postgres.staging import Plan
 
@@ -170,6 +171,37 @@ class PostgresDestination(Destination):
         session = self._open()
         with session.explained(fence.target):
             return staging.read_plan(session, fence)
+
+    def checkpoints(self, plan: Plan) -> list[Checkpoint]:
+        """How far each part of a staged load is."""
+        from connectors.postgres.checkpoints import read_checkpoints
+
+        session = self._open()
+        with session.explained(plan.staging):
+            return read_checkpoints(session, str(plan.run), plan.generation)
+
+    @contextmanager
+    def load_part(self, fence: Fence, key: PartKey, *, stop: StopSignal) -> Iterator[PartLoad]:
+        """One part of a staged load, taken over from whoever had it; uncommitted rows are rolled back in the end.
+
+        `fence` is the one that the plan was made under. Raises NewGeneration, StaleToken.
+        """
+        from connectors.postgres.checkpoints import PartLoad  # brings pyarrow
+
+        session = self._open()
+        take_back = stop.on_stop(session.cancel)
+        try:
+            with session.explained(fence.target):
+                load = PartLoad(session, fence, key, stop=stop)
+                load.take()
+                yield load
+        except ConnectorError as error:
+            if error.code == "query_cancelled":
+                stop.check()
+            raise
+        finally:
+            take_back()
+            session.rollback()
 
     def move_watermark(
         self, fence: Fence, watermark: Watermark, receipt: Mapping[str, Any], fingerprint: str

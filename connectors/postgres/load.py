@@ -27,7 +27,7 @@ from connectors.base import (
     WriteMode,
 )
 from connectors.errors import ConnectorError
-from connectors.postgres import control, errors, staging
+from connectors.postgres import control, errors, snapshots, staging
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import compare_catalog, without_zones
@@ -48,6 +48,7 @@ from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
+from connectors.postgres.transactions import begin_long
 from connectors.target_options import Analyze
 
 if TYPE_CHECKING:
@@ -61,19 +62,6 @@ ANALYZE_ROWS = 1000
 # one soon after the commit in any case: the rows of this transaction still count as changes.
 QUICK_TARGET = 10
 FULL_AFTER_S = 20.0
-
-# What the role's own settings may not do to a long load; `off` would call a run succeeded that a
-# crash of the server could still take back.
-_BEGIN = f"""
-BEGIN ISOLATION LEVEL READ COMMITTED;
-SET LOCAL statement_timeout = 0;
-SET LOCAL idle_in_transaction_session_timeout = 0;
-SET LOCAL lock_timeout = {append.LOCK_TIMEOUT_MS};
-SELECT set_config('application_name', '{{name}}', true),
-       set_config('synchronous_commit', CASE setting WHEN 'off' THEN 'on' ELSE setting END, true)
-FROM current_setting('synchronous_commit') AS setting;
-"""
-_NO_LIMIT = "SET LOCAL transaction_timeout = 0;"  # PostgreSQL 17 and later
 
 
 class Load(AbstractContextManager["Load"]):
@@ -109,9 +97,11 @@ class Load(AbstractContextManager["Load"]):
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._plan: Plan | None = None
+        self._is_in_parts = False
         self._began = time.monotonic()
         self._duplicates = 0
         self._starts: list[date] = []
+        self._older: snapshots.Held = frozenset()
         self.method = ""
         self.changes = Changes(0)
         self.lock_wait_ms = 0.0
@@ -151,7 +141,10 @@ class Load(AbstractContextManager["Load"]):
 
         How they become visible is chosen anew: what stands at the target's name may have changed since.
         """
+        self._is_in_parts = True
         self._choose()
+        if "read" in plan.facts:  # else its rows are frozen: every snapshot sees them
+            self._older = snapshots.now_held(self._session)
         self._plan = staging.check_plan(self._session, self._fence, plan, rows)
         self._new = plan.staging
         is_divided = self._form.by is not None and not self._is_staged
@@ -170,8 +163,32 @@ class Load(AbstractContextManager["Load"]):
     def hold(self, facts: Mapping[str, Any]) -> None:
         """Instead of a publish, after `lock` refused: commit the staged rows with what publishing them has to know."""
         self._session.execute("ROLLBACK TO SAVEPOINT publish")
-        staging.write_plan(self._session, self._fence, 1, self._new, facts)
+        if self._plan is None:
+            staging.write_plan(self._session, self._fence, 1, self._new, facts)
+        else:
+            staging.change_plan(self._session, self._fence, self._plan, facts)
         self._session.commit()
+
+    def stage(self, generation: int, parts: int, facts: Mapping[str, Any]) -> bool:
+        """Instead of a load: commit an empty staging table, its plan, and a checkpoint for each of `parts`.
+
+        False, and nothing is done, where rows have to go straight into the partitions of a new table.
+        """
+        self._is_in_parts = True
+        self._choose()
+        if self._form.by is not None and not self._is_staged:
+            return False
+        self._new = staging.table_of(self._target, self._fence.owner.run, generation)
+        old = None if self._is_staged else self._old
+        replace.create(self._session, self._new, self._columns, old, unlogged=self._is_staged)
+        staging.write_plan(self._session, self._fence, generation, self._new, facts, parts=parts)
+        self._session.commit()
+        return True
+
+    def wait_for_readers(self) -> None:
+        """Let snapshots end that would see the new table without the rows that were committed after them."""
+        if not self._is_staged:
+            snapshots.wait_out(self._session, self._older, self._target, reporter=self._reporter, stop=self._stop)
 
     def _choose(self) -> None:
         """Begin, and decide how rows become visible; raises what is against it."""
@@ -198,7 +215,8 @@ class Load(AbstractContextManager["Load"]):
     @property
     def _is_staged(self) -> bool:
         """Whether rows go into a staging table, and then into one that stays."""
-        return self.method in STAGED or (self.method == "append" and self._form.by is not None)
+        into_what_stays = self._is_in_parts or self._form.by is not None
+        return self.method in STAGED or (self.method == "append" and into_what_stays)
 
     def _prepare_merge(self) -> None:
         """Have a target with its unique index."""
@@ -391,8 +409,7 @@ class Load(AbstractContextManager["Load"]):
         self._session.commit()
 
     def _begin(self) -> Look:
-        name = control.application_name(self._target, self._fence.token)
-        before = _BEGIN.format(name=name) + (_NO_LIMIT if self._session.server_version >= 170000 else "")
+        before = begin_long(self._session, control.application_name(self._target, self._fence.token))
         try:
             return look(self._session, self._target, before=before)
         except psycopg2.Error as error:

@@ -61,10 +61,7 @@ def copy_into_tree(
                 repaired[column] += count
         waiting = 0
 
-    feed = Feed(readers, stop)
-    take_back = stop.on_stop(feed.wake)
-    try:
-        feed.start()
+    with Feed(readers, stop) as feed:
         for batch in feed:
             for start, some in sort_out(batch, tree.by):
                 if start is None:
@@ -74,10 +71,6 @@ def copy_into_tree(
                     waiting += some.nbytes
             if waiting >= GATHER_BYTES:
                 send()
-    finally:
-        feed.close()
-        take_back()
-        feed.join()
     tree.by.refuse_nulls(nulls)
     send()
     return CopyResult(rows, size, dict(repaired))

@@ -19,19 +19,30 @@ from connectors.postgres.control import SCHEMA
 
 @dataclass(frozen=True)
 class Plan:
-    """One making of a run's plan; `facts` are JSON: the columns, how to publish, the draft of the receipt."""
+    """One making of a run's plan, `age_s` ago.
+
+    `facts` are JSON: the columns, how to publish, the draft of the receipt; of a load in parts, what is read.
+    """
 
     run: UUID
     generation: int
     staging: Target
     planned_on: UUID | None
     facts: Mapping[str, Any]
+    age_s: float = 0.0
 
 
-def write_plan(session: Session, fence: Fence, generation: int, staging: Target, facts: Mapping[str, Any]) -> None:
-    """Write down what the open transaction staged, in place of what other runs did; the caller commits.
+def table_of(target: Target, run: UUID, generation: int) -> Target:
+    """Where a generation's rows wait for their publish; the next one has a table of its own."""
+    return Target(target.schema, f"_datamantri_new_{run.hex}_{generation}")
 
-    Raises StaleToken.
+
+def write_plan(
+    session: Session, fence: Fence, generation: int, staging: Target, facts: Mapping[str, Any], *, parts: int = 0
+) -> None:
+    """Write down what the open transaction staged, in place of what came before; the caller commits.
+
+    With `parts`, nothing is staged yet: each of them gets its checkpoint. Raises StaleToken.
     """
     others = session.execute(
         f"DELETE FROM {SCHEMA}.plan WHERE target = %s RETURNING staging", (control.target_key(fence.target),)
@@ -52,6 +63,20 @@ def write_plan(session: Session, fence: Fence, generation: int, staging: Target,
             json.dumps(facts, default=str),
         ),
     )
+    if parts:
+        session.execute(
+            f"INSERT INTO {SCHEMA}.checkpoint (run, generation, part) SELECT %s, %s, generate_series(0, %s - 1)",
+            (str(fence.owner.run), generation, parts),
+        )
+    control.check_fence(session.connection.cursor(), fence)
+
+
+def change_plan(session: Session, fence: Fence, plan: Plan, facts: Mapping[str, Any]) -> None:
+    """Write down what else publishing the staged rows has to know; the caller commits. Raises StaleToken."""
+    session.execute(
+        f"UPDATE {SCHEMA}.plan SET facts = facts || %s::jsonb WHERE run = %s AND generation = %s",
+        (json.dumps(facts, default=str), str(plan.run), plan.generation),
+    )
     control.check_fence(session.connection.cursor(), fence)
 
 
@@ -59,15 +84,16 @@ def read_plan(session: Session, fence: Fence) -> Plan | None:
     """The newest plan of the fence's run; None if it has none, or no longer."""
     row = session.one(
         f"""
-        SELECT generation, staging, planned_on, facts FROM {SCHEMA}.plan
+        SELECT generation, staging, planned_on, facts, extract(epoch FROM clock_timestamp() - made_at)::float8
+        FROM {SCHEMA}.plan
         WHERE run = %s ORDER BY generation DESC LIMIT 1
         """,
         (str(fence.owner.run),),
     )
     if row is None:
         return None
-    generation, staging, planned_on, facts = row
-    return Plan(fence.owner.run, generation, Target(fence.target.schema, staging), planned_on, facts)
+    generation, staging, planned_on, facts, age_s = row
+    return Plan(fence.owner.run, generation, Target(fence.target.schema, staging), planned_on, facts, age_s)
 
 
 def check_plan(session: Session, fence: Fence, plan: Plan | None, rows: int | None = None) -> Plan:

@@ -145,7 +145,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},
         ),
-        ("Limits", {"fields": ("retries", "time_limit_s")}),
+        ("Limits", {"fields": ("retries", "time_limit_s", "load_method")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )
 

@@ -63,6 +63,10 @@ class Migration(migrations.Migration):
                 ('attempt', models.PositiveIntegerField(default=0)),
                 ('failures', models.PositiveIntegerField(default=0)),
                 ('losses', models.PositiveIntegerField(default=0)),
+                ('step', models.CharField(blank=True, choices=[('', 'Plan, or the whole run'), ('parts', 'Parts'), ('publish', 'Publish')], max_length=10)),
+                ('generation', models.PositiveIntegerField(default=0)),
+                ('fence_token', models.BigIntegerField(default=0)),
+                ('parts_until', models.DateTimeField(blank=True, null=True)),
                 ('cancel_requested', models.BooleanField(default=False)),
                 ('held_until', models.DateTimeField(blank=True, null=True)),
                 ('decision', models.CharField(blank=True, choices=[('publish', 'Publish'), ('discard', 'Discard')], max_length=10)),
@@ -100,6 +104,34 @@ class Migration(migrations.Migration):
                 ('finished_at', models.DateTimeField(null=True)),
                 ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
             ],
+        ),
+        migrations.CreateModel(
+            name='PartLoad',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('number', models.PositiveIntegerField()),
+                ('name', models.CharField(blank=True, max_length=200)),
+                ('status', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Running'), ('done', 'Done'), ('failed', 'Failed')], default='waiting', max_length=10)),
+                ('due', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('started_at', models.DateTimeField(null=True)),
+                ('finished_at', models.DateTimeField(null=True)),
+                ('token', models.BigIntegerField(default=0)),
+                ('worker', models.CharField(blank=True, max_length=200)),
+                ('task_id', models.CharField(blank=True, max_length=64)),
+                ('lease_until', models.DateTimeField(null=True)),
+                ('failures', models.PositiveIntegerField(default=0)),
+                ('losses', models.PositiveIntegerField(default=0)),
+                ('rows', models.BigIntegerField(default=0)),
+                ('bytes', models.BigIntegerField(default=0)),
+                ('estimated_rows', models.BigIntegerField(null=True)),
+                ('error_code', models.CharField(blank=True, max_length=60)),
+                ('error_message', models.TextField(blank=True)),
+                ('error_hint', models.TextField(blank=True)),
+                ('run', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='parts', to='runs.run')),
+            ],
+            options={
+                'ordering': ['number'],
+            },
         ),
         migrations.CreateModel(
             name='LogLine',
@@ -154,7 +186,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(condition=models.Q(('lease_until__isnull', True), ('status__in', ['queued', 'resolving', 'retrying'])), fields=['priority', 'due', 'id'], name='run_claimable'),
+            index=models.Index(condition=models.Q(('lease_until__isnull', True), ('status__in', ['queued', 'resolving', 'retrying', 'running']), models.Q(('step', 'parts'), _negated=True)), fields=['priority', 'due', 'id'], name='run_claimable'),
         ),
         migrations.AddIndex(
             model_name='run',
@@ -211,6 +243,18 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='attempt',
             constraint=models.UniqueConstraint(fields=('run', 'number'), name='attempt_number_once'),
+        ),
+        migrations.AddIndex(
+            model_name='partload',
+            index=models.Index(condition=models.Q(('status', 'waiting')), fields=['due'], name='part_waiting'),
+        ),
+        migrations.AddIndex(
+            model_name='partload',
+            index=models.Index(condition=models.Q(('lease_until__isnull', False)), fields=['run', 'lease_until'], name='part_leased'),
+        ),
+        migrations.AddConstraint(
+            model_name='partload',
+            constraint=models.UniqueConstraint(fields=('run', 'number'), name='part_number_once'),
         ),
         migrations.AddIndex(
             model_name='skip',

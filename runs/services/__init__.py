@@ -5,6 +5,17 @@ from runs.services.errors import InvalidTransition, KeyReused, RunRefused, Stale
 from runs.services.journal import Line, Progress, is_written, write_lines
 from runs.services.outcomes import Failure, finish, hand_back, hold, move_run, resolve_later, resume, retry_later
 from runs.services.ownership import Claim, Renewal, claim, installation_id, read_flags, renew
+from runs.services.parts import (
+    NewPart,
+    PartClaim,
+    claim_part,
+    fail_part,
+    failed_part,
+    finish_part,
+    release_part,
+    spread,
+    spread_again,
+)
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, sweep
 from runs.services.requests import PEOPLE_FIRST, SCHEDULED, cancel_run, request_run, run_again
@@ -18,17 +29,23 @@ __all__ = [
     "InvalidTransition",
     "KeyReused",
     "Line",
+    "NewPart",
+    "PartClaim",
     "Progress",
     "Renewal",
     "RunRefused",
     "StaleToken",
     "cancel_run",
     "claim",
+    "claim_part",
     "decide",
     "discard_expired",
     "drain_process",
     "end_process",
+    "fail_part",
+    "failed_part",
     "finish",
+    "finish_part",
     "forget_processes",
     "give_back_lease",
     "hand_back",
@@ -37,6 +54,7 @@ __all__ = [
     "is_written",
     "move_run",
     "read_flags",
+    "release_part",
     "renew",
     "request_run",
     "resolve_later",
@@ -44,6 +62,8 @@ __all__ = [
     "retry_later",
     "run_again",
     "seen",
+    "spread",
+    "spread_again",
     "start_process",
     "sweep",
     "trim",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -103,7 +103,12 @@ def write_lines(
         row = cursor.fetchone()
     if row is None:
         raise StaleToken(run_id, token)
-    first = row[0] - len(lines) + 1
+    return push_later(run_id, lines, attempt=attempt, last_seq=row[0])
+
+
+def push_later(run_id: UUID, lines: Sequence[Line], *, attempt: int, last_seq: int) -> list[dict[str, Any]]:
+    """Push lines that were just written, the last of them as `last_seq`, once that is committed; returns them so."""
+    first = last_seq - len(lines) + 1
     written = [
         {
             "seq": first + i,

@@ -18,7 +18,7 @@ from runs.models import Attempt, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, storable, write_lines
 from runs.services.ownership import Claim
-from runs.states import RunStatus, may_become
+from runs.states import RunStatus, Step, may_become
 
 LONGEST_CODE = 60
 
@@ -69,9 +69,16 @@ def finish(
         _leave(claimed, to, changes, failure, outcome or to.value, lines)
 
 
-def retry_later(claimed: Claim, failure: Failure, *, delay: timedelta, lines: Sequence[Line] = ()) -> None:
-    """Give the run another try after `delay`: the failure was a passing one and nothing was published."""
+def retry_later(
+    claimed: Claim, failure: Failure, *, delay: timedelta, plans_anew: bool = False, lines: Sequence[Line] = ()
+) -> None:
+    """Give the run another try after `delay`: the failure was a passing one and nothing was published.
+
+    With `plans_anew`, a run in parts begins again with its plan.
+    """
     changes = {"due": Now() + Value(delay), "failures": F("failures") + 1, **_released(failure)}
+    if plans_anew:
+        changes["step"] = Step.WHOLE
     _leave_for_retry(claimed, changes, failure, "retrying", lines)
 
 

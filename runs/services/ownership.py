@@ -12,14 +12,27 @@ from django.conf import settings
 from django.db import IntegrityError, connection
 
 from runs.models import Installation
+from runs.services.journal import Line, Progress, write_lines
 from runs.states import CLAIMABLE, RunStatus
 
 CLAIM_TRIES = 5
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """What the control database answered to a heartbeat."""
+
+    owned: bool
+    cancel_requested: bool = False
+    draining: bool = False
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A run that this worker owns until its lease ends; `token` outlaws all former owners."""
+    """A run that this worker owns until its lease ends; `token` outlaws all former owners.
+
+    `step` says what of a run in parts is to be done; empty: plan it, or do all of it.
+    """
 
     run: UUID
     token: int
@@ -37,6 +50,16 @@ class Claim:
     fingerprint: str
     options: dict[str, Any]
     definition: dict[str, Any]
+    step: str = ""
+
+    def renew(self, *, process: str) -> Renewal:
+        return renew(self.run, self.token, process=process)
+
+    def read_flags(self, *, process: str) -> Renewal:
+        return read_flags(self.run, self.token, process=process)
+
+    def write_lines(self, lines: list[Line], progress: Progress) -> list[dict[str, Any]]:
+        return write_lines(self.run, lines, attempt=self.attempt, token=self.token, progress=progress)
 
 
 def installation_id() -> UUID:
@@ -52,7 +75,8 @@ def installation_id() -> UUID:
 _CLAIM = """
 WITH picked AS (
     SELECT r.id FROM runs_run r
-    WHERE r.status IN %(claimable)s AND r.due <= statement_timestamp() AND r.lease_until IS NULL
+    WHERE r.status IN %(claimable)s AND r.due <= statement_timestamp() AND r.lease_until IS NULL AND r.step <> 'parts'
+      AND (r.status <> 'running' OR r.step = 'publish')
       AND (r.status <> 'queued' OR (
             NOT EXISTS (
                 SELECT FROM runs_run a
@@ -71,7 +95,8 @@ WITH picked AS (
         token = r.token + 1, attempt = r.attempt + 1, worker = %(worker)s, task_id = %(task_id)s,
         lease_until = statement_timestamp() + %(ttl)s, heartbeat_at = statement_timestamp(),
         started_at = coalesce(r.started_at, statement_timestamp()),
-        rows = 0, bytes = 0, phase = 'starting'
+        rows = CASE r.step WHEN '' THEN 0 ELSE r.rows END, bytes = CASE r.step WHEN '' THEN 0 ELSE r.bytes END,
+        phase = 'starting'
     FROM picked WHERE r.id = picked.id
     RETURNING r.*
 ), tried AS (
@@ -80,7 +105,7 @@ WITH picked AS (
 )
 SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
        c.pipeline_id, p.state = 'archived', c.action, c.decision, v.number, v.fingerprint, c.action_options,
-       v.definition
+       v.definition, c.step
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 
@@ -107,23 +132,14 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             continue
         if row is None:
             return None
-        run, token, attempt, status, *rest, options, definition = row
-        return Claim(run, token, attempt, RunStatus(status), *rest, _from_json(options), _from_json(definition))
+        run, token, attempt, status, *rest, options, definition, step = row
+        return Claim(run, token, attempt, RunStatus(status), *rest, from_json(options), from_json(definition), step)
     return None
 
 
-def _from_json(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """A raw cursor hands out jsonb as text."""
     return json.loads(value) if isinstance(value, str) else value
-
-
-@dataclass(frozen=True)
-class Renewal:
-    """What the control database answered to a heartbeat."""
-
-    owned: bool
-    cancel_requested: bool = False
-    draining: bool = False
 
 
 def renew(run_id: UUID, token: int, *, process: str) -> Renewal:

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from runs import doorbell, live
 from runs.models import Attempt, Run, RunAction
+from runs.services import parts
 from runs.services.journal import Line, write_lines
 from runs.states import RunStatus
 
@@ -17,8 +18,8 @@ _STARTS_OVER = "The comparison starts over."
 
 
 def sweep() -> int:
-    """Give runs whose lease ran out to whoever reads the destination next; says how many."""
-    return _give_up_leases(Q(lease_until__lt=Now()), "stopped answering; its lease ran out")
+    """Give runs and parts whose lease ran out to whoever goes on with them; says how many."""
+    return _give_up_leases(Q(lease_until__lt=Now()), "stopped answering; its lease ran out") + parts.sweep_parts()
 
 
 def give_back_lease(task_id: str, *, process: str = "") -> int:
@@ -29,7 +30,7 @@ def give_back_lease(task_id: str, *, process: str = "") -> int:
     lost = Q(task_id=task_id, lease_until__isnull=False)
     if process:
         lost &= Q(worker__startswith=f"{process}:")
-    return _give_up_leases(lost, "died") if task_id else 0
+    return _give_up_leases(lost, "died") + parts.give_back_parts(task_id, process=process) if task_id else 0
 
 
 def _give_up_leases(lost: Q, what_happened: str) -> int:

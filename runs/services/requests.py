@@ -14,6 +14,7 @@ from runs.models import Decision, Run, RunAction, Trigger
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.journal import Line, write_lines
+from runs.services.parts import go_to_publish
 from runs.states import TERMINAL, UNOWNED, RunStatus
 
 PEOPLE_FIRST = 10  # a person waits for it
@@ -93,7 +94,7 @@ def cancel_run(run: Run, *, by: Any) -> Run:
         now = Run.objects.select_for_update(no_key=True).get(pk=run.pk)
         if now.status == RunStatus.HELD:
             return decide(now, Decision.DISCARD, by=by)
-        if now.status in UNOWNED and not now.decision:
+        if now.status in UNOWNED and not now.decision and not now.step:
             ended = {"status": RunStatus.CANCELLED, "finished_at": Now(), "phase": ""}
             Run.objects.filter(pk=run.pk).update(cancel_requested=True, cancelled_by=by, **ended)
             write_lines(run.pk, [Line("warning", f"Cancelled by {who} before it ran again.")], attempt=now.attempt)
@@ -103,6 +104,7 @@ def cancel_run(run: Run, *, by: Any) -> Run:
             write_lines(run.pk, [Line("warning", f"{who} asked to cancel this run.")], attempt=now.attempt)
             if now.lease_until is None:
                 Run.objects.filter(pk=run.pk).update(due=Now())
+                go_to_publish(run.pk)  # of a run in parts: who takes its last step sees the wish
                 transaction.on_commit(doorbell.ring)
     run.refresh_from_db()
     live.push_run(run.pk)

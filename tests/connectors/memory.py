@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -232,3 +233,47 @@ def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread, results
+
+
+class PartedSource(MemorySource):
+    """A source in parts, each given by its batches; `fail(part, row)` may raise before a batch that begins at `row`.
+
+    With `outlives`, parts are ranges: each is read through a stream that `open_part` names anew.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Sequence[pa.RecordBatch]],
+        columns: Sequence[Column] = ID_NAME,
+        *,
+        fail: Callable[[int, int], None] = lambda part, row: None,
+        outlives: bool = False,
+    ) -> None:
+        super().__init__([batch for part in parts for batch in part], columns)
+        self.parts = parts
+        self.fail = fail
+        self.outlives = outlives
+        self.opened: list[str] = []
+        self.starts: list[tuple[int, int]] = []
+
+    def plan(
+        self, request: ReadRequest, *, max_parts: int = 10, spread: bool = False, stop: StopSignal | None = None
+    ) -> ReadPlan:
+        whole = super().plan(request)
+        return replace(whole, parts=tuple(Part(f"{n}") for n in range(len(self.parts))))
+
+    def open_part(self, part: Part, *, stop: StopSignal) -> Part | None:
+        if not self.outlives:
+            return part
+        self.opened.append(f"{part.id}/{len(self.opened)}")
+        return Part(self.opened[-1])
+
+    def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
+        number = int(part.id.partition("/")[0])
+        self.starts.append((number, start))
+        row = 0
+        for found in self.parts[number]:
+            self.fail(number, row)
+            if row + found.num_rows > start:
+                yield found.slice(max(0, start - row))
+            row += found.num_rows

@@ -14,7 +14,7 @@ from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.load import Load
 from connectors.registry import Kind
 from connectors.sides import Cost, Scope, Survey
-from tests.connectors.memory import MemorySide, MemorySource, batch
+from tests.connectors.memory import MemorySide, PartedSource, batch
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Script:
     """Hooks are called in order of their use: one a time, the last one for ever."""
 
     rows: int = 3
+    parts: int = 1
     on_plan: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_read: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_survey: list[Callable[[], None]] = field(default_factory=list)
@@ -45,17 +46,29 @@ class MemoryOptions:
     """Nothing to set."""
 
 
-class ScriptedSource(MemorySource):
+class ScriptedSource(PartedSource):
+    """Rows in as many parts as the script says, in batches of 1,000."""
+
     Options = MemoryOptions
 
     def __init__(self, options: MemoryOptions) -> None:
-        super().__init__([batch(range(script.rows))])
+        share = -(-script.rows // script.parts)
+        begins = range(0, max(1, script.parts) * share, share) if share else [0] * script.parts
+        ends = [min(script.rows, begin + share) for begin in begins]
+        super().__init__(
+            [
+                [batch(range(at, min(end, at + 1000))) for at in range(begin, end, 1000)]
+                for begin, end in zip(begins, ends, strict=True)
+            ]
+        )
 
-    def plan(self, request: ReadRequest, *, max_parts: int = 10, stop: StopSignal | None = None) -> ReadPlan:
+    def plan(
+        self, request: ReadRequest, *, max_parts: int = 10, spread: bool = False, stop: StopSignal | None = None
+    ) -> ReadPlan:
         assert stop is not None
         script.requests.append(request)
         script.call(script.on_plan, stop)
-        return super().plan(request, max_parts=max_parts, stop=stop)
+        return super().plan(request, max_parts=max_parts, spread=spread, stop=stop)
 
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
         script.requests.append(request)

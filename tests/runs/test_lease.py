@@ -21,7 +21,7 @@ from runs import lease as leases
 from runs import services
 from runs.lease import Keeper, Lease
 from runs.models import Process, Run
-from runs.services import Claim
+from runs.services import Claim, ownership
 
 HOUR = timedelta(hours=1)
 
@@ -238,8 +238,8 @@ def test_a_lease_ends_while_the_database_is_away_and_hangs(
         gate.wait(30)
         raise OperationalError("timeout expired")
 
-    monkeypatch.setattr(services, "renew", hang)
-    monkeypatch.setattr(services, "read_flags", hang)
+    monkeypatch.setattr(ownership, "renew", hang)
+    monkeypatch.setattr(ownership, "read_flags", hang)
     lease = held()
     until(lambda: lease.reason == "lease_lost", within_s=3)
     gate.set()
@@ -258,7 +258,7 @@ def test_a_short_outage_does_not_cost_the_lease(
             raise OperationalError("away")
         return renew(*args, **values)
 
-    monkeypatch.setattr(services, "renew", failing)
+    monkeypatch.setattr(ownership, "renew", failing)
     lease = held()
     before = Run.objects.get(pk=owned.run).heartbeat_at
     until(lambda: Run.objects.get(pk=owned.run).heartbeat_at > before)
@@ -277,7 +277,7 @@ def test_the_keeper_outlives_what_nobody_foresaw(
             raise ValueError("a bug")
         return read(*args, **values)
 
-    monkeypatch.setattr(services, "read_flags", failing)
+    monkeypatch.setattr(ownership, "read_flags", failing)
     lease = held()
     services.cancel_run(Run.objects.get(pk=owned.run), by=operator)
     until(lambda: lease.reason == "cancelled")
@@ -313,8 +313,8 @@ lease.stop("cancelled")
 time.sleep(20)
 print("survived")
 """
-ANSWERS = "services.read_flags = lambda *a, **k: services.Renewal(True)"
-HANGS = "services.read_flags = lambda *a, **k: time.sleep(60)"
+ANSWERS = "Claim.renew = Claim.read_flags = lambda *a, **k: services.Renewal(True)"
+HANGS = "Claim.renew = Claim.read_flags = lambda *a, **k: time.sleep(60)"
 
 
 @pytest.mark.parametrize("database", [ANSWERS, HANGS])

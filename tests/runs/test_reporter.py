@@ -16,7 +16,7 @@ from runs import reporter as reporters
 from runs import services
 from runs.models import LogLine, Run
 from runs.reporter import Reporter, scribe
-from runs.services import Claim
+from runs.services import Claim, ownership
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,7 +41,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
         made.append((time.monotonic(), len(lines)))
         return write(run, lines, **values)
 
-    monkeypatch.setattr(services, "write_lines", write_lines)
+    monkeypatch.setattr(ownership, "write_lines", write_lines)
     return made
 
 
@@ -111,7 +111,7 @@ def test_lines_wait_for_a_database_that_is_away(
             raise OperationalError("server closed the connection unexpectedly")
         return write(*args, **values)
 
-    monkeypatch.setattr(services, "write_lines", write_lines)
+    monkeypatch.setattr(ownership, "write_lines", write_lines)
     reporter.log("info", "before")
     reporter.progress(rows=7, bytes=70)
     time.sleep(0.3)
@@ -150,7 +150,7 @@ def test_a_write_whose_answer_was_lost_is_made_exactly_once(
             raise OperationalError("server closed the connection unexpectedly")
         return write(*args, **values)
 
-    monkeypatch.setattr(services, "write_lines", write_lines)
+    monkeypatch.setattr(ownership, "write_lines", write_lines)
     reporter.log("info", "a")
     until(lambda: not failures)
     reporter.log("info", "b")
@@ -188,7 +188,7 @@ def test_a_flood_is_cut_and_said_to_be(reporter: Reporter, monkeypatch: pytest.M
         gate.wait(10)
         return write(*args, **values)
 
-    monkeypatch.setattr(services, "write_lines", write_lines)
+    monkeypatch.setattr(ownership, "write_lines", write_lines)
     for n in range(80):
         reporter.log("info", str(n))
     gate.set()
@@ -234,6 +234,6 @@ def test_the_scribe_outlives_what_nobody_foresaw(reporter: Reporter, monkeypatch
             raise ValueError("a bug")
         return write(*args, **values)
 
-    monkeypatch.setattr(services, "write_lines", write_lines)
+    monkeypatch.setattr(ownership, "write_lines", write_lines)
     reporter.log("info", "a")
     until(lambda: messages() == ["a"])

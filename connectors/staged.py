@@ -1,0 +1,335 @@
+"""The staged way: a plan, parts that any worker loads in committed batches, one publish.
+
+Each step is a transaction, or several, of its own, and each can be made by another process. What holds them
+together is at the destination: the fence that the plan was made under, a checkpoint for each part, `applied`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from connectors import receipt
+from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal
+from connectors.counting import Count, refuse_missing
+from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
+from connectors.incremental import interval_facts, watermark_after
+from connectors.postgres.checkpoints import Checkpoint, PartKey
+from connectors.postgres.copy import Feed
+from connectors.receipt import Receipt
+from connectors.transfer import (
+    Crash,
+    Prepared,
+    TransferRequest,
+    already_applied,
+    kept_facts,
+    no_crash,
+    publish,
+    tell_plan,
+    write_mode,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from connectors.postgres.checkpoints import PartLoad
+    from connectors.postgres.destination import PostgresDestination
+
+# From this size on, losing an attempt costs more than what checkpoints cost.
+LARGE_BYTES = 2 << 30
+LARGE_ROWS = 20_000_000
+# What a crash may cost of a part, and what a transaction may hold back VACUUM.
+PART_BYTES = 512 << 20
+BATCH_BYTES = 64 << 20
+BATCH_S = 10.0
+REOPENED_MOST = 3
+# What a plan was made for is not there any more.
+_VOID = ("source_changed", "snapshot_gone")
+
+
+class Unfinished(Exception):
+    """Parts that were taken for done are not: `parts` must be loaded (again) under the fence raised now."""
+
+    def __init__(self, parts: list[int], generation: int) -> None:
+        super().__init__(f"{len(parts)} parts are not done")
+        self.parts = parts
+        self.generation = generation
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A plan that is ready for its parts."""
+
+    generation: int
+    parts: tuple[Part, ...]
+
+
+def is_large(plan: ReadPlan) -> bool:
+    """Whether the staged way is worth its cost for a read of this size."""
+    if plan.estimated_bytes is not None:
+        return plan.estimated_bytes >= LARGE_BYTES
+    return (plan.estimated_rows or 0) >= LARGE_ROWS
+
+
+def parts_for(plan: ReadPlan) -> int:
+    """How many parts make losing one cheap."""
+    return (plan.estimated_bytes or 0) // PART_BYTES
+
+
+def stage(
+    destination: PostgresDestination,
+    fence: Fence,
+    request: TransferRequest,
+    prepared: Prepared,
+    *,
+    generation: int,
+    reporter: Reporter,
+    stop: StopSignal,
+    crash: Crash = no_crash,
+) -> Staged | None:
+    """Make the staging table, with what was planned and a checkpoint for each part.
+
+    None, with nothing done, where the rows can only be loaded in one go. Raises ConnectorError as a load does.
+    """
+    plan, mode = prepared.plan, write_mode(request)
+    if not plan.parts:
+        return None
+    facts = {"read": plan.to_json(), "seconds": {"plan": prepared.seconds}}
+    crash("stage.before")
+    with destination.load(
+        fence,
+        plan.columns,
+        mode,
+        text_policy=request.text_policy,
+        guard=request.guard,
+        reporter=reporter,
+        stop=stop,
+    ) as load:
+        crash("stage.before_commit")
+        if not load.stage(generation, len(plan.parts), facts):
+            reporter.log("info", "Partitions of a new table are filled in one go: this load is not divided.")
+            return None
+        crash("stage.after_commit")
+    tell_plan(fence, request, prepared, reporter)
+    reporter.log("info", receipt.opening(load.method, request.target))
+    reporter.log("info", f"The read is divided into {len(plan.parts)} parts, which any worker may load.")
+    return Staged(generation, plan.parts)
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """What was committed of a part; not `done` where it was asked to let go."""
+
+    rows: int
+    bytes: int
+    done: bool
+
+
+def load_part(
+    source: Source,
+    destination: PostgresDestination,
+    fence: Fence,
+    key: PartKey,
+    request: TransferRequest,
+    *,
+    reporter: Reporter,
+    stop: StopSignal,
+    is_over: Callable[[], bool] = lambda: False,
+    on_commit: Callable[[int, int, bool], None] = lambda rows, bytes, done: None,
+    crash: Crash = no_crash,
+) -> PartDone:
+    """Bring a part from its last checkpoint to its end, or as far as it comes until `is_over` says so.
+
+    `on_commit` is told, now and after each commit, what the destination has: rows, bytes, and whether that is all.
+    Raises NewGeneration where nothing that was staged can be used, StaleToken for one with a newer owner, and
+    TransientError: what was committed stays, and another try goes on behind it.
+    """
+    with destination.load_part(fence, key, stop=stop) as load:
+        crash("part.taken")
+        on_commit(load.at.rows, load.at.bytes, load.at.done)
+        plan = ReadPlan.from_json(load.facts["read"])
+        source.resume(plan)
+        part = plan.parts[key.part]
+        if load.at.position:
+            reporter.log("info", f"Going on behind {load.at.position:,} rows that are committed.")
+        for reopened in range(REOPENED_MOST + 1):
+            if load.at.done or is_over():
+                break
+            reading = part
+            try:
+                opened = Part(load.at.reading) if load.at.reading else source.open_part(part, stop=stop)
+                if opened is None:
+                    load.finish()
+                    on_commit(load.at.rows, load.at.bytes, load.at.done)
+                    break
+                reading = opened
+                _read(source, load, reading, part, plan, request, reporter, stop, is_over, on_commit, crash)
+                break
+            except ConnectorError as error:
+                if error.code in _VOID:
+                    raise NewGeneration(error.message, hint=error.hint) from error
+                if error.code != "session_lost":
+                    raise
+                if reading.id == part.id or reopened == REOPENED_MOST:
+                    raise NewGeneration(
+                        f"{error.message} Its streams cannot be read in the same order again.",
+                        hint="The next attempt makes a new plan and reads from the start.",
+                    ) from error
+                reporter.log("warning", f"{error.message} This part starts over, the others keep what they have.")
+                load.start_over()
+                on_commit(0, 0, False)
+        reporter.progress(rows=load.at.rows, bytes=load.at.bytes)
+        return PartDone(load.at.rows, load.at.bytes, load.at.done)
+
+
+def _read(
+    source: Source,
+    load: PartLoad,
+    reading: Part,
+    part: Part,
+    plan: ReadPlan,
+    request: TransferRequest,
+    reporter: Reporter,
+    stop: StopSignal,
+    is_over: Callable[[], bool],
+    on_commit: Callable[[int, int, bool], None],
+    crash: Crash,
+) -> None:
+    """Commit batch after batch of `reading`, behind what is committed; raises what the source raised in the end."""
+    rows, size = load.at.rows, load.at.bytes
+
+    def on_batch(batch_rows: int, batch_bytes: int) -> None:
+        nonlocal rows, size
+        rows, size = rows + batch_rows, size + batch_bytes
+        reporter.progress(rows=rows, bytes=size)
+        crash("part.middle")
+
+    start = load.at.position
+    with Feed([lambda: source.read(reading, start=start, stop=stop)], stop, keeps=True, is_over=is_over) as feed:
+        while not load.at.done:
+            first = next(iter(feed), None)
+            if first is None and not feed.is_drained:
+                break
+            load.add(
+                plan.columns,
+                _some(first, feed),
+                reading.id,
+                is_last=lambda: feed.is_drained,
+                text_policy=request.text_policy,
+                may_restart=reading.id != part.id,
+                on_batch=on_batch,
+                before_commit=lambda: crash("checkpoint.before_commit"),
+            )
+            crash("checkpoint.after_commit")
+            on_commit(load.at.rows, load.at.bytes, load.at.done)
+            stop.check()
+    if feed.error is not None and not load.at.done:
+        raise feed.error
+
+
+def _some(first: pa.RecordBatch | None, feed: Feed) -> Iterator[pa.RecordBatch]:
+    """`first` and what follows it, as much as is committed together."""
+    began, size = time.monotonic(), 0
+    batch = first
+    while batch is not None:
+        yield batch
+        size += batch.nbytes
+        if size >= BATCH_BYTES or time.monotonic() - began > BATCH_S:
+            return
+        batch = next(iter(feed), None)
+
+
+def publish_parts(
+    source: Source,
+    destination: PostgresDestination,
+    fence: Fence,
+    request: TransferRequest,
+    *,
+    reporter: Reporter,
+    stop: StopSignal,
+    crash: Crash = no_crash,
+) -> Receipt:
+    """See that every part is whole and every row there, and make them visible.
+
+    Raises Unfinished; NewGeneration where what was staged is of no use any more; Held and ConnectorError as a
+    direct load does, with the staged rows kept: another try publishes them.
+    """
+    if fence.applied is not None:
+        return Receipt.from_json(fence.applied.receipt)
+    stored = destination.staged(fence)
+    if stored is None or "read" not in stored.facts:
+        raise NewGeneration(f"Nothing is staged for {fence.target} any more.", hint="The next attempt reads again.")
+    if stored.planned_on != fence.last_run:
+        raise Overtaken(
+            f"Another run was published to {fence.target} since this one made its plan.",
+            hint="The next attempt plans again.",
+        )
+    checkpoints = destination.checkpoints(stored)
+    undone = [at.part for at in checkpoints if not at.done]
+    if undone:
+        raise Unfinished(undone, stored.generation)
+    plan, mode = ReadPlan.from_json(stored.facts["read"]), write_mode(request)
+    seconds = {**stored.facts["seconds"], "load": stored.age_s}
+    rows = sum(at.rows for at in checkpoints)
+    crash("check.begin")
+    source.resume(plan)
+    with (
+        already_applied(reporter) as earlier,
+        destination.load(
+            fence,
+            plan.columns,
+            mode,
+            text_policy=request.text_policy,
+            guard=request.guard,
+            reporter=reporter,
+            stop=stop,
+        ) as load,
+        Count(source, request.read, plan, stop) as count,
+    ):
+        try:
+            load.reopen(stored, rows)
+        except ConnectorError as error:
+            if error.code != "staging_gone":
+                raise
+            raise NewGeneration(error.message, hint="The next attempt reads again.") from error
+        for column, values in _repaired(checkpoints).items():
+            reporter.log("warning", receipt.repaired(column, values, request.text_policy))
+        source_rows = count.result(reporter)
+        try:
+            refuse_missing(request.target, rows, source_rows)
+        except TransientError as error:
+            raise NewGeneration(error.message, hint=error.hint, code=error.code) from error
+        load.settle(rows)
+        crash("check.end")
+        after = watermark_after(fence, plan, request)
+        draft = Receipt(
+            rows=rows,
+            bytes=sum(at.bytes for at in checkpoints),
+            method=load.method,
+            target=request.target,
+            disposition=mode.disposition,
+            token=fence.token,
+            snapshot_time=plan.snapshot_time,
+            published_at=plan.snapshot_time,  # the database's clock replaces it
+            changes=load.changes,
+            repaired=_repaired(checkpoints),
+            source={**plan.facts, "parts": len(checkpoints), "generation": stored.generation},
+            source_rows=source_rows,
+            interval=interval_facts(fence, plan, request),
+            watermark_before=fence.watermark.value,
+            watermark_after=after.value,
+        )
+        facts = kept_facts(plan, mode, draft, request, after)
+        return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
+    return earlier[0]
+
+
+def _repaired(checkpoints: list[Checkpoint]) -> dict[str, int]:
+    """How many values the text policy changed, by column, in all parts."""
+    total: dict[str, int] = {}
+    for at in checkpoints:
+        for column, values in at.repaired.items():
+            total[column] = total.get(column, 0) + values
+    return total

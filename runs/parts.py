@@ -1,0 +1,158 @@
+"""One claimed part → connectors → how it was let go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from connectors.errors import ConnectorError, NewGeneration, StaleToken, Stopped, TransientError
+from runs import ends, services
+from runs.actions import transfer_request
+from runs.endings import backoff_s, in_words, time_is_up
+from runs.lease import Lease
+from runs.reporter import Reporter
+from runs.services import Failure, Line, PartClaim
+
+log = logging.getLogger(__name__)
+
+# What a worker that shuts down may take to commit the rows it has.
+WIND_UP_S = 8.0
+
+End = Callable[[list[Line]], None]
+"""Writes down how the part was let go, given the log lines that are still unwritten."""
+
+
+@dataclass
+class Committed:
+    """What the destination has of the part."""
+
+    rows: int = 0
+    bytes: int = 0
+    done: bool = False
+
+    def note(self, rows: int, bytes: int, done: bool) -> None:
+        self.rows, self.bytes, self.done = rows, bytes, done
+
+
+def load(claimed: PartClaim, lease: Lease, reporter: Reporter) -> End:
+    """Load a part as far as it goes; returns what writes down how that ended."""
+    committed = Committed()
+    again = claimed.losses or claimed.failures or claimed.token > 1
+    reporter.log("info", f"{'Goes on' if again else 'Started'} on {lease.process or 'this worker'}.")
+    try:
+        _move(claimed, committed, lease, reporter)
+    except Exception as error:  # noqa: BLE001 - every kind has its ending, and what nobody foresaw is logged there
+        return _after(claimed, committed, lease, error)
+    if committed.done:
+        line = Line("info", f"{claimed.title}: all {committed.rows:,} rows are staged.")
+        return lambda lines: _finish(claimed, committed, [*lines, line])
+    return _let_go(claimed, committed, "The worker is shutting down")
+
+
+def _move(claimed: PartClaim, committed: Committed, lease: Lease, reporter: Reporter) -> None:
+    from connectors import staged  # brings pyarrow, which web and beat do without
+    from connectors.postgres.checkpoints import PartKey
+
+    known = ends.connections(claimed)
+    fence = ends.fence_of_part(claimed)
+    destination = ends.open_destination(claimed, known)
+    try:
+        source = ends.open_source(claimed, known)
+        try:
+            lease.check()
+            staged.load_part(
+                source,
+                destination,
+                fence,
+                PartKey(claimed.generation, claimed.number, claimed.token),
+                transfer_request(claimed, fence),
+                reporter=reporter,
+                stop=lease,
+                is_over=lease.is_winding_up,
+                on_commit=committed.note,
+            )
+        finally:
+            source.close()
+    finally:
+        destination.close()
+
+
+def _finish(claimed: PartClaim, committed: Committed, lines: list[Line]) -> None:
+    services.finish_part(claimed, rows=committed.rows, bytes=committed.bytes, lines=lines)
+
+
+def _after(claimed: PartClaim, committed: Committed, lease: Lease, error: Exception) -> End:
+    """What fails after a stop fails because of it: breaking a wait can look like any error."""
+    if lease.reason and not isinstance(error, Stopped):
+        error = Stopped(str(error), code=lease.reason)
+    match error:
+        case services.StaleToken() | Stopped(code="lease_lost" | "cancelled"):
+            return _abandoned(claimed)
+        case Stopped(code="time_limit"):
+            return _failed(claimed, committed, time_is_up(claimed))
+        case Stopped():
+            return _let_go(claimed, committed, "The worker is shutting down")
+        case StaleToken():
+            # Of the part: then its row has that token too, and nothing is written. Of the run: then it is not
+            # about parts any more. Neither can be: then somebody else writes to the target, which passes.
+            return _again(claimed, committed, TransientError(error.message, hint=error.hint, code=error.code))
+        case NewGeneration():
+            return _failed(claimed, committed, _failure(error))
+        case TransientError():
+            return _again(claimed, committed, error)
+        case ConnectorError():
+            return _failed(claimed, committed, _failure(error))
+    log.error("%s of run %s met an unexpected error", claimed.title, claimed.run, exc_info=error)
+    told = in_words(error)
+    if isinstance(told, TransientError):
+        return _again(claimed, committed, told)
+    return _failed(claimed, committed, _failure(told))
+
+
+def _again(claimed: PartClaim, committed: Committed, error: TransientError) -> End:
+    allowed = claimed.definition["retries"]
+    if claimed.failures >= allowed:
+        return _failed(claimed, committed, _failure(error))
+    delay = backoff_s(claimed.failures, error.retry_after_s)
+    line = Line(
+        "warning",
+        f"{claimed.title}: {error.message} Going on behind {committed.rows:,} rows in {delay:.0f} s"
+        f" ({claimed.failures + 1} of {allowed}).",
+    )
+    return lambda lines: services.release_part(
+        claimed,
+        rows=committed.rows,
+        bytes=committed.bytes,
+        failure=_failure(error),
+        delay=timedelta(seconds=delay),
+        lines=[*lines, line],
+    )
+
+
+def _failed(claimed: PartClaim, committed: Committed, failure: Failure) -> End:
+    line = Line("error", f"{claimed.title}: {failure.message} [{failure.code}] {failure.hint}".strip())
+    return lambda lines: services.fail_part(
+        claimed, failure, rows=committed.rows, bytes=committed.bytes, lines=[*lines, line]
+    )
+
+
+def _let_go(claimed: PartClaim, committed: Committed, why: str) -> End:
+    line = Line("info", f"{claimed.title}: {why}: another one goes on behind {committed.rows:,} rows.")
+    return lambda lines: services.release_part(
+        claimed, rows=committed.rows, bytes=committed.bytes, lines=[*lines, line]
+    )
+
+
+def _abandoned(claimed: PartClaim) -> End:
+    def nothing(lines: list[Line]) -> None:
+        log.info(
+            "%s of run %s is no longer this worker's; %d lines are left out", claimed.title, claimed.run, len(lines)
+        )
+
+    return nothing
+
+
+def _failure(error: ConnectorError) -> Failure:
+    return Failure(error.code, error.message, error.hint)

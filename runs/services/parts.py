@@ -1,0 +1,368 @@
+"""Parts of a run: each with a lease of its own, while the run has none; the last one to end rings for the publish.
+
+Whoever locks both a run and its parts locks the run first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import F, Q, Value
+from django.db.models.functions import Now
+
+from runs import doorbell, live
+from runs.models import Attempt, PartLoad, Run
+from runs.services.errors import StaleToken
+from runs.services.journal import Line, Progress, push_later, write_lines
+from runs.services.outcomes import NOTHING_WRONG, Failure
+from runs.services.ownership import Claim, Renewal, from_json
+from runs.states import PartStatus, RunStatus, Step
+
+LOSSES_LIMIT = 10
+AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class PartClaim:
+    """A part that this worker owns until its lease ends; `token` outlaws all former owners of the part.
+
+    `fence_token` is the fence that its rows are committed under, `seconds_left` the run's time.
+    """
+
+    part: int
+    number: int
+    of: int
+    token: int
+    name: str
+    losses: int
+    failures: int
+    run: UUID
+    attempt: int
+    generation: int
+    fence_token: int
+    seconds_left: float
+    started_at: Any
+    pipeline: UUID
+    action: str
+    revision: int
+    fingerprint: str
+    options: dict[str, Any]
+    definition: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The part as the log names it."""
+        return f"Part {self.number + 1} of {self.of}" + (f" ({self.name})" if self.name else "")
+
+    def renew(self, *, process: str) -> Renewal:
+        return _ask(_RENEW, self, process)
+
+    def read_flags(self, *, process: str) -> Renewal:
+        return _ask(_READ_FLAGS, self, process)
+
+    def write_lines(self, lines: Sequence[Line], progress: Progress) -> list[dict[str, Any]]:
+        return write_part_lines(self, lines, progress)
+
+
+_CLAIM = """
+WITH picked AS (
+    SELECT p.id FROM runs_partload p JOIN runs_run r ON r.id = p.run_id
+    WHERE p.status = 'waiting' AND p.due <= statement_timestamp()
+      AND r.step = 'parts' AND r.status = 'running' AND NOT r.cancel_requested
+      AND NOT EXISTS (SELECT FROM runs_process o WHERE o.name = %(process)s AND o.draining)
+    ORDER BY r.priority,
+             (SELECT count(*) FROM runs_partload o WHERE o.run_id = p.run_id AND o.lease_until IS NOT NULL),
+             r.due, p.number
+    LIMIT 1 FOR NO KEY UPDATE OF p SKIP LOCKED
+), claimed AS (
+    UPDATE runs_partload p SET
+        status = 'running', token = p.token + 1, worker = %(worker)s, task_id = %(task_id)s,
+        lease_until = statement_timestamp() + %(ttl)s, started_at = coalesce(p.started_at, statement_timestamp())
+    FROM picked WHERE p.id = picked.id
+    RETURNING p.*
+)
+SELECT c.id, c.number, (SELECT count(*) FROM runs_partload o WHERE o.run_id = c.run_id), c.token, c.name, c.losses,
+       c.failures, r.id, r.attempt, r.generation, r.fence_token,
+       extract(epoch FROM r.parts_until - statement_timestamp())::float8, r.started_at, r.pipeline_id, r.action,
+       v.number, v.fingerprint, r.action_options, v.definition
+FROM claimed c JOIN runs_run r ON r.id = c.run_id JOIN pipelines_revision v ON v.id = r.revision_id
+"""
+
+
+def claim_part(*, process: str, worker: str, task_id: str) -> PartClaim | None:
+    """Take the best part that waits, or None: of the run that has the fewest parts under way."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"process": process, "worker": worker, "task_id": task_id, "ttl": settings.LEASE_TTL})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    *rest, options, definition = row
+    return PartClaim(*rest, from_json(options), from_json(definition))
+
+
+# A part whose run does not wait for parts any more has no owner, whatever its lease says.
+_OWNED = """
+    p.id = %(part)s AND p.token = %(token)s AND p.lease_until IS NOT NULL
+    AND r.id = p.run_id AND r.step = 'parts' AND r.status = 'running'
+"""
+_FLAGS = "r.cancel_requested, EXISTS (SELECT FROM runs_process o WHERE o.name = %(process)s AND o.draining)"
+_RENEW = f"""
+UPDATE runs_partload p SET lease_until = statement_timestamp() + %(ttl)s FROM runs_run r WHERE {_OWNED}
+RETURNING {_FLAGS}
+"""
+_READ_FLAGS = f"SELECT {_FLAGS} FROM runs_partload p, runs_run r WHERE {_OWNED}"
+
+
+def _ask(statement: str, claimed: PartClaim, process: str) -> Renewal:
+    with connection.cursor() as cursor:
+        values = {"part": claimed.part, "token": claimed.token, "process": process, "ttl": settings.LEASE_TTL}
+        cursor.execute(statement, values)
+        row = cursor.fetchone()
+    return Renewal(True, *row) if row else Renewal(False)
+
+
+_WRITE = """
+WITH owned AS (
+    SELECT p.id, p.rows, p.bytes FROM runs_partload p
+    WHERE p.id = %(part)s AND p.token = %(token)s AND p.lease_until IS NOT NULL
+), counted AS (
+    UPDATE runs_run r SET last_seq = r.last_seq + %(count)s, phase = 'loading',
+        rows = r.rows + coalesce(%(rows)s - owned.rows, 0), bytes = r.bytes + coalesce(%(bytes)s - owned.bytes, 0)
+    FROM owned WHERE r.id = %(run)s AND r.step = 'parts'
+    RETURNING r.last_seq
+), progressed AS (
+    UPDATE runs_partload p SET rows = coalesce(%(rows)s, p.rows), bytes = coalesce(%(bytes)s, p.bytes)
+    FROM counted WHERE p.id = %(part)s
+), written AS (
+    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
+    SELECT %(run)s, last_seq - %(count)s + l.ord, l.at, l.level, l.message, %(attempt)s
+    FROM counted, unnest(%(at)s::timestamptz[], %(level)s::text[], %(message)s::text[])
+        WITH ORDINALITY l(at, level, message, ord)
+)
+SELECT last_seq FROM counted
+"""
+
+
+def write_part_lines(claimed: PartClaim, lines: Sequence[Line], progress: Progress) -> list[dict[str, Any]]:
+    """Append log lines of a part to its run's log, and save its progress; raises StaleToken as `write_lines` does.
+
+    Only the part's owner writes its rows, and they count for the run by what they changed.
+    """
+    if not lines and progress == Progress():
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _WRITE,
+            {
+                "run": claimed.run,
+                "part": claimed.part,
+                "token": claimed.token,
+                "attempt": claimed.attempt,
+                "count": len(lines),
+                "at": [line.at for line in lines],
+                "level": [line.level for line in lines],
+                "message": [line.message for line in lines],
+                "rows": progress.rows,
+                "bytes": progress.bytes,
+            },
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise StaleToken(claimed.run, claimed.token)
+    return push_later(claimed.run, lines, attempt=claimed.attempt, last_seq=row[0])
+
+
+# The run's side: its plan is made, its parts begin -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class NewPart:
+    """A part as it was planned."""
+
+    name: str
+    estimated_rows: int | None
+
+
+def spread(
+    claimed: Claim, parts: Sequence[NewPart], *, generation: int, fence_token: int, lines: Sequence[Line] = ()
+) -> None:
+    """Let go of a run whose plan is made: its parts are anybody's to load. Raises StaleToken."""
+    with transaction.atomic():
+        _let_parts_begin(claimed, fence_token, generation=generation, rows=0, bytes=0)
+        PartLoad.objects.filter(run=claimed.run).delete()
+        PartLoad.objects.bulk_create(
+            PartLoad(run_id=claimed.run, number=number, name=part.name[:200], estimated_rows=part.estimated_rows)
+            for number, part in enumerate(parts)
+        )
+        _tell(claimed, len(parts), lines)
+
+
+def spread_again(claimed: Claim, numbers: Sequence[int], *, fence_token: int, lines: Sequence[Line] = ()) -> None:
+    """Let parts be loaded that only seemed to be done. Raises StaleToken."""
+    with transaction.atomic():
+        _let_parts_begin(claimed, fence_token)
+        undone = PartLoad.objects.filter(run=claimed.run, number__in=numbers)
+        undone.update(status=PartStatus.WAITING, due=Now(), lease_until=None, task_id="", finished_at=None)
+        _tell(claimed, len(numbers), lines)
+
+
+def _let_parts_begin(claimed: Claim, fence_token: int, **changes: Any) -> None:
+    limit = timedelta(seconds=claimed.definition["time_limit_s"])
+    owned = Run.objects.filter(pk=claimed.run, token=claimed.token, lease_until__isnull=False, status=RunStatus.RUNNING)
+    begun = owned.update(
+        step=Step.PARTS,
+        fence_token=fence_token,
+        parts_until=Now() + Value(limit),
+        lease_until=None,
+        task_id="",
+        worker="",
+        phase="loading",
+        error_code="",
+        error_message="",
+        error_hint="",
+        **changes,
+    )
+    if not begun:
+        raise StaleToken(claimed.run, claimed.token)
+    Attempt.objects.filter(run_id=claimed.run, number=claimed.attempt).update(ended_at=Now(), outcome="divided")
+
+
+def _tell(claimed: Claim, parts: int, lines: Sequence[Line]) -> None:
+    write_lines(claimed.run, lines, attempt=claimed.attempt)
+    # Whoever asked to cancel while the plan was made found an owner to obey: there is none any more.
+    if Run.objects.filter(pk=claimed.run, cancel_requested=True).exists():
+        go_to_publish(claimed.run)
+    transaction.on_commit(lambda: doorbell.ring(parts))
+    transaction.on_commit(lambda: live.push_run(claimed.run))
+
+
+# A part's side ----------------------------------------------------------------------------------
+
+
+def finish_part(claimed: PartClaim, *, rows: int, bytes: int, lines: Sequence[Line] = ()) -> bool:
+    """A part is done; says whether it was the last. Raises StaleToken."""
+    with transaction.atomic():
+        _end_part(claimed, rows, bytes, lines, status=PartStatus.DONE, finished_at=Now(), **_errors(None))
+        left = PartLoad.objects.filter(run=claimed.run).exclude(status=PartStatus.DONE).exists()
+        if not left:
+            go_to_publish(claimed.run)
+    return not left
+
+
+def release_part(
+    claimed: PartClaim,
+    *,
+    rows: int,
+    bytes: int,
+    failure: Failure | None = None,
+    delay: timedelta = timedelta(0),
+    lines: Sequence[Line] = (),
+) -> None:
+    """Let another worker go on behind the last checkpoint, after `delay`. Raises StaleToken."""
+    with transaction.atomic():
+        failures = {"failures": F("failures") + 1} if failure else {}
+        due = Now() + Value(delay)
+        _end_part(claimed, rows, bytes, lines, status=PartStatus.WAITING, due=due, **failures, **_errors(failure))
+        transaction.on_commit(doorbell.ring)
+
+
+def fail_part(claimed: PartClaim, failure: Failure, *, rows: int, bytes: int, lines: Sequence[Line] = ()) -> None:
+    """A part that cannot be loaded ends the run: whoever takes its last step says how. Raises StaleToken."""
+    with transaction.atomic():
+        _end_part(claimed, rows, bytes, lines, status=PartStatus.FAILED, finished_at=Now(), **_errors(failure))
+        go_to_publish(claimed.run)
+
+
+def _end_part(claimed: PartClaim, rows: int, bytes: int, lines: Sequence[Line], **changes: Any) -> None:
+    """Let go of a part, with what is committed of it, under the lock of its run."""
+    run = Run.objects.select_for_update(no_key=True).filter(pk=claimed.run, step=Step.PARTS).first()
+    owned = PartLoad.objects.filter(pk=claimed.part, token=claimed.token, lease_until__isnull=False)
+    part = owned.first()
+    if run is None or part is None:
+        raise StaleToken(claimed.run, claimed.token)
+    owned.update(lease_until=None, task_id="", rows=rows, bytes=bytes, **changes)
+    Run.objects.filter(pk=run.pk).update(rows=run.rows + rows - part.rows, bytes=run.bytes + bytes - part.bytes)
+    write_lines(claimed.run, lines, attempt=claimed.attempt)
+    transaction.on_commit(lambda: live.push_run(claimed.run))
+
+
+def go_to_publish(run_id: UUID) -> None:
+    """Nothing more is loaded: the run's last step is due, by whose fence no part commits any more."""
+    Run.objects.filter(pk=run_id, step=Step.PARTS).update(step=Step.PUBLISH, due=Now())
+    PartLoad.objects.filter(run=run_id, lease_until__isnull=False).update(
+        status=PartStatus.WAITING, lease_until=None, task_id=""
+    )
+    transaction.on_commit(doorbell.ring)
+
+
+def failed_part(run_id: UUID) -> PartLoad | None:
+    """The part that ended its run before it was whole."""
+    return PartLoad.objects.filter(run=run_id, status=PartStatus.FAILED).order_by("finished_at", "number").first()
+
+
+def _errors(failure: Failure | None) -> dict[str, str]:
+    told = failure or NOTHING_WRONG
+    return {"error_code": told.code, "error_message": told.message, "error_hint": told.hint}
+
+
+# Parts whose owner is gone ----------------------------------------------------------------------
+
+
+def sweep_parts() -> int:
+    """Give parts whose lease ran out to whoever goes on behind their checkpoint; says how many."""
+    return _give_up(Q(lease_until__lt=Now()), "stopped answering; its lease ran out")
+
+
+def give_back_parts(task_id: str, *, process: str) -> int:
+    """The worker child of this Celery task died."""
+    lost = Q(task_id=task_id, lease_until__isnull=False)
+    if process:
+        lost &= Q(worker__startswith=f"{process}:")
+    return _give_up(lost, "died") if task_id else 0
+
+
+def _give_up(lost: Q, what_happened: str) -> int:
+    """One run at a time, under its lock."""
+    found = PartLoad.objects.filter(lost, status=PartStatus.RUNNING).values_list("run", flat=True)[:AT_ONCE]
+    given_up = 0
+    for run_id in sorted(set(found)):
+        with transaction.atomic():
+            run = Run.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
+            if run is None:
+                continue
+            parts = list(PartLoad.objects.filter(lost, run=run, status=PartStatus.RUNNING))
+            of = PartLoad.objects.filter(run=run).count()
+            for part in parts:
+                _lose(run, part, of, what_happened)
+            given_up += len(parts)
+            if parts:
+                transaction.on_commit(partial(doorbell.ring, len(parts)))
+        live.push_run(run_id)
+    return given_up
+
+
+def _lose(run: Run, part: PartLoad, of: int, what_happened: str) -> None:
+    changes: dict[str, Any] = {"status": PartStatus.WAITING, "due": Now()}
+    then = "Another one goes on behind what is committed."
+    level = "warning"
+    if part.losses >= LOSSES_LIMIT:
+        changes = {"status": PartStatus.FAILED, "finished_at": Now()} | _errors(
+            Failure(
+                "worker_lost",
+                f"The worker was lost {part.losses + 1} times while it loaded part {part.number + 1}.",
+                "Look for memory limits and crashes in the workers' own logs.",
+            )
+        )
+        level, then = "error", "It is not tried again."
+    PartLoad.objects.filter(pk=part.pk).update(lease_until=None, task_id="", losses=F("losses") + 1, **changes)
+    message = f"Part {part.number + 1} of {of}: worker {part.worker} {what_happened}. {then}"
+    write_lines(run.pk, [Line(level, message)], attempt=run.attempt)
+    if changes["status"] == PartStatus.FAILED:
+        go_to_publish(run.pk)

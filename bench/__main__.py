@@ -1,4 +1,4 @@
-"""`python -m bench [engine] [nested] [merge] [memory] [start] [throughput] [lateness] [log] [footprint]`.
+"""`python -m bench [engine] [nested] [merge] [staged] [memory] [start] [throughput] [lateness] [log] [footprint]`.
 
 Without names it measures all.
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.place import running_product, say
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
-ALL = ("engine", "nested", "merge", "memory", "start", "throughput", "lateness", "log", "footprint")
+ALL = ("engine", "nested", "merge", "staged", "memory", "start", "throughput", "lateness", "log", "footprint")
 
 
 def main(names: list[str]) -> int:
@@ -49,15 +49,16 @@ def _keep(figures: dict[str, float]) -> None:
 
 def _with_product(wanted: list[str]) -> None:
     with running_product() as product:
-        from bench import engine, latency, merge, nested, tables
+        from bench import engine, latency, merge, nested, staged, tables
 
         say("Making tables in the emulator …")
-        tables.make(long="memory" in wanted)
+        tables.make(long="memory" in wanted or "staged" in wanted)
         bench = latency.Bench(product)
         steps: dict[str, Callable[[], dict[str, float]]] = {
             "engine": lambda: engine.measure(product, bench.full_run()),
             "nested": lambda: nested.measure(product),
             "merge": lambda: merge.measure(product),
+            "staged": lambda: staged.measure(product, bench),
             "memory": lambda: engine.measure_memory(product),
             "start": lambda: latency.measure_start(bench),
             "throughput": lambda: latency.measure_throughput(bench),

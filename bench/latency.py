@@ -42,7 +42,7 @@ class Bench:
         self._save = services.save_pipeline
         self._client = threading.local()
 
-    def pipeline(self, name: str, table: str, schedules: tuple[Any, ...] = ()) -> Any:
+    def pipeline(self, name: str, table: str, schedules: tuple[Any, ...] = (), **options: Any) -> Any:
         from pipelines.models import Pipeline
 
         pipeline = Pipeline(
@@ -52,6 +52,7 @@ class Bench:
             destination=self.destination,
             target_schema="public",
             target_table=f"run_{name}",
+            **options,
         )
         self._save(pipeline, schedules=schedules, by=self.operator)
         return pipeline

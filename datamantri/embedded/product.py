@@ -9,7 +9,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -82,14 +83,25 @@ class Product:
         self.env.setdefault("PUBLIC_URL", f"http://127.0.0.1:{port}")
         self.url = self.env["PUBLIC_URL"]
         self._prepare()
+        self._worker_names = ["worker"]
         names = (*servers, "PORT", "WORKERS", "PUBLIC_URL")
         write_private(self.stack.data_dir / ENVIRONMENT, json.dumps({name: self.env[name] for name in names}, indent=1))
-        specs = [
+        self._start_processes(
             processes.web("127.0.0.1", port),
             processes.worker(self._workers),
             processes.lookups(),
             processes.beat(),
-        ]
+        )
+
+    def change_workers(self, names: Sequence[str], environment: Mapping[str, str], *, children: int = 1) -> None:
+        """Stop the workers, and start others: one for each name, with so many children and other variables."""
+        self.stack.supervisor.stop(*self._worker_names)
+        self._worker_names = list(names)
+        specs = [processes.worker(children, name) for name in names]
+        self._start_processes(*(replace(spec, env={**spec.env, **environment}) for spec in specs))
+
+    def _start_processes(self, *specs: processes.ProcessSpec) -> None:
+        """Start processes, and return when all are ready."""
         logs = {spec.name: self.stack.supervisor.log(spec.name) for spec in specs}
         read_from = {name: log.stat().st_size if log.exists() else 0 for name, log in logs.items()}
         children = {spec.name: self._start_process(spec) for spec in specs}
@@ -98,7 +110,7 @@ class Product:
             if spec.ready:
                 is_ready = partial(_says, logs[spec.name], spec.ready, read_from[spec.name])
             else:
-                is_ready = partial(_answers, port)
+                is_ready = partial(_answers, int(self.env["PORT"]))
             self._wait(children[spec.name], is_ready, deadline)
 
     def run(self, *argv: str) -> int:

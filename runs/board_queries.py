@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
@@ -12,9 +12,10 @@ from django.utils import timezone
 
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
-from runs.capacity import PROCESS_SEEN_WITHIN
+from runs.capacity import PROCESS_SEEN_WITHIN, slots_in_use
 from runs.models import MOVE_NOTHING, LastEnd, Process, Run
 from runs.page_queries import Card, cards, find_pipelines, listed
+from runs.part_queries import Counts, counts_of
 from runs.states import ACTIVE, TERMINAL, RunStatus
 from runs.waiting import reasons_to_wait
 
@@ -32,6 +33,7 @@ class Workforce:
 
     processes: Sequence[Process]
     alive_after: datetime
+    in_use: Mapping[str, int] = field(default_factory=dict)
 
     def alive(self, kind: Process.Kind) -> list[Process]:
         return [process for process in self.processes if process.kind == kind and process.seen_at >= self.alive_after]
@@ -51,6 +53,15 @@ class Workforce:
     @property
     def slots(self) -> int:
         return sum(worker.slots for worker in self.workers if not worker.draining)
+
+    @property
+    def slots_in_use(self) -> int:
+        return sum(self.in_use.get(worker.name, 0) for worker in self.workers if not worker.draining)
+
+    @property
+    def shown(self) -> list[tuple[Process, int]]:
+        """Each process with the slots of it that are in use."""
+        return [(process, self.in_use.get(process.name, 0)) for process in self.processes]
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class Dashboard:
 class Monitor:
     """What is going on now; runs that wait come with the reason, in the order in which workers take them."""
 
-    running: Sequence[tuple[Run, str]]
+    running: Sequence[tuple[Run, str, Counts | None]]
     waiting: Sequence[tuple[Run, str]]
     held: Sequence[Run]
     unfinished: Mapping[str, int]
@@ -139,17 +150,18 @@ def monitor() -> Monitor:
     running = list(runs.filter(status__in=sorted(ACTIVE)).order_by("started_at")[:SHOWN])
     waiting = list(runs.filter(status=RunStatus.QUEUED).order_by("priority", "due", "pk")[:SHOWN])
     reasons = reasons_to_wait([*running, *waiting])
+    parts = counts_of(running)
     return Monitor(
-        running=[(run, reasons.get(run.pk, "")) for run in running],
+        running=[(run, reasons.get(run.pk, ""), parts.get(run.pk)) for run in running],
         waiting=[(run, reasons.get(run.pk, "")) for run in waiting],
         held=list(runs.filter(status=RunStatus.HELD)[:SHOWN]),
         unfinished=unfinished_counts(),
-        workforce=workforce(),
+        workforce=workforce(slots_in_use()),
     )
 
 
-def workforce() -> Workforce:
-    return Workforce(list(Process.objects.all()), timezone.now() - PROCESS_SEEN_WITHIN)
+def workforce(in_use: Mapping[str, int] | None = None) -> Workforce:
+    return Workforce(list(Process.objects.all()), timezone.now() - PROCESS_SEEN_WITHIN, in_use or {})
 
 
 def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:

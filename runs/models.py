@@ -207,7 +207,7 @@ class Attempt(models.Model):
     worker = models.CharField(max_length=200)
     started_at = models.DateTimeField(db_default=Now())
     ended_at = models.DateTimeField(null=True)
-    # succeeded, failed, retrying, cancelled, lost, drained, unresolved; empty while it goes on
+    # succeeded, failed, retrying, cancelled, held, divided, lost, drained, unresolved; empty while it goes on
     outcome = models.CharField(max_length=20, blank=True)
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)

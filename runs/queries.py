@@ -7,11 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
+from django.db.models import Max, Min
 from django.utils import timezone
 
-from runs import receipts
+from runs import part_queries, receipts
 from runs.models import LogLine, Run
-from runs.states import RunStatus
+from runs.part_queries import Picture
+from runs.states import RunStatus, Step
 from runs.waiting import why_waiting
 
 __all__ = ["database_now", "log_lines", "progress_of", "run_state", "why_waiting"]
@@ -40,7 +42,7 @@ def progress_of(run: Run) -> dict[str, Any]:
         percent = 100.0
     elif run.estimated_rows:
         percent = min(100.0, 100.0 * run.rows / run.estimated_rows)
-        if rate and run.status == RunStatus.RUNNING:
+        if rate and run.status == RunStatus.RUNNING and run.step != Step.PUBLISH:
             left = max(0.0, (run.estimated_rows - run.rows) / rate)
     return {
         "rows": run.rows,
@@ -55,16 +57,22 @@ def progress_of(run: Run) -> dict[str, Any]:
 
 
 def _rows_per_s(run: Run, elapsed: float | None) -> float | None:
-    """The speed of the attempt that moved the rows: those before it and the waits between do not count."""
+    """The speed of the attempt, or of the parts, that moved the rows: what was before it does not count."""
     if not elapsed or not run.rows:
         return None
-    if run.attempt > 1 and (attempt := run.attempts.filter(number=run.attempt).first()):
+    if run.step:
+        parts = run.parts.aggregate(began=Min("started_at"), ended=Max("finished_at"))
+        if parts["began"]:
+            ended = parts["ended"] if run.step == Step.PUBLISH else None
+            elapsed = ((ended or timezone.now()) - parts["began"]).total_seconds()
+    elif run.attempt > 1 and (attempt := run.attempts.filter(number=run.attempt).first()):
         elapsed = ((attempt.ended_at or timezone.now()) - attempt.started_at).total_seconds()
     return run.rows / elapsed if elapsed > 0 else None
 
 
-def run_state(run: Run) -> dict[str, Any]:
-    """All that changes on a run's page, as plain values."""
+def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
+    """All that changes on a run's page, as plain values; of its parts, a line and a few characters for each cell."""
+    parts = parts or part_queries.picture_of(run)
     error = None
     if run.error_code:
         error = {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
@@ -73,7 +81,9 @@ def run_state(run: Run) -> dict[str, Any]:
         "status_label": run.get_status_display(),
         "attempt": run.attempt,
         "attempts_allowed": run.revision.definition.get("retries", 0) + 1,
-        "phase": run.phase,
+        "phase": part_queries.doing(run),
+        "step": run.step,
+        "parts": {"words": parts.words, "cells": parts.codes} if parts else None,
         "progress": progress_of(run),
         "waiting": why_waiting(run),
         "error": error,

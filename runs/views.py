@@ -18,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
-from runs import asking, board_queries, comparisons, live, page_queries, queries, receipts, services
+from runs import asking, board_queries, comparisons, live, page_queries, part_queries, queries, receipts, services
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
 from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
@@ -125,7 +125,13 @@ def runs(request: HttpRequest) -> HttpResponse:
 def run(request: HttpRequest, pk: UUID) -> HttpResponse:
     related = ("pipeline__source", "pipeline__destination", "revision", "requested_by", "cancelled_by", "schedule")
     run = get_object_or_404(Run.objects.select_related(*related), pk=pk)
-    context: dict[str, Any] = {"run": run, "state": queries.run_state(run), "attempts": list(run.attempts.all())}
+    parts = part_queries.picture_of(run)
+    context: dict[str, Any] = {
+        "run": run,
+        "state": queries.run_state(run, parts),
+        "parts": parts,
+        "attempts": list(run.attempts.all()),
+    }
     if run.action == RunAction.COMPARE and run.receipt:
         may_see_rows = request.user.has_perm("pipelines.run_pipeline")
         context["comparison"] = comparisons.show(run.receipt, with_rows=may_see_rows)

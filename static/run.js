@@ -15,6 +15,7 @@ const TOO_FAR = 3000; // further behind than this, the page starts again from th
 const CONFIRM_MS = 250;
 const DEAF_MS = 37500;
 const POLL_MS = 4000;
+const PARTS_MS = 2000; // between two looks at what is said of each part; their cells are drawn at once
 const ENDED = ["succeeded", "failed", "cancelled"];
 
 // The log ------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ let stateAt = Date.now();
 let described = describe(state);
 
 function describe(of) {
-  return JSON.stringify([of.status, of.attempt, of.waiting.replace(/\d+/g, ""), of.cancel_requested, of.error, of.progress.estimated_rows]);
+  return JSON.stringify([of.status, of.attempt, of.waiting.replace(/\d+/g, ""), of.cancel_requested, of.error, of.progress.estimated_rows, of.step, of.parts?.cells.length]);
 }
 
 function takeState(fresh) {
@@ -227,6 +228,7 @@ function takeState(fresh) {
   showProgress();
   if (describe(fresh) !== described) {
     described = describe(fresh);
+    toldParts = fresh.parts?.cells;
     if (fresh.status !== before) announcer.textContent = `The run is now ${fresh.status_label.toLowerCase()}.`;
     showWhatChanged();
   }
@@ -267,12 +269,33 @@ function showProgress() {
   put("rate", progress.rows_per_s ? count(progress.rows_per_s) : "–");
   put("percent", progress.percent === null ? "–" : `${Math.floor(progress.percent)} %`);
   put("left", left === null ? "–" : span(Math.round(left)));
-  put("phase", progress.phase);
+  put("phase", state.phase);
+  if (state.parts) showParts(state.parts);
   showElapsed();
   const bar = document.querySelector("[data-progress]");
   if (bar && progress.percent !== null) bar.value = progress.percent;
   const percent = state.status === "running" && progress.percent !== null ? ` ${Math.floor(progress.percent)} %` : "";
   document.title = `${state.status_label}${percent} · ${page.pipeline} · DataMantri`;
+}
+
+let toldParts = page.state.parts?.cells;
+let partsLater = null;
+
+// Three characters for each cell: its state, how full and how wide it is. What is said of each is fetched, less often.
+function showParts({ words, cells }) {
+  put("parts", words);
+  const drawn = document.querySelectorAll(".parts .part");
+  if (drawn.length * 3 !== cells.length) return;
+  drawn.forEach((cell, i) => {
+    const look = `part is-${cells[3 * i]} f${cells[3 * i + 1]} w${cells[3 * i + 2]}`;
+    if (cell.className !== look) cell.className = look;
+  });
+  if (cells === toldParts) return;
+  partsLater ??= setTimeout(() => {
+    partsLater = null;
+    toldParts = state.parts?.cells;
+    showWhatChanged();
+  }, PARTS_MS);
 }
 
 function showElapsed() {

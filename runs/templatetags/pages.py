@@ -11,13 +11,14 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from runs import charts, receipts
+from runs import charts, part_queries, receipts
 from runs.models import Attempt, Run, RunAction
+from runs.part_queries import Counts
 from runs.states import RunStatus
 from runs.words import compact, count, exact, size, span, words
 
 register = template.Library()
-for say in (compact, count, exact, size, span, words):
+for say in (compact, count, exact, size, span, words, part_queries.doing):
     register.filter(say.__name__, say)
 
 ICONS = {status.value: status.value for status in RunStatus} | {
@@ -100,6 +101,17 @@ def _relative(seconds: float) -> str:
 @register.filter
 def lasted(attempt: Attempt) -> str:
     return span((attempt.ended_at - attempt.started_at).total_seconds()) if attempt.ended_at else ""
+
+
+@register.simple_tag
+def sentence(counts: Counts, run: Run) -> str:
+    """How a run's parts stand."""
+    return counts.in_words(run)
+
+
+@register.simple_tag
+def outcome(attempt: Attempt, run: Run, counts: Counts | None = None) -> str:
+    return part_queries.outcome_in_words(attempt, run, counts)
 
 
 @register.filter

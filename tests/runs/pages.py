@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from pipelines.models import Pipeline
 from runs import services
-from runs.models import Attempt, Run, Skip, Trigger
-from runs.states import RunStatus
+from runs.models import Attempt, PartLoad, Run, Skip, Trigger
+from runs.states import RunStatus, Step
 from tests.definitions import destination, make_pipeline, operator, source  # noqa: F401
 
 VIEW = ("view_connection", "view_pipeline", "view_run", "view_logline")
@@ -77,6 +77,34 @@ def make_run(operator: User) -> Callable[..., Run]:  # noqa: F811
 
 def write(run: Run, *messages: str, level: str = "info") -> None:
     services.write_lines(run.pk, [services.Line(level, message) for message in messages], attempt=run.attempt)
+
+
+def divide(run: Run, *parts: dict[str, Any] | str, step: str = Step.PARTS, **changes: Any) -> list[PartLoad]:
+    """Makes a run one in parts, of 1,000 rows each; each part is a status, or all that is to be known of it."""
+    changes = {"step": step, "generation": 1, "worker": "", "lease_until": None, "phase": "loading", **changes}
+    Run.objects.filter(pk=run.pk).update(**changes)
+    Attempt.objects.filter(run=run, number=1).update(outcome="divided", ended_at=timezone.now())
+    PartLoad.objects.filter(run=run).delete()
+    told = [{"status": part} if isinstance(part, str) else part for part in parts]
+    now = timezone.now()
+    of_status: dict[str, dict[str, Any]] = {
+        "running": {"worker": "worker@here:1:7", "lease_until": now + timedelta(minutes=1), "rows": 500},
+        "done": {"worker": "worker@there:2:8", "finished_at": now, "rows": 1000},
+    }
+    return PartLoad.objects.bulk_create(
+        PartLoad(
+            run=run,
+            number=number,
+            **{
+                "name": f"day {number}",
+                "estimated_rows": 1000,
+                "started_at": now - timedelta(seconds=10),
+                **of_status.get(part.get("status", ""), {}),
+                **part,
+            },
+        )
+        for number, part in enumerate(told)
+    )
 
 
 def skip(pipeline: Pipeline, run: Run | None = None) -> Skip:

@@ -11,12 +11,12 @@ import pytest
 from django.utils import timezone
 
 from runs import live, services
-from runs.models import Run, RunAction
+from runs.models import PartLoad, Run, RunAction
 from runs.states import RunStatus
 from tests.runs.browser import *  # noqa: F403
 from tests.runs.browser import Web, cookies_of, running_web
 from tests.runs.pages import *  # noqa: F403
-from tests.runs.pages import OPERATE, VIEW, allow, write
+from tests.runs.pages import OPERATE, VIEW, allow, divide, write
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LIVE = "[data-sign=live]"
@@ -90,6 +90,31 @@ def test_progress_moves_without_a_reload(page, run):
     page.wait_for_function("() => document.querySelector('[data-value=rows]').textContent === '1,500,000'")
     assert page.inner_text("[data-value=percent]") == "75 %"
     assert page.evaluate("document.querySelector('progress').value") == 75
+    assert page.evaluate("window.sameDocument")
+
+
+def test_parts_are_followed_without_a_reload(page, run):
+    page.goto(f"/runs/{run.pk}/")
+    page.wait_for_selector(LIVE)
+    page.evaluate("window.sameDocument = true")
+    parts = divide(run, "done", "running", "running", *["waiting"] * 199)
+    live.push_run(run.pk)
+    page.wait_for_function("() => document.querySelectorAll('.parts .part').length === 202")
+    assert page.get_by_role("img", name="Part 2 (day 1): loading on worker@here:1").count() == 1
+    fetched = []
+    page.on("request", lambda request: fetched.append(request.url))
+    PartLoad.objects.filter(pk=parts[1].pk).update(status="done", rows=1000, lease_until=None)
+    PartLoad.objects.filter(pk=parts[3].pk).update(status="failed", error_message="It broke.")
+    live.push_run(run.pk)
+    page.wait_for_selector("text=2 of 202 parts are staged, 1 is loading, 1 failed, 198 wait.")
+    looks = "[...document.querySelectorAll('.parts .part')].slice(0, 4).map(cell => cell.className)"
+    assert page.evaluate(looks) == ["part is-d f8 w2", "part is-d f8 w2", "part is-r f4 w2", "part is-f f0 w2"]
+    assert fetched == []  # the cells came with the state; what is said of each is fetched a little later
+    page.wait_for_selector(".named >> text=It broke.")
+    assert len(fetched) == 1
+    Run.objects.filter(pk=run.pk).update(step="publish")
+    live.push_run(run.pk)
+    page.wait_for_selector("[data-value=phase] >> text=publishing")
     assert page.evaluate("window.sameDocument")
 
 
@@ -202,6 +227,7 @@ def test_pages_work_without_scripts(web, browser, operator, run):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_screen(web, page, run, width):
+    divide(run, *["running", "waiting", "done"] * 80, {"status": "running", "estimated_rows": 99_000})
     page.set_viewport_size({"width": width, "height": 800})
     for address in ("/", "/pipelines/", "/monitor/", "/runs/", f"/runs/{run.pk}/", f"/pipelines/{run.pipeline_id}/"):
         page.goto(address)

@@ -41,13 +41,13 @@ class Link:
 
 
 class Relay:
-    """Listens at `port` on loopback for the server at `server_port`.
+    """Listens at `port`, on loopback unless told, for the server at `server_port` of this machine.
 
     `delay_s` and `bytes_per_s` may be set at any time. A subclass sees and changes what passes: what
     `to_server` and `to_client` return goes on.
     """
 
-    def __init__(self, server_port: int, *, port: int = 0) -> None:
+    def __init__(self, server_port: int, *, port: int = 0, host: str = "127.0.0.1") -> None:
         self.delay_s = 0.0
         self.bytes_per_s = 0.0
         self._server_port = server_port
@@ -57,7 +57,7 @@ class Relay:
         self._thread.start()
         self._passing = asyncio.Event()
         self._passing.set()
-        self._listener = self._do(lambda: asyncio.start_server(self._serve, "127.0.0.1", port))
+        self._listener = self._do(lambda: asyncio.start_server(self._serve, host, port))
         self.port: int = self._listener.sockets[0].getsockname()[1]
 
     def __enter__(self) -> Self:

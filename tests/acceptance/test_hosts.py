@@ -1,0 +1,87 @@
+"""Workers on hosts of their own, one of which is cut off from all others in the middle of a load in parts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connectors.bigquery.client import REST_VARIABLE, STORAGE_VARIABLE
+from datamantri import processes
+from datamantri.demo import loader
+from pipelines.models import Connection
+from runs.models import PartLoad
+from runs.states import PartStatus, RunStatus
+from tests.acceptance.conftest import DATASET, PROJECT, ended, numbers
+from tests.acceptance.namespaces import HOST, Hosts, NotHere, hosts
+from tests.acceptance.product import Product, options_without_secret, wait_for
+from tests.acceptance.test_parts import BYTES_PER_S, ROWS, rows_at, with_a_part_on
+from tests.bigquery.proxy import BehavingBigQuery
+
+
+@pytest.fixture
+def two_hosts(product: Product, bigquery_client: Any) -> Iterator[Hosts]:
+    """Worker-a and worker-b, each on a host of its own, instead of the product's worker."""
+    loader.load(bigquery_client, f"{PROJECT}.{DATASET}.hosted", {"id": "INT64", "name": "STRING"}, numbers(ROWS))
+    upstream = {"rest": os.environ[REST_VARIABLE], "storage": os.environ[STORAGE_VARIABLE]}
+    try:
+        with hosts("a", "b") as made, BehavingBigQuery(**upstream, keeps_history=False) as served:
+            served.faults.inject("rate", "ReadRows", times=None, bytes_per_s=BYTES_PER_S)
+            there = {
+                "DATABASE_URL": made.reach_url(product.env["DATABASE_URL"]),
+                "BROKER_URL": made.reach_url(product.env["BROKER_URL"]),
+                REST_VARIABLE: made.reach_url(served.endpoints.rest),
+                STORAGE_VARIABLE: f"{HOST}:{made.reach(int(served.endpoints.storage.rpartition(':')[2]))}",
+            }
+            product.stop("worker")
+            for name in ("a", "b"):
+                spec = processes.worker(1, f"worker-{name}")
+                product.start(replace(spec, argv=(*made.inside(name), *spec.argv)), **there)
+            try:
+                yield made
+            finally:
+                for name in ("a", "b"):
+                    product.stop(f"worker-{name}", grace_s=5)
+                product.start(processes.worker(2))
+    except NotHere as why:
+        pytest.skip(f"hosts of their own cannot be had here: {why}")
+
+
+def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
+    two_hosts, warehouse, make_pipeline, run_now, warehouse_cursor
+):
+    options, hidden = options_without_secret(warehouse)
+    reached = {**options, "host": HOST, "port": two_hosts.reach(int(options["port"])), "sslmode": "disable"}
+    far = Connection.objects.create(
+        name=f"far {secrets.token_hex(3)}", kind="postgres", options=reached, secrets=hidden
+    )
+    pipeline = make_pipeline(f"{DATASET}.hosted", destination=far, load_method="staged")
+    run = run_now(pipeline)
+    part = with_a_part_on(run, "worker-a")
+    two_hosts.cut_off("a")
+    cut = time.monotonic()
+
+    def taken_over() -> bool:
+        part.refresh_from_db()
+        return part.worker.startswith("worker-b@") or part.status == PartStatus.DONE
+
+    wait_for(taken_over, limit_s=45, saying="worker-b goes on with the part")
+    assert time.monotonic() - cut < 20  # the lease is 6 s here
+    assert ended(run, limit_s=90).status == RunStatus.SUCCEEDED, run.error_message
+    assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
+    assert PartLoad.objects.filter(run=run, losses=1).count() == 1
+
+    two_hosts.plug_in("a")
+
+    def works_again() -> bool:
+        run = ended(run_now(pipeline), limit_s=90)
+        assert run.status == RunStatus.SUCCEEDED, run.error_message
+        assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
+        return PartLoad.objects.filter(run=run, worker__startswith="worker-a@").exists()
+
+    wait_for(works_again, limit_s=120, saying="worker-a takes parts again")

@@ -20,8 +20,8 @@ from unfold.enums import ActionVariant
 from pipelines.admin.links import POST_LINK, ask_first, change_url
 from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
-from runs import asking, page_queries, receipts, services
-from runs.models import Attempt, Run, Trigger
+from runs import asking, page_queries, part_queries, receipts, services
+from runs.models import Attempt, PartLoad, Run, Trigger
 from runs.states import RunStatus
 
 STATUS_COLOURS = {
@@ -47,9 +47,30 @@ class ReadOnly:
 
 class AttemptInline(ReadOnly, TabularInline):
     model = Attempt
-    fields = ("number", "worker", "started_at", "ended_at", "outcome", "error_code", "error_message")
+    fields = ("number", "worker", "started_at", "ended_at", "how_it_ended", "error_code", "error_message")
+    readonly_fields = ("how_it_ended",)
     hide_title = True
     tab = True
+
+    @display(description="outcome")
+    def how_it_ended(self, attempt: Attempt) -> str:
+        return part_queries.outcome_in_words(attempt, attempt.run)
+
+
+class PartInline(ReadOnly, TabularInline):
+    """Of the plan that was made last; a page at a time, for there may be hundreds."""
+
+    model = PartLoad
+    verbose_name = "part"
+    fields = ("part", "name", "status", "worker", "rows", "estimated_rows", "failures", "losses", "error_message")
+    readonly_fields = ("part",)
+    hide_title = True
+    tab = True
+    per_page = 50
+
+    @display(description="part")
+    def part(self, part: PartLoad) -> int:
+        return part.number + 1
 
 
 @admin.register(Run)
@@ -65,16 +86,16 @@ class RunAdmin(ReadOnly, ModelAdmin):
     search_fields = ("=id", "pipeline__name", "=error_code")
     search_help_text = "A run's id, a pipeline's name, or an error's code."
     show_full_result_count = False
-    inlines = (AttemptInline,)
+    inlines = (AttemptInline, PartInline)
     fieldsets = (
-        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "phase")}),
+        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "step", "phase", "how_parts_stand")}),
         ("Asked for", {"fields": ("action", "action_options", "trigger", "requested_by")}),
         ("Times", {"fields": ("created_at", "scheduled_for", "due", "started_at", "finished_at")}),
         ("Moved", {"fields": ("rows", "bytes", "what_it_did")}),
         ("Error", {"fields": ("error_code", "error_message", "error_hint")}),
         ("Owner", {"fields": ("worker", "attempt", "token", "lease_until", "cancel_requested", "cancelled_by")}),
     )
-    readonly_fields = ("page", "status_badge", "what_it_did")
+    readonly_fields = ("page", "status_badge", "how_parts_stand", "what_it_did")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], search_term: str
@@ -92,6 +113,11 @@ class RunAdmin(ReadOnly, ModelAdmin):
     @display(description="status", ordering="status", label=STATUS_COLOURS)
     def status_badge(self, run: Run) -> tuple[str, str]:
         return run.status, run.get_status_display()
+
+    @display(description="parts")
+    def how_parts_stand(self, run: Run) -> str:
+        counts = part_queries.counts_of([run]).get(run.pk)
+        return counts.in_words(run) if counts else "It is not loaded in parts."
 
     @display(description="receipt")
     def what_it_did(self, run: Run) -> SafeString | str:

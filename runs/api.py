@@ -22,13 +22,14 @@ from rest_framework.views import APIView
 from pipelines import lookups
 from pipelines.api_base import ApiView, FieldErrors, problem
 from pipelines.models import Pipeline
-from runs import queries, services
+from runs import part_queries, queries, services
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.receipt_serializers import ComparisonCostSerializer
 from runs.serializers import (
     DecisionSerializer,
     LogQuerySerializer,
     LogSerializer,
+    PartSerializer,
     RunDetailSerializer,
     RunSerializer,
     TriggerSerializer,
@@ -105,6 +106,13 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         lines = queries.log_lines(run.pk, **wanted.validated_data)
         last_seq = max(run.last_seq, lines[-1].seq if lines else 0)
         return Response(LogSerializer({"lines": lines, "last_seq": last_seq, "finished": run.is_terminal}).data)
+
+    @extend_schema(summary="List a run's parts", responses=PartSerializer(many=True))
+    @action(detail=True, filterset_class=None)
+    def parts(self, request: Request, pk: Any = None) -> Response:
+        """In the order in which they are taken; none for a run that is loaded in one go."""
+        page = self.paginate_queryset(part_queries.parts_of(self.get_object()))
+        return self.get_paginated_response(PartSerializer(page, many=True).data)
 
 
 class PipelineRunsViewSet(ApiView, viewsets.GenericViewSet[Run]):

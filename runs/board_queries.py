@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.core.cache import cache
-from django.db.models import Case, Count, IntegerField, Sum, Value, When
+from django.db.models import Case, Count, IntegerField, Q, Sum, Value, When
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
-from runs.capacity import PROCESS_SEEN_WITHIN, slots_in_use
-from runs.models import MOVE_NOTHING, LastEnd, Process, Run
+from runs.capacity import PROCESS_SEEN_WITHIN
+from runs.models import MOVE_NOTHING, LastEnd, PartLoad, Process, Run
 from runs.page_queries import Card, cards, find_pipelines, listed
-from runs.part_queries import Counts, counts_of
+from runs.part_queries import Counts, counts_of, process_of
 from runs.states import ACTIVE, TERMINAL, RunStatus
 from runs.waiting import reasons_to_wait
 
@@ -158,6 +160,14 @@ def monitor() -> Monitor:
         unfinished=unfinished_counts(),
         workforce=workforce(slots_in_use()),
     )
+
+
+def slots_in_use() -> dict[str, int]:
+    """How many slots each worker fills now, with runs or with parts of runs."""
+    held = Q(lease_until__gt=Now())
+    runs = Run.objects.filter(held).order_by().values_list("worker")
+    parts = PartLoad.objects.filter(held).order_by().values_list("worker")
+    return dict(Counter(process_of(worker) for (worker,) in runs.union(parts, all=True)))
 
 
 def workforce(in_use: Mapping[str, int] | None = None) -> Workforce:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import timedelta
 
 from django.conf import settings
@@ -71,20 +70,3 @@ def free_slots() -> int:
         )
         (free,) = cursor.fetchone()
     return free
-
-
-def process_of(worker: str) -> str:
-    """The worker that a child belongs to."""
-    return worker.rpartition(":")[0] or worker
-
-
-def slots_in_use() -> dict[str, int]:
-    """How many slots each worker fills now, with runs or with parts of runs."""
-    held = Q(lease_until__gt=Now())
-    workers = (
-        Run.objects.filter(held)
-        .order_by()
-        .values_list("worker")
-        .union(PartLoad.objects.filter(held).order_by().values_list("worker"), all=True)
-    )
-    return dict(Counter(process_of(worker) for (worker,) in workers))

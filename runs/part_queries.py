@@ -9,9 +9,8 @@ from statistics import median
 from uuid import UUID
 
 from django.contrib.postgres.aggregates import ArrayAgg
-from django.db.models import Count, Q
+from django.db.models import Count, Q, QuerySet
 
-from runs.capacity import process_of
 from runs.models import Attempt, PartLoad, Run
 from runs.states import PartStatus, RunStatus, Step
 from runs.words import count, span
@@ -36,12 +35,17 @@ def doing(run: Run) -> str:
     return run.phase
 
 
+def process_of(worker: str) -> str:
+    """The worker that a child belongs to."""
+    return worker.rpartition(":")[0] or worker
+
+
 # Counts -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many parts of a run stand how; `again` waits for another try, `waiting` for its first or to go on."""
+    """How many parts of a run stand how; of those that wait, `again` do so for another try."""
 
     total: int
     done: int
@@ -52,7 +56,7 @@ class Counts:
 
     @property
     def waiting(self) -> int:
-        return self.total - self.done - self.running - self.again - self.failed
+        return self.total - self.done - self.running - self.failed
 
     def in_words(self, run: Run) -> str:
         """A sentence: of what is, or of what was when the run ended."""
@@ -64,10 +68,10 @@ class Counts:
             _some(self.failed, "failed", "failed"),
         ]
         if run.is_terminal or run.step != Step.PARTS:
-            said.append(_some(self.again + self.waiting, "was not finished", "were not finished"))
+            said.append(_some(self.waiting, "was not finished", "were not finished"))
         else:
             said.append(_some(self.again, "waits for another try", "wait for another try"))
-            said.append(_some(self.waiting, "waits", "wait"))
+            said.append(_some(self.waiting - self.again, "waits", "wait"))
         return ", ".join(filter(None, said)) + "."
 
 
@@ -234,10 +238,14 @@ _SAID = {
 
 def picture_of(run: Run) -> Picture | None:
     """The parts of a run; None for one that is not loaded in parts."""
-    if not is_in_parts(run):
-        return None
-    parts = list(PartLoad.objects.filter(run=run).defer("error_hint", "task_id").order_by("number"))
+    parts = list(parts_of(run).defer("error_hint", "task_id"))
     return Picture(run, parts) if parts else None
+
+
+def parts_of(run: Run) -> QuerySet[PartLoad]:
+    """The parts of a run, in their order; none of a plan that it left behind."""
+    parts = PartLoad.objects.filter(run=run).order_by("number")
+    return parts if is_in_parts(run) else parts.none()
 
 
 def state_of(part: PartLoad) -> str:

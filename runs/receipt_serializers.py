@@ -35,6 +35,8 @@ class ReceiptSourceSerializer(serializers.Serializer[Any]):
     bytes_processed = serializers.IntegerField(required=False)
     bytes_billed = serializers.IntegerField(required=False)
     cache_hit = serializers.BooleanField(required=False, allow_null=True)
+    parts = serializers.IntegerField(required=False, help_text="How many parts it was loaded in.")
+    generation = serializers.IntegerField(required=False, help_text="The attempt whose plan the parts are of.")
 
 
 class IntervalSerializer(serializers.Serializer[Any]):

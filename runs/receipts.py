@@ -95,6 +95,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("source.cursor_bytes_billed", "Billed for the cursor", size),
             ("source.partitions_bytes_billed", "Billed for the list of partitions", size),
             ("source.parts_by", "Read in ranges of", str),
+            ("source.parts", "Loaded in parts", count),
             ("source.cache_hit", "From BigQuery's cache", _said),
         ),
     ),
@@ -138,6 +139,7 @@ _TECHNICAL = (
     ("interval.through", "Rows up to its end", count),
     ("interval.below", "Rows up to the watermark before", count),
     ("interval.includes_low", "Its lower end was read too", _said),
+    ("source.generation", "Attempt that made the plan", count),
     ("token", "Token", _said),
 )
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")

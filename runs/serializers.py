@@ -10,8 +10,10 @@ from rest_framework import serializers
 from connectors.errors import ConnectorError
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from runs import asking, queries, receipts
-from runs.models import LogLine, Run, RunAction
+from runs.models import LogLine, PartLoad, Run, RunAction
+from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
+from runs.states import Step
 
 
 class RunSerializer(serializers.ModelSerializer[Run]):
@@ -21,23 +23,29 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     pipeline_name = serializers.CharField(source="pipeline.name")
     revision = serializers.IntegerField(source="revision.number", help_text="Number of the definition it runs.")
     requested_by = serializers.CharField(source="requested_by.username", default=None, allow_null=True)
+    step = serializers.ChoiceField(
+        choices=Step.choices,
+        help_text="Of a run in parts: parts or publish; empty while it is planned, and for others.",
+    )
     error = serializers.SerializerMethodField()
 
     class Meta:
         model = Run
         fields: tuple[str, ...] = (
             "id", "pipeline", "pipeline_name", "revision", "trigger", "action", "requested_by", "scheduled_for",
-            "data_interval_start", "data_interval_end", "status", "attempt", "phase", "cancel_requested", "rows",
-            "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error", "created_at", "started_at",
+            "data_interval_start", "data_interval_end", "status", "step", "attempt", "phase", "cancel_requested",
+            "rows", "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error", "created_at", "started_at",
             "finished_at",
         )  # fmt: skip
         read_only_fields = fields
 
     @extend_schema_field(ProblemSerializer(allow_null=True))
     def get_error(self, run: Run) -> dict[str, str] | None:
-        if not run.error_code:
-            return None
-        return {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
+        return _error(run)
+
+
+def _error(of: Run | PartLoad) -> dict[str, str] | None:
+    return {"code": of.error_code, "message": of.error_message, "hint": of.error_hint} if of.error_code else None
 
 
 class ProgressSerializer(serializers.Serializer[Any]):
@@ -51,15 +59,24 @@ class ProgressSerializer(serializers.Serializer[Any]):
     phase = serializers.CharField(allow_blank=True)
 
 
+class PartCountsSerializer(serializers.Serializer[Any]):
+    total = serializers.IntegerField()
+    waiting = serializers.IntegerField(help_text="For a worker, or for another try.")
+    running = serializers.IntegerField()
+    done = serializers.IntegerField(help_text="All of their rows are staged.")
+    failed = serializers.IntegerField()
+
+
 class RunDetailSerializer(RunSerializer):
     """A run with what it waits for, how far it is, and its receipt."""
 
     waiting = serializers.SerializerMethodField(help_text="Why it waits; empty when it does not.")
     progress = serializers.SerializerMethodField()
+    parts = serializers.SerializerMethodField(help_text="How its parts stand; null for a run that is loaded in one go.")
     receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
 
     class Meta(RunSerializer.Meta):
-        fields = (*RunSerializer.Meta.fields, "waiting", "progress", "receipt")
+        fields = (*RunSerializer.Meta.fields, "waiting", "progress", "parts", "receipt")
         read_only_fields = fields
 
     def get_waiting(self, run: Run) -> str:
@@ -69,9 +86,36 @@ class RunDetailSerializer(RunSerializer):
     def get_receipt(self, run: Run) -> dict[str, Any] | None:
         return receipts.visible(run, self.context["request"].user)
 
+    @extend_schema_field(PartCountsSerializer(allow_null=True))
+    def get_parts(self, run: Run) -> dict[str, Any] | None:
+        counts = counts_of([run]).get(run.pk)
+        return PartCountsSerializer(counts).data if counts else None
+
     @extend_schema_field(ProgressSerializer)
     def get_progress(self, run: Run) -> dict[str, Any]:
         return queries.progress_of(run)
+
+
+class PartSerializer(serializers.ModelSerializer[PartLoad]):
+    """A part of a run, and whoever loads it now or did last."""
+
+    number = serializers.SerializerMethodField(help_text="Counts from 1, as in the log.")
+    error = serializers.SerializerMethodField(help_text="What it failed with last.")
+
+    class Meta:
+        model = PartLoad
+        fields = (
+            "number", "name", "status", "worker", "rows", "bytes", "estimated_rows", "failures", "losses", "due",
+            "started_at", "finished_at", "error",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    def get_number(self, part: PartLoad) -> int:
+        return part.number + 1
+
+    @extend_schema_field(ProblemSerializer(allow_null=True))
+    def get_error(self, part: PartLoad) -> dict[str, str] | None:
+        return _error(part)
 
 
 class TriggerSerializer(serializers.Serializer[Any]):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
 from django.test import Client
 from django.urls import reverse
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
@@ -16,7 +16,7 @@ from django_celery_results.models import TaskResult
 from pipelines import lookups
 from pipelines.models import ApiToken, Pipeline
 from pipelines.services import ScheduleSpec
-from runs.models import Run, Trigger
+from runs.models import Attempt, PartLoad, Run, Trigger
 from runs.services import request_run
 
 LIST = "/admin/pipelines/pipeline/"
@@ -157,3 +157,22 @@ def test_runs_are_looked_at_only(admin_client, make_pipeline):
     for address in ("add/", f"{run.pk}/delete/", f"{run.pk}/change/"):
         assert admin_client.post(f"/admin/runs/run/{address}").status_code == 403
     assert Run.objects.count() == 1
+
+
+def test_a_runs_parts_are_looked_at_by_those_who_may(client_in, make_pipeline):
+    run, _ = request_run(make_pipeline(), trigger=Trigger.MANUAL, by=None)
+    Run.objects.filter(pk=run.pk).update(status="running", step="parts", generation=1)
+    Attempt.objects.create(run=run, number=1, token=1, worker="w", outcome="divided")
+    PartLoad.objects.bulk_create(
+        PartLoad(run=run, number=number, name=f"<day {number}>", status="waiting") for number in range(60)
+    )
+    viewer = client_in("viewer")
+    page = viewer.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
+    assert "None of 60 parts is staged, 60 wait." in page
+    assert "Planned: divided into parts" in page
+    assert "&lt;day 49&gt;" in page
+    assert "&lt;day 50&gt;" not in page  # on the next page
+    assert viewer.post(f"/admin/runs/run/{run.pk}/change/").status_code == 403
+    viewer_group = Group.objects.get(name="viewer")
+    viewer_group.permissions.remove(Permission.objects.get(codename="view_partload"))
+    assert "&lt;day 1&gt;" not in viewer.get(f"/admin/runs/run/{run.pk}/change/").content.decode()

@@ -166,6 +166,7 @@ def test_a_pipeline_page_tells_times_revisions_and_skips(make_pipeline, make_run
     page = viewer_client.get(reverse("pipeline", args=[pipeline.pk])).text
     assert page.count(", 06:30") == 5  # in the schedule's zone
     assert "Asia/Kolkata" in page
+    assert "<dt>Loaded</dt><dd>By itself, from the size</dd>" in page
     assert "A run was active or waiting" in page
     assert re.search(r"<b>2</b>.*?by olga.*?Retries", page, re.DOTALL)
 

@@ -136,3 +136,9 @@ def test_the_api_gives_the_whole_receipt(run, client) -> None:
     _, plain = tokens.create_token(allow(User.objects.create_user("ada"), *VIEW), "tests")
     answer = client.get(f"/api/v1/runs/{run.pk}/", headers={"Authorization": f"Bearer {plain}"})
     assert answer.json()["receipt"] == MERGED
+
+
+def test_a_receipt_says_that_it_was_loaded_in_parts() -> None:
+    told = said({**MERGED, "source": {"table": "a.b", "parts": 1200, "generation": 2}})
+    assert told["Source"]["Loaded in parts"] == "1,200"
+    assert told["For a search in other systems"]["Attempt that made the plan"] == "2"

@@ -88,14 +88,14 @@ class RunAdmin(ReadOnly, ModelAdmin):
     show_full_result_count = False
     inlines = (AttemptInline, PartInline)
     fieldsets = (
-        (None, {"fields": ("page", "pipeline", "revision", "status_badge", "step", "phase", "how_parts_stand")}),
+        (None, {"fields": ("page", "pipeline", "revision", "status", "step", "phase", "how_parts_stand")}),
         ("Asked for", {"fields": ("action", "action_options", "trigger", "requested_by")}),
         ("Times", {"fields": ("created_at", "scheduled_for", "due", "started_at", "finished_at")}),
         ("Moved", {"fields": ("rows", "bytes", "what_it_did")}),
         ("Error", {"fields": ("error_code", "error_message", "error_hint")}),
         ("Owner", {"fields": ("worker", "attempt", "token", "lease_until", "cancel_requested", "cancelled_by")}),
     )
-    readonly_fields = ("page", "status_badge", "how_parts_stand", "what_it_did")
+    readonly_fields = ("page", "how_parts_stand", "what_it_did")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], search_term: str

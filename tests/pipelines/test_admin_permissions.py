@@ -169,6 +169,7 @@ def test_a_runs_parts_are_looked_at_by_those_who_may(client_in, make_pipeline):
     viewer = client_in("viewer")
     page = viewer.get(f"/admin/runs/run/{run.pk}/change/").content.decode()
     assert "None of 60 parts is staged, 60 wait." in page
+    assert "(&#x27;running" not in page
     assert "Planned: divided into parts" in page
     assert "&lt;day 49&gt;" in page
     assert "&lt;day 50&gt;" not in page  # on the next page

@@ -10,15 +10,16 @@ connection is let go.
 It keeps the rows of every read session for ever: a night of schedules, and the machine is out of
 memory. Here the sessions that were not used for longest make room.
 
-It makes one message of up to 65,536 rows and copies it eight times on its way: wide rows take as much of the
-processor there as at the reader. Here a message has about a megabyte, which stays in the processor's cache.
+It makes one message of up to 65,536 rows, copies it eight times on its way, and hands it from thread to thread:
+wide rows take as much of the processor there as at the reader. Here a message has about a megabyte, which stays in
+the processor's cache, is put together in one piece, and is sent by the thread that made it.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,16 +29,19 @@ from bqemulator.cli import main
 from bqemulator.grpc_api import read_servicer
 from bqemulator.storage.engine import DuckDBEngine, _annotate_with_duckdb_types
 from bqemulator.streaming import read_session
+from google.cloud.bigquery_storage_v1 import types
 
 THREADS = 512  # made when needed
 SESSION_BYTES = 1 << 30
 SESSIONS_KEPT = 4  # whatever their size
 MESSAGE_BYTES = 1 << 20
+# The emulator's own: every message of a stream tells that it is the last.
+AT_THE_END = types.StreamStats(progress=types.StreamStats.Progress(at_response_start=0.0, at_response_end=1.0))
 
 _one_at_a_time = threading.RLock()
 _sessions_change = threading.Lock()
 _execute = DuckDBEngine.execute
-_stream_rows = read_session.get_stream_data
+_read_rows = read_servicer.BigQueryReadHandler._handle_read_rows
 
 
 class Result:
@@ -90,19 +94,41 @@ class Sessions(dict[str, read_session.ReadSessionState]):
             return session
 
 
-def stream_rows(session: str, stream: str) -> pa.Table | None:
-    """The rows of a stream, cut where its messages end."""
-    rows = _stream_rows(session, stream)
-    if not rows:
-        return rows
-    step = -(-rows.num_rows // max(1, round(rows.nbytes / MESSAGE_BYTES)))
-    return pa.Table.from_batches(rows.to_batches(max_chunksize=step), rows.schema)
+async def read_rows(handler: Any, request: bytes, context: Any) -> AsyncIterator[bytes]:
+    """The messages of a stream; Avro is left to the emulator."""
+    stream = types.ReadRowsRequest.deserialize(request).read_stream
+    session = read_session.get_session(stream.rpartition("/streams/")[0])
+    if session is None or session.data_format != read_session.FORMAT_ARROW:
+        for message in _read_rows(handler, request, context):
+            yield message
+        return
+    rows = read_session.get_stream_data(session.session_name, stream)
+    schema = types.ArrowSchema(serialized_schema=session.arrow_schema_bytes)
+    for batch in rows.to_batches(max_chunksize=rows_of_a_message(rows)):
+        about = types.ReadRowsResponse(row_count=batch.num_rows, stats=AT_THE_END, arrow_schema=schema)
+        schema = None
+        yield with_batch(types.ReadRowsResponse.serialize(about), batch)
+    handler._ctx.metrics.read_streams_active.dec(1)
 
 
-def message_of(batch: pa.RecordBatch) -> bytes:
-    """A batch as Arrow's IPC message."""
-    message: bytes = batch.serialize().to_pybytes()
-    return message
+def rows_of_a_message(rows: pa.Table) -> int:
+    return max(1, -(-rows.num_rows // max(1, round(rows.nbytes / MESSAGE_BYTES))))
+
+
+def with_batch(response: bytes, batch: pa.RecordBatch) -> bytes:
+    """A serialized ReadRowsResponse that has a batch as well: fields of a message may stand in any order."""
+    data = batch.serialize()
+    field = b"\x0a" + varint(data.size)  # ArrowRecordBatch.serialized_record_batch
+    return b"".join((response, b"\x22", varint(len(field) + data.size), field, data))  # .arrow_record_batch
+
+
+def varint(number: int) -> bytes:
+    """A whole number as protocol buffers write it: seven bits per byte, the low ones first."""
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*written, number))
 
 
 if __name__ == "__main__":
@@ -110,6 +136,5 @@ if __name__ == "__main__":
     DuckDBEngine.execute = execute
     DuckDBEngine.fetch_arrow = fetch_arrow
     read_session._SESSIONS = Sessions()
-    read_servicer.get_stream_data = stream_rows
-    read_servicer.serialize_arrow_record_batch = message_of
+    read_servicer.BigQueryReadHandler._handle_read_rows = read_rows
     main()

@@ -140,7 +140,8 @@ class ReadPlan:
     """What will be read, fixed once: schema, snapshot time, parts, estimates.
 
     `facts` go to the receipt (session, job ids, bytes billed); `warnings` go to the log. `interval` is set
-    where a cursor was asked for. `source_rows` is what the source itself counted, where that is known already.
+    where a cursor was asked for. `source_rows` is what the source itself counted, where that is known already;
+    `recorded_rows` what its record of a table that is read whole says: where as many arrive, nothing else is counted.
     `state` is what the source needs to read and count the parts, in JSON: any process can go on with a plan.
     A plan that `outlives_session` has parts that can be opened again when a session is lost; others are then void.
     """
@@ -154,6 +155,7 @@ class ReadPlan:
     warnings: tuple[str, ...] = ()
     interval: Interval | None = None
     source_rows: int | None = None
+    recorded_rows: int | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     outlives_session: bool = False
 

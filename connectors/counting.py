@@ -1,4 +1,4 @@
-"""The source's own count of rows, taken while they are read, against those that arrived."""
+"""The source's own count of rows, taken while they are read if its records cannot tell, against those that arrived."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class Count(AbstractContextManager["Count"]):
         self._plan = plan
         self._stop = _Until(stop)
         self._rows = plan.source_rows
+        self._recorded = plan.recorded_rows
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if self._rows is None:
+        if self._rows is None and self._recorded is None:
             self._thread = threading.Thread(target=self._count, name="source-count", daemon=True)
             self._thread.start()
         return self
@@ -35,10 +36,15 @@ class Count(AbstractContextManager["Count"]):
     ) -> None:
         self._stop.close()
 
-    def result(self, reporter: Reporter) -> int | None:
+    def result(self, reporter: Reporter, arrived: int) -> int | None:
         """The count, None where there is none to be had; raises what kept it from being taken, if that passes."""
         if self._thread is not None:
             self._thread.join()
+        elif self._rows is None:
+            if arrived == self._recorded:
+                return arrived
+            # The record may be of another moment, or of rows that not everybody may see.
+            self._count()
         error = self._error
         if isinstance(error, ConnectorError) and not isinstance(error, (TransientError, Stopped)):
             # The count is a query, which a connection may not be allowed or a table may ask a filter for:

@@ -296,7 +296,7 @@ def publish_parts(
             raise NewGeneration(error.message, hint="The next attempt reads again.") from error
         for column, values in _repaired(checkpoints).items():
             reporter.log("warning", receipt.repaired(column, values, request.text_policy))
-        source_rows = count.result(reporter)
+        source_rows = count.result(reporter, rows)
         try:
             refuse_missing(request.target, rows, source_rows)
         except TransientError as error:

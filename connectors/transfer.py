@@ -292,7 +292,7 @@ def _fill(
         for column, values in copied.repaired.items():
             reporter.log("warning", receipt.repaired(column, values, request.text_policy))
         crash("load.end")
-        source_rows = count.result(reporter)
+        source_rows = count.result(reporter, copied.rows)
         refuse_missing(request.target, copied.rows, source_rows)
         load.settle(copied.rows)
     return Receipt(

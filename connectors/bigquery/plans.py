@@ -94,6 +94,7 @@ class Planner:
             warnings=warnings,
             interval=found.interval if found else None,
             source_rows=found.interval.rows if found else _none_at_all(table, opened),
+            recorded_rows=None if found or table.streaming_buffer else table.num_rows,
             version=pages.version_of(table.to_api_repr()),
         )
 
@@ -234,6 +235,7 @@ class Planner:
         warnings: tuple[str, ...] = (),
         interval: Interval | None = None,
         source_rows: int | None = None,
+        recorded_rows: int | None = None,
         version: tuple[str | None, ...] = (),
         parts: tuple[Part, ...] = (),
         ranges: RangeReading | None = None,
@@ -269,6 +271,7 @@ class Planner:
             warnings=warnings,
             interval=interval,
             source_rows=source_rows,
+            recorded_rows=recorded_rows,
             state=reading.to_json(),
             outlives_session=outlives_session,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from dataclasses import replace
 
 import pytest
 
@@ -166,6 +167,43 @@ def test_rows_that_do_not_arrive_are_noticed(world, ids):
 
 def test_the_receipt_has_the_sources_own_count(world):
     assert world.move(range(5)).source_rows == 5
+
+
+def recorded(rows, says, counted):
+    """A source whose record says `says` of its rows, and that counts them as `counted`."""
+    source = MemorySource([batch(range(rows))])
+    plan, asked = source.plan, []
+    source.plan = lambda *given, **more: replace(plan(*given, **more), recorded_rows=says)
+
+    def count(request, plan, *, stop):
+        asked.append(counted)
+        return counted
+
+    source.count = count
+    return source, asked
+
+
+def test_as_many_rows_as_the_sources_record_says_need_no_count(world, ids):
+    source, asked = recorded(5, says=5, counted=-1)
+    assert world.move(source=source).source_rows == 5
+    assert ids() == list(range(5))
+    assert asked == []
+
+
+def test_a_record_of_another_moment_is_no_loss(world, ids):
+    source, asked = recorded(5, says=4, counted=5)
+    assert world.move(source=source).source_rows == 5
+    assert ids() == list(range(5))
+    assert asked == [5]
+
+
+def test_fewer_rows_than_recorded_and_counted_are_noticed(world, ids):
+    world.move(range(3))
+    source, _ = recorded(5, says=6, counted=6)
+    with pytest.raises(ConnectorError) as missing:
+        world.move(source=source)
+    assert missing.value.code == "rows_missing"
+    assert ids() == list(range(3))
 
 
 def test_a_source_that_may_not_count_is_taken_at_its_word_and_said_so(world, ids):

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 LARGE_BYTES = 2 << 30
 LARGE_ROWS = 20_000_000
 # What a crash may cost of a part, and what a transaction may hold back VACUUM.
-PART_BYTES = 512 << 20
 BATCH_BYTES = 64 << 20
 BATCH_S = 10.0
 REOPENED_MOST = 3
@@ -71,11 +70,6 @@ def is_large(plan: ReadPlan) -> bool:
     if plan.estimated_bytes is not None:
         return plan.estimated_bytes >= LARGE_BYTES
     return (plan.estimated_rows or 0) >= LARGE_ROWS
-
-
-def parts_for(plan: ReadPlan) -> int:
-    """How many parts make losing one cheap."""
-    return (plan.estimated_bytes or 0) // PART_BYTES
 
 
 def stage(
@@ -209,6 +203,7 @@ def _read(
     start = load.at.position
     with Feed([lambda: source.read(reading, start=start, stop=stop)], stop, keeps=True, is_over=is_over) as feed:
         while not load.at.done:
+            feed.pauses_at = None  # outside a transaction there is time
             first = next(iter(feed), None)
             if first is None and not feed.is_drained:
                 break
@@ -231,12 +226,12 @@ def _read(
 
 def _some(first: pa.RecordBatch | None, feed: Feed) -> Iterator[pa.RecordBatch]:
     """`first` and what follows it, as much as is committed together."""
-    began, size = time.monotonic(), 0
-    batch = first
+    feed.pauses_at = time.monotonic() + BATCH_S
+    batch, size = first, 0
     while batch is not None:
         yield batch
         size += batch.nbytes
-        if size >= BATCH_BYTES or time.monotonic() - began > BATCH_S:
+        if size >= BATCH_BYTES or time.monotonic() > feed.pauses_at:
             return
         batch = next(iter(feed), None)
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 LOSSES_LIMIT = 10
 PARTS_LEAST, PARTS_MOST = 8, 200
+# What taking away staged rows may wait for.
+TAKE_AWAY_S = 10.0
 ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
 _REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
 
@@ -46,9 +48,10 @@ _REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
 def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter) -> dict[str, Any] | Divided:
     """Do what the run asks for, unless a former attempt already published it; returns the receipt.
 
-    A load in parts comes here twice: for its plan, which gives the parts, and for its publish.
+    A load in parts comes here twice: for its plan, which gives the parts, and for its publish. What ends the run for
+    good takes away what it staged.
     """
-    if claimed.is_archived and not standing.is_unknown and not claimed.step:
+    if claimed.is_archived and not standing.is_unknown and not claimed.step and not claimed.decision:
         raise NeverPublished(RunStatus.CANCELLED, ARCHIVED)
     connections = ends.connections(claimed)
     destination = ends.open_destination(claimed, connections)
@@ -57,30 +60,51 @@ def perform(claimed: Claim, standing: Standing, lease: Lease, reporter: Reporter
         if fence.applied is not None:
             reporter.log("info", "A former attempt had published this run already: nothing to do again.")
             return kept(claimed, fence.applied.receipt)
-        if claimed.decision and (claimed.decision == Decision.DISCARD or claimed.cancel_requested):
-            destination.forget_staged(fence, fence.leftovers)
-            raise NeverPublished(RunStatus.CANCELLED, None)
-        if standing.is_unknown:
-            try:
-                then = "publishing what is staged" if claimed.step else "starting over"
-                go_on(claimed, reporter, f"The destination says that nothing was published: {then}.")
-            except NeverPublished:
-                if claimed.step:
-                    destination.forget_staged(fence, fence.leftovers)
-                raise
-            standing.is_unknown = False
-        if claimed.step == Step.PUBLISH and not claimed.decision:
-            receipt = _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
-        else:
-            lease.check()
-            if claimed.decision == Decision.PUBLISH:
-                standing.is_loading = True
-                receipt = _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
-            else:
-                receipt = _read(claimed, standing, connections, destination, fence, lease, reporter)
+        try:
+            receipt = _perform(claimed, standing, connections, destination, fence, lease, reporter)
+        except (NeverPublished, ConnectorError) as error:
+            if endings.is_final(claimed, lease, error):
+                take_away(destination, fence, lease, reporter)
+            raise
     finally:
         destination.close()
     return receipt if isinstance(receipt, Divided) else kept(claimed, receipt.to_json())
+
+
+def _perform(
+    claimed: Claim,
+    standing: Standing,
+    connections: Mapping[UUID, Connection],
+    destination: Destination,
+    fence: Fence,
+    lease: Lease,
+    reporter: Reporter,
+) -> Receipt | Divided:
+    """Do it, with the fence raised and nothing published yet."""
+    if claimed.decision and (claimed.decision == Decision.DISCARD or claimed.cancel_requested):
+        raise NeverPublished(RunStatus.CANCELLED, None)
+    if standing.is_unknown:
+        then = "publishing what is staged" if claimed.step else "starting over"
+        go_on(claimed, reporter, f"The destination says that nothing was published: {then}.")
+        standing.is_unknown = False
+    lease.check()
+    if claimed.decision == Decision.PUBLISH:
+        standing.is_loading = True
+        return _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
+    if claimed.step == Step.PUBLISH:
+        return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
+    return _read(claimed, standing, connections, destination, fence, lease, reporter)
+
+
+def take_away(destination: Destination, fence: Fence, lease: Lease, reporter: Reporter) -> None:
+    """Drop what this run staged; where that cannot be done now, the pipeline's next run does it."""
+    if not fence.leftovers:
+        return
+    try:
+        with lease.patience(TAKE_AWAY_S):
+            destination.forget_staged(fence, fence.leftovers)
+    except ConnectorError as error:
+        reporter.log("warning", f"What was staged could not be taken away: {error.message} The next run does it.")
 
 
 def _publish_parts(
@@ -92,12 +116,11 @@ def _publish_parts(
     lease: Lease,
     reporter: Reporter,
 ) -> Receipt | Divided:
-    """Publish what the parts staged; what ends the run for good takes it away."""
+    """Publish what the parts staged."""
     from connectors import staged
 
     source = ends.open_source(claimed, connections)
     try:
-        lease.check()
         failed = services.failed_part(claimed.run)
         if failed is not None:
             raise _as_raised(failed)
@@ -109,10 +132,6 @@ def _publish_parts(
             "warning", f"{len(unfinished.parts)} parts are not whole at the destination: they are loaded again."
         )
         return Divided(unfinished.generation, fence.token, again=tuple(unfinished.parts))
-    except ConnectorError as error:
-        if endings.is_final(claimed, lease, error):
-            destination.forget_staged(fence, fence.leftovers)
-        raise
     finally:
         source.close()
 
@@ -159,12 +178,19 @@ def _load(
     from connectors import staged, transfer
 
     method = claimed.definition.get("load_method", LoadMethod.AUTO)
-    parts = _parts(claimed)
+    parts = _parts()
     planned = partial(transfer.prepare, source, destination, fence, request, stop=lease)
-    prepared = planned(parts=parts) if method == LoadMethod.STAGED else planned()
-    if method == LoadMethod.AUTO and staged.is_large(prepared.plan):
+    if method == LoadMethod.AUTO and request.read.cursor is not None:
+        # A second plan would ask for the cursor's bounds, and be billed, once more.
+        is_large = (source.describe(request.read).bytes or 0) >= staged.LARGE_BYTES
+        prepared = planned(parts=parts if is_large else 0)
+    else:
+        prepared = planned(parts=parts if method == LoadMethod.STAGED else 0)
+        is_large = method == LoadMethod.AUTO and staged.is_large(prepared.plan)
+        if is_large:
+            prepared = planned(parts=parts)
+    if is_large and staged.is_large(prepared.plan):
         reporter.log("info", "So large a read is divided into parts: each keeps what it has when something fails.")
-        prepared = planned(parts=max(parts, staged.parts_for(prepared.plan)))
         method = LoadMethod.STAGED
     if method == LoadMethod.STAGED:
         made = staged.stage(
@@ -176,7 +202,7 @@ def _load(
     return transfer.direct(source, destination, fence, request, prepared=prepared, reporter=reporter, stop=lease)
 
 
-def _parts(claimed: Claim) -> int:
+def _parts() -> int:
     """More parts than workers, so that a large one holds up nobody."""
     return min(PARTS_MOST, max(PARTS_LEAST, 3 * capacity.total_slots()))
 

@@ -23,7 +23,7 @@ from connectors.errors import (
 )
 from runs import services
 from runs.lease import Lease
-from runs.services import Claim, Failure, Line, NewPart, PartClaim
+from runs.services import Claim, Failure, Line, NewPart
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,9 @@ def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
 
 def divided(claimed: Claim, made: Divided) -> End:
     if made.again:
-        return lambda lines: services.spread_again(claimed, made.again, fence_token=made.fence_token, lines=lines)
+        return lambda lines: services.spread_again(
+            claimed, made.again, generation=made.generation, fence_token=made.fence_token, lines=lines
+        )
     return lambda lines: services.spread(
         claimed, made.parts, generation=made.generation, fence_token=made.fence_token, lines=lines
     )
@@ -148,18 +150,9 @@ def after_stop(claimed: Claim, standing: Standing, stopped: Stopped) -> End:
     if stopped.code == "cancelled":
         return never_published(claimed, RunStatus.CANCELLED, None)
     if stopped.code == "time_limit":
-        return _failed(claimed, time_is_up(claimed))
+        return _failed(claimed, services.time_is_up(claimed.definition))
     done = Line("info", "The worker is shutting down: another one starts this run over.")
     return lambda lines: services.hand_back(claimed, lines=[*lines, done])
-
-
-def time_is_up(claimed: Claim | PartClaim) -> Failure:
-    return Failure(
-        "time_limit",
-        f"The run was stopped at its time limit of {claimed.definition['time_limit_s']} seconds."
-        " Nothing was published.",
-        "Raise the pipeline's time limit, or read less.",
-    )
 
 
 def abandoned(claimed: Claim) -> End:
@@ -212,11 +205,13 @@ def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
     return _failed(claimed, _failure(error))
 
 
-def is_final(claimed: Claim, lease: Lease, error: ConnectorError) -> bool:
-    """Whether the run ends with `error`, unpublished and not held."""
+def is_final(claimed: Claim, lease: Lease, error: Exception) -> bool:
+    """Whether the run ends with `error`, unpublished and not held, or begins again with a new plan."""
     if lease.reason:
         return lease.reason in ("cancelled", "time_limit")
     match error:
+        case NeverPublished():
+            return True
         case Held() | OutcomeUnknown() | StaleToken() | Stopped():
             return False
         case NewGeneration() | Overtaken():

@@ -24,6 +24,7 @@ from runs.endings import (
     divided,
     end_of,
     in_words,
+    is_final,
     succeeded,
     unresolved,
 )
@@ -118,6 +119,8 @@ def _settled(claimed: Claim, lease: Lease, reporter: Reporter, error: ConnectorE
         destination = ends.open_destination(claimed, ends.connections(claimed))
         try:
             fence = ends.raise_fence(claimed, destination, lease)
+            if fence.applied is None and is_final(claimed, lease, error):
+                actions.take_away(destination, fence, lease, reporter)
         finally:
             destination.close()
     except Exception as again:  # noqa: BLE001 - as above

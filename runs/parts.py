@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from django.db import Error as DatabaseError
+
 from connectors.errors import ConnectorError, NewGeneration, StaleToken, Stopped, TransientError
 from runs import ends, services
 from runs.actions import transfer_request
-from runs.endings import backoff_s, in_words, time_is_up
+from runs.endings import FIRST_RETRY_S, backoff_s, in_words
 from runs.lease import Lease
 from runs.reporter import Reporter
 from runs.services import Failure, Line, PartClaim
@@ -31,9 +33,15 @@ class Committed:
     rows: int = 0
     bytes: int = 0
     done: bool = False
+    found: int | None = None
 
     def note(self, rows: int, bytes: int, done: bool) -> None:
         self.rows, self.bytes, self.done = rows, bytes, done
+        self.found = rows if self.found is None else self.found
+
+    @property
+    def has_grown(self) -> bool:
+        return self.found is not None and self.rows > self.found
 
 
 def load(claimed: PartClaim, lease: Lease, reporter: Reporter) -> End:
@@ -91,13 +99,16 @@ def _after(claimed: PartClaim, committed: Committed, lease: Lease, error: Except
         case services.StaleToken() | Stopped(code="lease_lost" | "cancelled"):
             return _abandoned(claimed)
         case Stopped(code="time_limit"):
-            return _failed(claimed, committed, time_is_up(claimed))
+            return _failed(claimed, committed, services.time_is_up(claimed.definition))
         case Stopped():
             return _let_go(claimed, committed, "The worker is shutting down")
         case StaleToken():
-            # Of the part: then its row has that token too, and nothing is written. Of the run: then it is not
-            # about parts any more. Neither can be: then somebody else writes to the target, which passes.
-            return _again(claimed, committed, TransientError(error.message, hint=error.hint, code=error.code))
+            # The part is still ours, so it is the fence: a former owner of the run raised it, paused since before the
+            # plan. Whoever takes the run's last step raises it again, and lets the parts go on under that one.
+            return _under_a_new_fence(claimed, committed)
+        case DatabaseError():
+            told = TransientError("DataMantri's own database did not answer.", code="control_database")
+            return _let_go(claimed, committed, told.message, delay_s=FIRST_RETRY_S)
         case NewGeneration():
             return _failed(claimed, committed, _failure(error))
         case TransientError():
@@ -113,19 +124,22 @@ def _after(claimed: PartClaim, committed: Committed, lease: Lease, error: Except
 
 def _again(claimed: PartClaim, committed: Committed, error: TransientError) -> End:
     allowed = claimed.definition["retries"]
-    if claimed.failures >= allowed:
+    # What brought rows is no failure of the part: it may break as often as it gets on.
+    failures = 0 if committed.has_grown else claimed.failures
+    if failures >= allowed:
         return _failed(claimed, committed, _failure(error))
-    delay = backoff_s(claimed.failures, error.retry_after_s)
+    delay = backoff_s(failures, error.retry_after_s)
     line = Line(
         "warning",
         f"{claimed.title}: {error.message} Going on behind {committed.rows:,} rows in {delay:.0f} s"
-        f" ({claimed.failures + 1} of {allowed}).",
+        f" ({failures + 1} of {allowed}).",
     )
     return lambda lines: services.release_part(
         claimed,
         rows=committed.rows,
         bytes=committed.bytes,
         failure=_failure(error),
+        failures=failures + 1,
         delay=timedelta(seconds=delay),
         lines=[*lines, line],
     )
@@ -138,10 +152,20 @@ def _failed(claimed: PartClaim, committed: Committed, failure: Failure) -> End:
     )
 
 
-def _let_go(claimed: PartClaim, committed: Committed, why: str) -> End:
-    line = Line("info", f"{claimed.title}: {why}: another one goes on behind {committed.rows:,} rows.")
+def _let_go(claimed: PartClaim, committed: Committed, why: str, *, delay_s: float = 0.0) -> End:
+    line = Line("info", f"{claimed.title}: {why.rstrip('.')}: another one goes on behind {committed.rows:,} rows.")
     return lambda lines: services.release_part(
-        claimed, rows=committed.rows, bytes=committed.bytes, lines=[*lines, line]
+        claimed, rows=committed.rows, bytes=committed.bytes, delay=timedelta(seconds=delay_s), lines=[*lines, line]
+    )
+
+
+def _under_a_new_fence(claimed: PartClaim, committed: Committed) -> End:
+    line = Line(
+        "warning",
+        f"{claimed.title}: a former owner of this run has raised the fence. It is raised again, then parts go on.",
+    )
+    return lambda lines: services.release_part(
+        claimed, rows=committed.rows, bytes=committed.bytes, needs_fence=True, lines=[*lines, line]
     )
 
 

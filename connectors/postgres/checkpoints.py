@@ -201,6 +201,8 @@ class PartLoad:
 
     def start_over(self) -> None:
         """Take back the rows of this part alone: what they were read from is gone, other parts stay."""
+        if not self.at.position:
+            return
         session = self._session
         session.execute(begin_long(session, self._name))
         # The transaction that brought a row is written on the row, and on the checkpoint.

@@ -26,8 +26,10 @@ SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = '
 _CONTROL_RIGHTS = """
 SELECT has_schema_privilege('_datamantri', 'USAGE') AND coalesce(bool_and(
          has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-         AND has_table_privilege(c.oid, 'UPDATE')), true), count(*)
-FROM pg_class c WHERE c.relnamespace = to_regnamespace('_datamantri') AND c.relname IN ('meta', 'head', 'applied')
+         AND has_table_privilege(c.oid, 'UPDATE') AND (c.relname NOT IN ('plan', 'checkpoint')
+                                                       OR has_table_privilege(c.oid, 'DELETE'))), true), count(*)
+FROM pg_class c WHERE c.relnamespace = to_regnamespace('_datamantri')
+  AND c.relname IN ('meta', 'head', 'plan', 'checkpoint', 'applied')
 """
 
 

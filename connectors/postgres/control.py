@@ -124,6 +124,8 @@ SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run
 FROM {SCHEMA}.meta
 LEFT JOIN {SCHEMA}.head ON head.target = %(target)s
 LEFT JOIN {SCHEMA}.applied ON applied.run = %(run)s
+-- Nothing of it is wanted, but that it is there: a schema of an earlier version is completed where a table is missing.
+WHERE NOT EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE false)
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +140,8 @@ class Feed:
     readers would share the source and all be late with their first batch; and where PostgreSQL is the
     slower side, each would hold memory for rows that nobody waits for.
     Rows flow inside a `with` block. With `keeps`, what a reader raises only ends the rows: those before it are
-    good, and `error` has it. Once `is_over` says so, no more rows come either.
+    good, and `error` has it. Once `is_over` says so, no more rows come either; nor, until it is moved, when nothing has
+    come by the monotonic time `pauses_at`.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Feed:
     ) -> None:
         self.error: BaseException | None = None
         self.is_drained = False
+        self.pauses_at: float | None = None
         self._keeps = keeps
         self._is_over = is_over
         self._stop = stop
@@ -219,6 +222,8 @@ class Feed:
                     self._start_another()
                 if not self._reading:
                     self.is_drained = self.error is None
+                    return None
+                if self.pauses_at is not None and time.monotonic() > self.pauses_at:
                     return None
                 self._changed.wait(STOP_POLL_S)
 

@@ -227,10 +227,13 @@ def quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
+CONTROL_TABLES = ("meta", "head", "plan", "checkpoint", "applied")
+
+
 def control_grants(role: str) -> str:
     return (
         f"GRANT USAGE ON SCHEMA {CONTROL_SCHEMA} TO {quoted(role)};"
-        f" GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {CONTROL_SCHEMA} TO {quoted(role)};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {CONTROL_SCHEMA} TO {quoted(role)};"
     )
 
 
@@ -254,7 +257,7 @@ def _grant(message: str, options: PostgresOptions, target: Target | None) -> str
         statement = control_grants(options.user)
     elif kind == "schema":
         statement = f"GRANT USAGE, CREATE ON SCHEMA {quoted(name)} TO {role};"
-    elif kind == "table" and name in ("meta", "head", "applied") and name != target.table:
+    elif kind == "table" and name in CONTROL_TABLES and name != target.table:
         statement = control_grants(options.user)
     else:
         statement = f"GRANT INSERT ON TABLE {quoted(target.schema, target.table)} TO {role};"

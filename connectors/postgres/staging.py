@@ -42,13 +42,10 @@ def write_plan(
 ) -> None:
     """Write down what the open transaction staged, in place of what came before; the caller commits.
 
-    With `parts`, nothing is staged yet: each of them gets its checkpoint. Raises StaleToken.
+    With `parts`, nothing is staged yet: each of them gets its checkpoint, and what another run holds, which may
+    still be approved, stays. Raises StaleToken.
     """
-    others = session.execute(
-        f"DELETE FROM {SCHEMA}.plan WHERE target = %s RETURNING staging", (control.target_key(fence.target),)
-    ).fetchall()
-    for (table,) in others:
-        session.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(fence.target.schema, table)))
+    _sweep(session, fence, None, and_held=not parts)
     session.execute(
         f"""
         INSERT INTO {SCHEMA}.plan (run, generation, target, staging, planned_on, facts)
@@ -73,11 +70,33 @@ def write_plan(
 
 def change_plan(session: Session, fence: Fence, plan: Plan, facts: Mapping[str, Any]) -> None:
     """Write down what else publishing the staged rows has to know; the caller commits. Raises StaleToken."""
+    _sweep(session, fence, plan, and_held=True)
     session.execute(
         f"UPDATE {SCHEMA}.plan SET facts = facts || %s::jsonb WHERE run = %s AND generation = %s",
         (json.dumps(facts, default=str), str(plan.run), plan.generation),
     )
     control.check_fence(session.connection.cursor(), fence)
+
+
+def _sweep(session: Session, fence: Fence, kept: Plan | None, *, and_held: bool) -> None:
+    """Take away what is staged for the target but for `kept`; what other runs staged on the same state is held."""
+    planned_on = None if fence.last_run is None else str(fence.last_run)
+    gone = session.execute(
+        f"""
+        DELETE FROM {SCHEMA}.plan WHERE target = %s AND staging IS DISTINCT FROM %s
+          AND (%s OR run = %s OR planned_on IS DISTINCT FROM %s)
+        RETURNING staging
+        """,
+        (
+            control.target_key(fence.target),
+            kept.staging.table if kept else None,
+            and_held,
+            str(fence.owner.run),
+            planned_on,
+        ),
+    ).fetchall()
+    for (table,) in gone:
+        session.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(fence.target.schema, table)))
 
 
 def read_plan(session: Session, fence: Fence) -> Plan | None:

@@ -3,7 +3,17 @@
 from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
 from runs.services.journal import Line, Progress, is_written, write_lines
-from runs.services.outcomes import Failure, finish, hand_back, hold, move_run, resolve_later, resume, retry_later
+from runs.services.outcomes import (
+    Failure,
+    finish,
+    hand_back,
+    hold,
+    move_run,
+    resolve_later,
+    resume,
+    retry_later,
+    time_is_up,
+)
 from runs.services.ownership import Claim, Renewal, claim, installation_id, read_flags, renew
 from runs.services.parts import (
     NewPart,
@@ -66,6 +76,7 @@ __all__ = [
     "spread_again",
     "start_process",
     "sweep",
+    "time_is_up",
     "trim",
     "write_lines",
 ]

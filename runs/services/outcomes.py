@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,7 @@ from django.db.models import F, Value
 from django.db.models.functions import Now
 
 from runs import doorbell, live
-from runs.models import Attempt, Run, RunAction
+from runs.models import Attempt, PartLoad, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, storable, write_lines
 from runs.services.ownership import Claim
@@ -38,6 +38,14 @@ class Failure:
 
 
 NOTHING_WRONG = Failure("", "", "")
+
+
+def time_is_up(definition: Mapping[str, Any]) -> Failure:
+    return Failure(
+        "time_limit",
+        f"The run was stopped at its time limit of {definition['time_limit_s']} seconds. Nothing was published.",
+        "Raise the pipeline's time limit, or read less.",
+    )
 
 
 def move_run(run_id: UUID, to: RunStatus, *, token: int, **changes: object) -> None:
@@ -77,9 +85,11 @@ def retry_later(
     With `plans_anew`, a run in parts begins again with its plan.
     """
     changes = {"due": Now() + Value(delay), "failures": F("failures") + 1, **_released(failure)}
-    if plans_anew:
-        changes["step"] = Step.WHOLE
-    _leave_for_retry(claimed, changes, failure, "retrying", lines)
+    with transaction.atomic():
+        if plans_anew:
+            changes |= {"step": Step.WHOLE, "generation": 0}
+            PartLoad.objects.filter(run=claimed.run).delete()
+        _leave_for_retry(claimed, changes, failure, "retrying", lines)
 
 
 def hand_back(

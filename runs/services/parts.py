@@ -15,13 +15,13 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Q, Value
-from django.db.models.functions import Now
+from django.db.models.functions import Least, Now
 
-from runs import doorbell, live
+from runs import capacity, doorbell, live
 from runs.models import Attempt, PartLoad, Run
 from runs.services.errors import StaleToken
 from runs.services.journal import Line, Progress, push_later, write_lines
-from runs.services.outcomes import NOTHING_WRONG, Failure
+from runs.services.outcomes import NOTHING_WRONG, Failure, retry_later, time_is_up
 from runs.services.ownership import Claim, Renewal, from_json
 from runs.states import PartStatus, RunStatus, Step
 
@@ -195,7 +195,8 @@ def spread(
 ) -> None:
     """Let go of a run whose plan is made: its parts are anybody's to load. Raises StaleToken."""
     with transaction.atomic():
-        _let_parts_begin(claimed, fence_token, generation=generation, rows=0, bytes=0)
+        until = Now() + Value(timedelta(seconds=claimed.definition["time_limit_s"]))
+        _let_parts_begin(claimed, fence_token, generation=generation, parts_until=until, rows=0, bytes=0)
         PartLoad.objects.filter(run=claimed.run).delete()
         PartLoad.objects.bulk_create(
             PartLoad(run_id=claimed.run, number=number, name=part.name[:200], estimated_rows=part.estimated_rows)
@@ -204,22 +205,30 @@ def spread(
         _tell(claimed, len(parts), lines)
 
 
-def spread_again(claimed: Claim, numbers: Sequence[int], *, fence_token: int, lines: Sequence[Line] = ()) -> None:
-    """Let parts be loaded that only seemed to be done. Raises StaleToken."""
+def spread_again(
+    claimed: Claim, numbers: Sequence[int], *, generation: int, fence_token: int, lines: Sequence[Line] = ()
+) -> None:
+    """Let parts be loaded that are not whole, under a newer fence; their time goes on. Raises StaleToken.
+
+    Where these are other parts than this database knows, which was restored perhaps, the run makes a new plan.
+    """
+    known = PartLoad.objects.filter(run=claimed.run, number__in=numbers)
+    if known.count() != len(numbers) or not Run.objects.filter(pk=claimed.run, generation=generation).exists():
+        failure = Failure("new_generation", "The parts at the destination are not those that this run knows.")
+        retry_later(claimed, failure, delay=timedelta(0), plans_anew=True, lines=lines)
+        return
     with transaction.atomic():
         _let_parts_begin(claimed, fence_token)
-        undone = PartLoad.objects.filter(run=claimed.run, number__in=numbers)
-        undone.update(status=PartStatus.WAITING, due=Now(), lease_until=None, task_id="", finished_at=None)
+        undone = {"status": PartStatus.WAITING, "due": Now(), "lease_until": None, "task_id": "", "finished_at": None}
+        known.update(**undone)
         _tell(claimed, len(numbers), lines)
 
 
 def _let_parts_begin(claimed: Claim, fence_token: int, **changes: Any) -> None:
-    limit = timedelta(seconds=claimed.definition["time_limit_s"])
     owned = Run.objects.filter(pk=claimed.run, token=claimed.token, lease_until__isnull=False, status=RunStatus.RUNNING)
     begun = owned.update(
         step=Step.PARTS,
         fence_token=fence_token,
-        parts_until=Now() + Value(limit),
         lease_until=None,
         task_id="",
         worker="",
@@ -239,7 +248,7 @@ def _tell(claimed: Claim, parts: int, lines: Sequence[Line]) -> None:
     # Whoever asked to cancel while the plan was made found an owner to obey: there is none any more.
     if Run.objects.filter(pk=claimed.run, cancel_requested=True).exists():
         go_to_publish(claimed.run)
-    transaction.on_commit(lambda: doorbell.ring(parts))
+    transaction.on_commit(lambda: doorbell.ring(max(1, min(parts, capacity.free_slots()))))
     transaction.on_commit(lambda: live.push_run(claimed.run))
 
 
@@ -262,14 +271,21 @@ def release_part(
     rows: int,
     bytes: int,
     failure: Failure | None = None,
+    failures: int | None = None,
     delay: timedelta = timedelta(0),
+    needs_fence: bool = False,
     lines: Sequence[Line] = (),
 ) -> None:
-    """Let another worker go on behind the last checkpoint, after `delay`. Raises StaleToken."""
+    """Let another worker go on behind the last checkpoint, after `delay`; `failures` are those in a row by now.
+
+    With `needs_fence`, nobody may go on before the run's owner has raised the fence. Raises StaleToken.
+    """
     with transaction.atomic():
-        failures = {"failures": F("failures") + 1} if failure else {}
+        counted = {} if failures is None else {"failures": failures}
         due = Now() + Value(delay)
-        _end_part(claimed, rows, bytes, lines, status=PartStatus.WAITING, due=due, **failures, **_errors(failure))
+        _end_part(claimed, rows, bytes, lines, status=PartStatus.WAITING, due=due, **counted, **_errors(failure))
+        if needs_fence:
+            go_to_publish(claimed.run)
         transaction.on_commit(doorbell.ring)
 
 
@@ -295,7 +311,8 @@ def _end_part(claimed: PartClaim, rows: int, bytes: int, lines: Sequence[Line], 
 
 def go_to_publish(run_id: UUID) -> None:
     """Nothing more is loaded: the run's last step is due, by whose fence no part commits any more."""
-    Run.objects.filter(pk=run_id, step=Step.PARTS).update(step=Step.PUBLISH, due=Now())
+    # Its place among others is that of the run.
+    Run.objects.filter(pk=run_id, step=Step.PARTS).update(step=Step.PUBLISH, due=Least(F("due"), Now()))
     PartLoad.objects.filter(run=run_id, lease_until__isnull=False).update(
         status=PartStatus.WAITING, lease_until=None, task_id=""
     )
@@ -317,7 +334,23 @@ def _errors(failure: Failure | None) -> dict[str, str]:
 
 def sweep_parts() -> int:
     """Give parts whose lease ran out to whoever goes on behind their checkpoint; says how many."""
+    _end_late_runs()
     return _give_up(Q(lease_until__lt=Now()), "stopped answering; its lease ran out")
+
+
+def _end_late_runs() -> None:
+    """Let runs fail whose parts are not done in time, whether they load or wait."""
+    loading = Run.objects.filter(status=RunStatus.RUNNING, step=Step.PARTS)
+    for run in loading.filter(parts_until__lt=Now()).select_related("revision")[:AT_ONCE]:
+        with transaction.atomic():
+            if not loading.select_for_update(no_key=True, skip_locked=True).filter(pk=run.pk).exists():
+                continue
+            failure = time_is_up(run.revision.definition)
+            left = PartLoad.objects.filter(run=run).exclude(status=PartStatus.DONE).order_by("number")
+            late = {"status": PartStatus.FAILED, "finished_at": Now(), "lease_until": None, "task_id": ""}
+            PartLoad.objects.filter(pk__in=left.values("pk")[:1]).update(**late, **_errors(failure))
+            write_lines(run.pk, [Line("error", failure.message)], attempt=run.attempt)
+            go_to_publish(run.pk)
 
 
 def give_back_parts(task_id: str, *, process: str) -> int:
@@ -337,7 +370,12 @@ def _give_up(lost: Q, what_happened: str) -> int:
             run = Run.objects.select_for_update(no_key=True, skip_locked=True).filter(pk=run_id).first()
             if run is None:
                 continue
-            parts = list(PartLoad.objects.filter(lost, run=run, status=PartStatus.RUNNING))
+            lost_ones = PartLoad.objects.filter(lost, run=run, status=PartStatus.RUNNING)
+            if run.step != Step.PARTS or run.status != RunStatus.RUNNING:
+                # Taken in the moment in which its run went on: its worker let go by itself.
+                lost_ones.update(status=PartStatus.WAITING, lease_until=None, task_id="")
+                continue
+            parts = list(lost_ones)
             of = PartLoad.objects.filter(run=run).count()
             for part in parts:
                 _lose(run, part, of, what_happened)

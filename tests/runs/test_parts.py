@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
+import psycopg2
 import pytest
+from django.db import OperationalError
 from django.db.models.functions import Now
 
 from connectors.errors import ConnectorError, TransientError
 from pipelines.models import LoadMethod, Pipeline
-from runs import executor, services
+from runs import ends, executor, services
 from runs.models import Attempt, LogLine, PartLoad, Process, Run, Trigger
 from runs.services import PartClaim
 from runs.states import PartStatus, RunStatus, Step
@@ -398,3 +401,138 @@ def test_a_large_table_is_loaded_in_parts_by_itself(
     assert run.status == RunStatus.SUCCEEDED, log_of(run)
     assert statuses(run) == ["done"] * 3
     assert rows_of(pipeline) == 6000
+
+
+def test_a_former_owner_that_raises_the_fence_late_costs_no_try(
+    parted: Pipeline, rows_of: RowsOf, warehouse_cursor: Any
+) -> None:
+    """It was paused before its statement: by then the run was planned by somebody else."""
+    run = start(parted)
+    plan(run)
+    first = take_part()
+    assert first is not None
+    executor.execute_part(first, granted=time.monotonic(), process="")
+    warehouse_cursor.execute("UPDATE _datamantri.head SET token = token + 1")
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert "has raised the fence" in log_of(run)
+    assert not PartLoad.objects.filter(run=run, failures__gt=0).exists()
+    assert rows_of(parted) == 10_000
+
+
+def test_what_is_held_outlives_a_run_in_parts_that_fails(
+    parted: Pipeline, rows_of: RowsOf, script: Script, operator: Any
+) -> None:
+    start(parted)
+    work()
+    script.rows = 100
+    held = start(parted)
+    work()
+    held.refresh_from_db()
+    assert held.status == RunStatus.HELD, log_of(held)
+    script.on_read = [raising(ConnectorError("The stream is bad.", code="bad_answer"))]
+    failing = start(parted)
+    work()
+    failing.refresh_from_db()
+    assert failing.status == RunStatus.FAILED, log_of(failing)
+    services.decide(held, "publish", by=operator)
+    work()
+    held.refresh_from_db()
+    assert held.status == RunStatus.SUCCEEDED, log_of(held)
+    assert rows_of(parted) == 100
+
+
+def test_a_control_database_that_is_away_for_a_moment_fails_no_part(
+    parted: Pipeline, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(parted)
+    plan(run)
+    part = take_part()
+    assert part is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(ends, "connections", raising(OperationalError("away")))
+        executor.execute_part(part, granted=time.monotonic(), process="")
+    assert statuses(run) == ["waiting"] * 4
+    assert not PartLoad.objects.filter(run=run, failures__gt=0).exists()
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert rows_of(parted) == 10_000
+
+
+def test_parts_that_wait_past_the_time_limit_end_the_run_although_nobody_takes_them(parted: Pipeline) -> None:
+    run = start(parted)
+    plan(run)
+    Run.objects.filter(pk=run.pk).update(parts_until=Now() - timedelta(seconds=1))
+    PartLoad.objects.filter(run=run).update(due=Now() + timedelta(hours=1))
+    services.sweep()
+    run.refresh_from_db()
+    assert run.step == Step.PUBLISH
+    executor.work_on(process="", task_id="task")
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "time_limit"), log_of(run)
+
+
+def test_a_part_that_gets_on_may_break_more_often_than_a_run_may_fail(
+    moving: Moving, script: Script, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.connectors.memory import PartedSource
+
+    script.rows, script.parts = 6000, 1
+    pipeline = moving(load_method=LoadMethod.STAGED, retries=1)
+    read = PartedSource.read
+
+    def one_batch_at_a_time(self: Any, part: Any, *, start: int = 0, stop: Any) -> Any:
+        yield next(read(self, part, start=start, stop=stop))
+        raise TransientError("The stream broke.")
+
+    monkeypatch.setattr(PartedSource, "read", one_batch_at_a_time)
+    run = start(pipeline)
+    for _ in range(5):
+        work()
+    monkeypatch.setattr(PartedSource, "read", read)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert log_of(run).count("The stream broke.") == 5
+    assert rows_of(pipeline) == 6000
+
+
+def test_parts_that_this_database_does_not_know_make_a_new_plan(
+    parted: Pipeline, rows_of: RowsOf, warehouse_cursor: Any
+) -> None:
+    run = start(parted)
+    plan(run)
+    PartLoad.objects.filter(run=run, number__gt=0).delete()
+    work()
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert "not those that this run knows" in log_of(run) or run.receipt["source"]["generation"] > 1
+    assert rows_of(parted) == 10_000
+
+
+def test_a_part_that_was_taken_as_its_run_went_on_is_no_loss(parted: Pipeline) -> None:
+    run = start(parted)
+    plan(run)
+    assert take_part() is not None
+    Run.objects.filter(pk=run.pk).update(step=Step.PUBLISH)
+    PartLoad.objects.filter(run=run, status=PartStatus.RUNNING).update(lease_until=Now() - timedelta(seconds=1))
+    services.sweep()
+    assert "stopped answering" not in log_of(run)
+    assert not PartLoad.objects.filter(run=run, losses__gt=0).exists()
+
+
+def test_a_cancel_that_cannot_take_the_staged_rows_away_says_so_and_ends(
+    parted: Pipeline, warehouse: dict[str, Any]
+) -> None:
+    run = start(parted)
+    plan(run)
+    with closing(psycopg2.connect(**warehouse)) as dump:
+        dump.cursor().execute(f'LOCK TABLE public."_datamantri_new_{run.pk.hex}_1" IN ACCESS SHARE MODE')
+        services.cancel_run(run, by=None)
+        work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED, log_of(run)
+    assert "could not be taken away" in log_of(run)

@@ -34,6 +34,8 @@ from google.cloud.bigquery_storage_v1 import types
 THREADS = 512  # made when needed
 SESSION_BYTES = 1 << 30
 SESSIONS_KEPT = 4  # whatever their size
+# As many as DuckDB stores together. It makes batches as large as it is told, and copies a large one as it grows.
+BATCH_ROWS = 122_880
 MESSAGE_BYTES = 1 << 20
 # The emulator's own: every message of a stream tells that it is the last.
 AT_THE_END = types.StreamStats(progress=types.StreamStats.Progress(at_response_start=0.0, at_response_end=1.0))
@@ -66,11 +68,13 @@ def execute(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = None)
 
 
 def fetch_arrow(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> pa.Table:
-    """Run a query and take its Arrow table."""
+    """Run a statement and take its Arrow table."""
     with _one_at_a_time:
-        result = _execute(engine, sql, parameters)
+        # Of a SELECT that is only looked at before, all of DuckDB's threads make the table.
+        is_select = parameters is None and sql.startswith("SELECT ")
+        result = engine.connection.sql(sql) if is_select else _execute(engine, sql, parameters)
         description = result.description
-        return _annotate_with_duckdb_types(result.to_arrow_table(), description)
+        return _annotate_with_duckdb_types(result.to_arrow_table(BATCH_ROWS), description)
 
 
 class Sessions(dict[str, read_session.ReadSessionState]):

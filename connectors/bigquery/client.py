@@ -138,11 +138,12 @@ class Clients:
         return REUSE_ONCE(call)()
 
     def now(self) -> datetime:
-        """The time, held back where this machine's clock is ahead: BigQuery knows no snapshot in the future."""
-        # What lies between an answer's date and its arrival is our clock's lead and the answer's way: the
-        # shortest way tells the lead best.
-        ahead = min(list(self._lags), default=timedelta(0))
-        return datetime.now(UTC) - (ahead if ahead > _CLOCK_TOLERANCE else timedelta(0))
+        """The time, by BigQuery's clock where ours is off: no snapshot lies in the future, and an old one lacks rows."""
+        # What lies between an answer's date and its arrival is our clock's lead and the answer's way. The shortest way
+        # tells a lead best; behind a clock that lags the longest one is taken, which is never in the future.
+        lags = list(self._lags) or [timedelta(0)]
+        off = min(lags) if min(lags) > _CLOCK_TOLERANCE else min(max(lags), timedelta(0))
+        return datetime.now(UTC) - (off if abs(off) > _CLOCK_TOLERANCE else timedelta(0))
 
     def close(self) -> None:
         self.session.close()

@@ -10,6 +10,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.chaos import results as outcome
@@ -62,9 +63,19 @@ def rage(stack: stacks.Stack, results: Results, *, kills: int, minutes: float, s
     Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
 
 
+def play(stack: stacks.Stack, results: Results, wanted: Callable[[str], bool]) -> None:
+    """What needs a stage of its own."""
+    from tests.chaos import places, scenes
+
+    chosen = {**scenes.SCENES, **places.SCENES}
+    if not wanted("scenes"):
+        chosen = {name: scene for name, scene in chosen.items() if wanted(name)}
+    scenes.play(scenes.Stage(stack, results), chosen)
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="points, storm, …; all of them unless named")
+    parser.add_argument("parts", nargs="*", help="points, scenes (or some of them by name), storm; all unless named")
     parser.add_argument("--short", action="store_true", help="what is worth a minute")
     parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
     parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
@@ -96,6 +107,9 @@ def main(arguments: list[str]) -> int:
         if wanted("points"):
             groups["points"] = Results()
             strike_points(stack, short=chosen.short, results=groups["points"])
+        if set(chosen.parts) != set(chosen.parts) & {"points", "storm"} or not chosen.parts:
+            groups["scenes"] = Results()
+            play(stack, groups["scenes"], wanted)
         if wanted("storm"):
             groups["random"] = Results()
             how = {"kills": chosen.kills, "minutes": chosen.minutes, "seed": seed, "every_s": chosen.every}

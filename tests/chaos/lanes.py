@@ -16,8 +16,8 @@ from pipelines.models import Connection, Pipeline
 from runs import services
 from runs.models import Decision, Run, Trigger
 from runs.states import TERMINAL, RunStatus
-from tests.chaos import oracle
-from tests.chaos.feeds import KINDS, Feed, Rows, Verdict
+from tests.chaos import history, oracle
+from tests.chaos.feeds import KINDS, Feed, Rows, Verdict, compare
 from tests.chaos.oracle import Place
 from tests.chaos.stack import Stack, insist
 from tests.emulator_tables import EmulatorTables
@@ -62,6 +62,8 @@ class Lane:
         rounds_each: int = 8,
     ) -> None:
         self.name = f"{kind} {way}"
+        # How long the source stands still before a run is asked for.
+        self.settles_s = 0.0
         self.kind = kind
         self.way = way
         self._stack = stack
@@ -102,6 +104,7 @@ class Lane:
         self.prepare()
         self.feed.begin(self.rows)
         self.feed_insists(self.feed.make)
+        time.sleep(self.settles_s)
         run = insist(lambda: services.request_run(self.pipeline, trigger=Trigger.MANUAL, by=None)[0])
         if meanwhile is not None:
             meanwhile(run)
@@ -129,6 +132,16 @@ class Lane:
         else:
             # What is wrong once is not told again of every later run.
             insist(self._begin)
+        return Outcome(run, verdict)
+
+    def judge_again(self, run: Run) -> Outcome:
+        """The run ended right before: it must still be so, and the target as it was."""
+        run.refresh_from_db()
+        with self._stack.at_warehouse() as cursor:
+            found, strange = oracle.rows_of(cursor, self.place, self.feed)
+        verdict = compare(found, [self.rows])
+        verdict.wrong += strange
+        verdict.told += history.faults(run)
         return Outcome(run, verdict)
 
     def feed_insists(self, change: Callable[[], None], *, times: int = 60) -> None:

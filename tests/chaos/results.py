@@ -44,6 +44,8 @@ class Results:
         self.lines: dict[str, Line] = {}
         self.totals = dict.fromkeys(("runs", "lost", "doubled", "wrong", "wrong_success", "failed_with_rows"), 0)
         self.failures: list[str] = []
+        # What could not be tried here, and why.
+        self.skipped: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def tried(self, fault: str, *, hit: bool, recovery_s: float | None = None) -> None:
@@ -92,6 +94,7 @@ class Results:
             "recovery_p95_s": _rounded(recoveries, 0.95),
             "recovery_max_s": _rounded(recoveries, 1.0),
             "failures": self.failures,
+            "skipped": self.skipped,
             "faults": {name: line.told() for name, line in sorted(self.lines.items())},
         }
 
@@ -105,6 +108,7 @@ class Results:
         for name in self.totals:
             self.totals[name] += earlier[name]
         self.failures = [*earlier["failures"], *self.failures]
+        self.skipped = {**earlier["skipped"], **self.skipped}
 
     def table(self, title: str) -> str:
         counts = f"{'times':>6}{'hit':>6}{'lost':>6}{'doubled':>9}{'wrong':>7}"
@@ -119,6 +123,7 @@ class Results:
             rows.append(
                 f"{name:<46}{line.times:>6}{line.hit:>6}{line.lost:>6}{line.doubled:>9}{line.wrong:>7}{''.join(shown)}{vacuous}"
             )
+        rows += [f"{name:<46}skipped: {why}" for name, why in self.skipped.items()]
         return "\n".join(rows)
 
 

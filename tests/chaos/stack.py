@@ -35,6 +35,7 @@ class Crew(Product):
         self._specs: dict[str, tuple[ProcessSpec, dict[str, str]]] = {}
         self._orphans: list[psutil.Process] = []
         self._ended = threading.Event()
+        self._resting: set[str] = set()
         # Processes that ended, with their status: by strikes, or by themselves.
         self.endings: list[str] = []
 
@@ -46,6 +47,15 @@ class Crew(Product):
         spec, env = self._specs[name]
         return super().start(spec, **env)
 
+    def rest(self, name: str) -> None:
+        """Stop a process, as a warm shutdown does, until it is waked."""
+        self._resting.add(name)
+        self.stop(name)
+
+    def wake(self, name: str) -> None:
+        self.start_again(name)
+        self._resting.discard(name)
+
     @property
     def names(self) -> list[str]:
         return sorted(self._running)
@@ -54,13 +64,15 @@ class Crew(Product):
         started = self._running.get(name)
         return started is not None and started.poll() is None
 
-    def keep_running(self) -> None:
-        """From now on whatever ends starts again at once."""
-        for name in self.names:
+    def keep_running(self, *names: str) -> None:
+        """From now on these, or all that run, start again at once when they end."""
+        for name in names or self.names:
             threading.Thread(target=self._keep_running, args=(name,), daemon=True).start()
 
     def _keep_running(self, name: str) -> None:
         while not self._ended.wait(0.05):
+            if name in self._resting:
+                continue
             if not self.is_running(name):
                 self.endings.append(f"{time.strftime('%H:%M:%S')} {name} ended: {self._running[name].poll()}")
                 try:

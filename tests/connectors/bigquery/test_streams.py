@@ -98,6 +98,12 @@ def test_a_snapshot_is_never_ahead_of_bigquerys_clock(source, rest):
     assert abs(plan(source).snapshot_time - behind) < dt.timedelta(seconds=5)
 
 
+def test_a_snapshot_is_of_now_although_our_clock_is_behind(source, rest):
+    rest.clock_s = 3600
+    now = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    assert dt.timedelta(0) <= now - plan(source).snapshot_time < dt.timedelta(seconds=5)
+
+
 def test_reading_starts_at_the_offset_asked_for(source, storage):
     storage.rows = lambda request, context: iter([message([3, 4])])
     (part,) = plan(source).parts

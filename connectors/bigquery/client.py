@@ -138,7 +138,7 @@ class Clients:
         return REUSE_ONCE(call)()
 
     def now(self) -> datetime:
-        """The time, by BigQuery's clock where ours is off: no snapshot lies in the future, and an old one lacks rows."""
+        """The time, by BigQuery's clock where ours is off: no snapshot is in the future, and an old one lacks rows."""
         # What lies between an answer's date and its arrival is our clock's lead and the answer's way. The shortest way
         # tells a lead best; behind a clock that lags the longest one is taken, which is never in the future.
         lags = list(self._lags) or [timedelta(0)]

@@ -18,7 +18,8 @@ from tests.chaos import stack as stacks
 from tests.chaos.results import RESULTS, Results
 
 SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
-BYTES_PER_S = 500_000.0
+# Of each stream.
+BYTES_PER_S = 150_000.0
 
 
 def say(text: str) -> None:
@@ -32,14 +33,17 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
 
     ends = lanes.connections(stack)
     kinds = ("append", "replace", "merge")
-    every = [cases.Case(point) for point in points.names() if point != points.HELD]
     # Of the same engine, where the worker's parent or all of it goes.
-    others = [cases.Case(point, do) for do in ("parent", "host") for point in ("load.middle", "publish.before_commit")]
-    chosen = {lanes.Lane(stack, kind, **ends): every if short else every + others for kind in kinds}
-    if short:
-        chosen = {lane: every[number :: len(kinds)] for number, lane in enumerate(chosen)}
-    held = [point for point in points.names() if point == points.HELD or (point.startswith("publish.") and not short)]
-    chosen[lanes.Lane(stack, "held", **ends)] = [cases.Case(point) for point in held]
+    middle = {points.DIRECT: "load.middle", points.STAGED: "part.middle"}
+    chosen: dict[lanes.Lane, list[cases.Case]] = {}
+    for way in points.WAYS:
+        every = [cases.Case(point) for point in points.names(way) if point != points.HELD]
+        others = [cases.Case(at, do) for do in ("parent", "host") for at in (middle[way], "publish.before_commit")]
+        for number, kind in enumerate(kinds):
+            lane = lanes.Lane(stack, kind, way, **ends)
+            chosen[lane] = every[number :: len(kinds)] if short else every + others
+        lasts = [point for point in points.names(way) if point.startswith("publish.") and not short]
+        chosen[lanes.Lane(stack, "held", way, **ends)] = [cases.Case(point) for point in lasts or [points.HELD]]
     threads = [
         threading.Thread(target=cases.strike_all, args=(stack, lane, its_cases, results))
         for lane, its_cases in chosen.items()
@@ -52,12 +56,12 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
 
 def rage(stack: stacks.Stack, results: Results, *, kills: int, minutes: float, seed: int, every_s: float) -> None:
     """Several pipelines at once, and faults at random."""
-    from tests.chaos import faults, lanes
+    from tests.chaos import faults, lanes, points
     from tests.chaos.storm import Storm
 
     ends = lanes.connections(stack)
-    kinds = ("append", "replace", "merge", "append_all", "replace", "append")
-    made = [lanes.Lane(stack, kind, **ends) for kind in kinds]
+    made = [lanes.Lane(stack, kind, way, **ends) for way in points.WAYS for kind in ("append", "replace", "merge")]
+    made.append(lanes.Lane(stack, "append_all", **ends))
     chance = random.Random(seed)
     chosen = [fault(stack, chance) for fault in faults.RANDOM]
     Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runs.models import Run
-from tests.chaos import evidence
+from tests.chaos import evidence, history
 from tests.chaos.lanes import Lane, Outcome, Stuck
-from tests.chaos.points import Strike
+from tests.chaos.points import NOBODYS, Strike
 from tests.chaos.results import Results
 from tests.chaos.stack import Stack, insist
 
-# No run is known at this point: it is struck wherever the next claim is.
-NOBODYS = ("claim.before",)
 _nobodys = threading.Lock()
 
 
@@ -61,17 +59,14 @@ def _strike(stack: Stack, lane: Lane, case: Case, results: Results, how: str) ->
 
 def recovery(run: Run, struck: Strike) -> float | None:
     """Seconds from the strike until the run was going again; None if nothing of it was left to do."""
-    return seconds_until_going(run, struck.attempt if struck.run == run.pk.hex else 0, struck.at)
+    attempt, part = (struck.attempt, struck.part) if struck.run == run.pk.hex else (0, None)
+    return seconds_until_going(run, attempt, struck.at, part)
 
 
-def seconds_until_going(run: Run, attempt: int, at: float) -> float | None:
-    def look() -> float | None:
-        later = run.attempts.filter(number__gt=attempt).order_by("number").values_list("started_at", flat=True)
-        since = datetime.fromtimestamp(at, UTC)
-        starts = [started for started in later if started >= since]
-        return (starts[0] - since).total_seconds() if starts else None
-
-    return insist(look)
+def seconds_until_going(run: Run, attempt: int, at: float, part: int | None = None) -> float | None:
+    since = datetime.fromtimestamp(at, UTC)
+    again = insist(lambda: history.going_again(run, attempt, part, since))
+    return (again - since).total_seconds() if again else None
 
 
 __all__ = ["Case", "Outcome", "recovery", "seconds_until_going", "strike_all"]

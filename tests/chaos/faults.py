@@ -16,9 +16,18 @@ from uuid import UUID
 
 import psutil
 
-from runs.models import Run
+from runs.models import PartLoad, Run
 from runs.states import ACTIVE, RunStatus
 from tests.chaos.stack import Stack, insist
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What was struck of a run: its attempt, or a part of it."""
+
+    run: UUID
+    attempt: int
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Hit:
 
     fault: str
     at: float
-    runs: tuple[tuple[UUID, int], ...] = field(default_factory=tuple)
+    runs: tuple[Struck, ...] = field(default_factory=tuple)
     any_run: bool = False
 
 
@@ -45,25 +54,36 @@ class Fault(ABC):
     def strike(self) -> Hit | None:
         """None when there was nothing to hit."""
 
-    def hit(self, at: float, runs: Sequence[Run] = (), *, any_run: bool = False) -> Hit | None:
-        if not runs and not any_run:
-            return None
-        return Hit(self.name, at, tuple((run.pk, run.attempt) for run in runs), any_run)
+    def hit(self, at: float, runs: Sequence[Struck] = (), *, any_run: bool = False) -> Hit | None:
+        return Hit(self.name, at, tuple(runs), any_run) if runs or any_run else None
 
 
 def under_way(*statuses: RunStatus) -> list[Run]:
     return insist(lambda: list(Run.objects.filter(status__in=statuses or ACTIVE)))
 
 
-def owned_by(pids: Sequence[int]) -> list[Run]:
-    """The runs that these processes own."""
+def owned() -> list[tuple[str, str, Struck]]:
+    """What has an owner now: the process's id, the phase, and the run or part."""
+
+    def look() -> list[tuple[str, str, Struck]]:
+        runs = Run.objects.filter(lease_until__isnull=False, status__in=ACTIVE)
+        parts = PartLoad.objects.filter(lease_until__isnull=False).select_related("run")
+        return [
+            *((run.worker, run.phase, Struck(run.pk, run.attempt)) for run in runs),
+            *((part.worker, "loading", Struck(part.run_id, part.run.attempt, part.number)) for part in parts),
+        ]
+
+    return [(worker.rpartition(":")[2], phase, struck) for worker, phase, struck in insist(look)]
+
+
+def owned_by(pids: Sequence[int]) -> list[Struck]:
+    """The runs and parts that these processes own."""
     mine = {str(pid) for pid in pids}
-    owned = insist(lambda: list(Run.objects.filter(lease_until__isnull=False, status__in=ACTIVE)))
-    return [run for run in owned if run.worker.rpartition(":")[2] in mine]
+    return [struck for pid, _, struck in owned() if pid in mine]
 
 
-def loading() -> list[Run]:
-    return [run for run in under_way(RunStatus.RUNNING) if run.phase == "loading"]
+def in_phase(*phases: str) -> list[Struck]:
+    return [struck for _, phase, struck in owned() if phase in phases]
 
 
 class _OfWorker(Fault):
@@ -149,7 +169,7 @@ class KillBackend(Fault):
         found = a_backend(self.stack, self.chance)
         if found is None:
             return None
-        runs = loading_or_publishing()
+        runs = in_phase("loading", "publishing")
         at = time.time()
         try:
             self.end(found)
@@ -177,7 +197,7 @@ class KillWarehouse(Fault):
     name, weight = "SIGKILL destination PostgreSQL", 6
 
     def strike(self) -> Hit | None:
-        runs = loading_or_publishing()
+        runs = in_phase("loading", "publishing")
         at = time.time()
         restart_postgres(self.stack.warehouse)
         return self.hit(at, runs)
@@ -187,7 +207,7 @@ class KillControl(Fault):
     name, weight = "SIGKILL control PostgreSQL", 6
 
     def strike(self) -> Hit | None:
-        runs = under_way()
+        runs = [struck for _, _, struck in owned()]
         at = time.time()
         restart_postgres(self.stack.main)
         return self.hit(at, runs)
@@ -197,7 +217,7 @@ class KillBigQuery(Fault):
     name, weight = "SIGKILL BigQuery emulator", 5
 
     def strike(self) -> Hit | None:
-        runs = loading()
+        runs = in_phase("loading")
         at = time.time()
         self.stack.restart_bigquery()
         return self.hit(at, runs)
@@ -229,10 +249,6 @@ RANDOM: tuple[type[Fault], ...] = (
     *(KillChild, KillParent, KillHost, KillBeat, KillBroker, KillBackend, EndBackend),
     *(KillWarehouse, KillControl, KillBigQuery, Freeze),
 )
-
-
-def loading_or_publishing() -> list[Run]:
-    return [run for run in under_way(RunStatus.RUNNING) if run.phase in ("loading", "publishing")]
 
 
 def a_backend(stack: Stack, chance: random.Random) -> int | None:

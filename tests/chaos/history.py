@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,18 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE OR REPLACE TRIGGER chaos_note AFTER INSERT OR UPDATE ON runs_run FOR EACH ROW EXECUTE FUNCTION chaos_note();
+CREATE TABLE IF NOT EXISTS chaos_parts (
+    n bigserial PRIMARY KEY, run uuid NOT NULL, part integer NOT NULL, status text NOT NULL, token bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE OR REPLACE FUNCTION chaos_note_part() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF (OLD.status, OLD.token) IS DISTINCT FROM (NEW.status, NEW.token) THEN
+        INSERT INTO chaos_parts (run, part, status, token) VALUES (NEW.run_id, NEW.number, NEW.status, NEW.token);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER chaos_note AFTER UPDATE ON runs_partload FOR EACH ROW EXECUTE FUNCTION chaos_note_part();
 """
 
 
@@ -37,6 +50,19 @@ def read(run: Run) -> list[tuple[str, int]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT status, token FROM chaos_history WHERE run = %s ORDER BY n", [run.pk])
         return [(status, token) for status, token in cursor.fetchall()]
+
+
+def going_again(run: Run, attempt: int, part: int | None, since: datetime) -> datetime | None:
+    """When somebody took up what was struck then: the next attempt, or the part itself; None if nobody had to."""
+    starts = list(run.attempts.filter(number__gt=attempt, started_at__gte=since).values_list("started_at", flat=True))
+    if part is not None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT at FROM chaos_parts WHERE run = %s AND part = %s AND status = 'running' AND at >= %s",
+                [run.pk, part, since],
+            )
+            starts += [at for (at,) in cursor.fetchall()]
+    return min(starts, default=None)
 
 
 def faults(run: Run) -> list[str]:

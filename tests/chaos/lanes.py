@@ -19,11 +19,11 @@ from runs.states import TERMINAL, RunStatus
 from tests.chaos import history, oracle
 from tests.chaos.feeds import KINDS, Feed, Rows, Verdict, compare
 from tests.chaos.oracle import Place
+from tests.chaos.points import DIRECT
 from tests.chaos.stack import Stack, insist
 from tests.emulator_tables import EmulatorTables
 
 PROJECT = "demo-project"
-DIRECT, STAGED = "direct", "staged"
 RUN_LIMIT_S = 240.0
 _numbers = itertools.count(1)
 
@@ -85,9 +85,13 @@ class Lane:
         self.rows = Rows()
         with self._stack.at_warehouse() as cursor:
             cursor.execute(f'CREATE SCHEMA "{self.place.schema}" AUTHORIZATION warehouse')
-        options = {"retries": 20, "guard_zero_rows": False, "guard_shrink_percent": None, **self.feed.options}
-        if any(field.name == "load_method" for field in Pipeline._meta.get_fields()):
-            options["load_method"] = self.way
+        options = {
+            "load_method": self.way,
+            "retries": 20,
+            "guard_zero_rows": False,
+            "guard_shrink_percent": None,
+            **self.feed.options,
+        }
         self.pipeline = Pipeline(
             name=name,
             source=self._source,

@@ -33,7 +33,7 @@ from tests.rabbitmq import IS_INSTALLED, RabbitMQ
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 DISK_BYTES = 48 << 20
 TICKING_S = 8
-# A worker that knows its clock to be off goes by the date of answers, which names whole seconds: its snapshot is as old.
+# A worker whose clock is off goes by the date of answers, which names whole seconds: as old may its snapshot be.
 DATES_S = 2.5
 
 

@@ -13,23 +13,33 @@ from uuid import UUID
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Those around what the workers' own code calls; `struck.py` puts them there.
 AROUND = ("claim", "fence", "check", "finish")
+AROUND_PARTS = ("take", "spread", "part_end")
+# No run is known at these: whoever comes next is struck.
+NOBODYS = ("claim.before", "take.before")
 ANY = "any"
 # Only where a guard holds what it was to publish.
 HELD = "publish.held"
+DIRECT, STAGED = "direct", "staged"
+WAYS = (DIRECT, STAGED)
+_RANKS = (
+    *("claim", "fence", "plan", "stage", "spread", "take", "part", "checkpoint", "part_end", "load", "check"),
+    *("publish", "finish"),
+)
 
 
-def names() -> list[str]:
-    """Every point, in the order of a run: those of the engine are found in its source."""
-    found: dict[str, None] = {}
+def names(way: str = "") -> list[str]:
+    """Every point of this way of loading, or of both, in the order of a run; the engine's are found in its source."""
+    found = {f"{name}.{side}": "" for name in AROUND for side in ("before", "after")}
+    found |= {f"{name}.{side}": STAGED for name in AROUND_PARTS for side in ("before", "after")}
     for path in sorted((CHECKOUT / "connectors").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and _name(node.func) in ("crash", "_crash") and node.args:
                 point = node.args[0]
                 if isinstance(point, ast.Constant) and isinstance(point.value, str):
-                    found[point.value] = None
-    around = [f"{name}.{side}" for name in AROUND for side in ("before", "after")]
-    ranks = ("claim", "fence", "plan", "stage", "part", "load", "checkpoint", "check", "publish", "finish")
-    return sorted([*found, *around], key=lambda point: (ranks.index(stem) if (stem := _stem(point)) in ranks else 99,))
+                    only = STAGED if path.stem == "staged" else DIRECT if _stem(point.value) in ("plan", "load") else ""
+                    found[point.value] = only
+    chosen = [point for point, only in found.items() if not way or only in ("", way)]
+    return sorted(chosen, key=lambda point: _RANKS.index(_stem(point)) if _stem(point) in _RANKS else 99)
 
 
 def _name(function: ast.expr) -> str:
@@ -51,6 +61,7 @@ class Strike:
     run: str
     attempt: int
     at: float
+    part: int | None = None
 
 
 class Armoury:

@@ -17,16 +17,18 @@ from runs.models import Run
 from tests.chaos import cases, evidence, lanes
 from tests.chaos.cases import Case, seconds_until_going
 from tests.chaos.lanes import Lane, Outcome
+from tests.chaos.points import DIRECT, STAGED, WAYS
 from tests.chaos.results import Results
 from tests.chaos.stack import Stack
 from tests.connectors.postgres.proxy import COMMIT, Proxy
 
 KINDS = ("append", "replace", "merge")
 # Where a process stands still until another has long ended its run.
-STILL_AT = (
-    *("claim.after", "fence.after", "plan.after", "load.middle", "publish.before_lock", "publish.after_lock"),
-    "publish.before_commit",
-)
+_LAST = ("publish.before_lock", "publish.after_lock", "publish.before_commit")
+STILL_AT = {
+    DIRECT: ("claim.after", "fence.after", "plan.after", "load.middle", *_LAST),
+    STAGED: ("stage.before_commit", "take.after", "part.middle", "checkpoint.before_commit", "check.begin", *_LAST),
+}
 AWAKE_S = 2.0
 AWAY_S = 8.0
 
@@ -38,7 +40,7 @@ class Skipped(Exception):
 class Stage:
     """What scenes share: the stack, lanes for each kind and way, and where results go."""
 
-    def __init__(self, stack: Stack, results: Results, ways: tuple[str, ...] = (lanes.DIRECT,)) -> None:
+    def __init__(self, stack: Stack, results: Results, ways: tuple[str, ...] = WAYS) -> None:
         self.stack = stack
         self.results = results
         self.ways = ways
@@ -94,7 +96,7 @@ def paused_past_the_lease(stage: Stage) -> None:
     """A process that stands still at a point, and goes on when another has ended its run: it changes nothing."""
 
     def pause_at_all(lane: Lane) -> None:
-        for point in STILL_AT:
+        for point in STILL_AT[lane.way]:
             _pause(stage, lane, Case(point, "stop"))
         connection.close()
 

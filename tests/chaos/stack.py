@@ -172,7 +172,8 @@ class Stack:
         rest, storage = self._upstream
         ports = ["--rest-port", str(rest_port), "--storage-port", str(storage_port)]
         self.bigquery = Behind("tests.bigquery", ["--rest", rest, "--storage", storage, *ports])
-        self.bigquery.call("set", message_bytes=24 << 10)
+        # Small enough that a table of some hundred kilobytes is read in many streams, each of several messages.
+        self.bigquery.call("set", message_bytes=16 << 10, small_bytes=40_000)
 
     def throttle(self, bytes_per_s: float) -> None:
         """Read streams are no faster than this, also after BigQuery came back."""

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connection
 
 from runs.models import Attempt, Run
-from tests.chaos import evidence
+from tests.chaos import evidence, history
 from tests.chaos.faults import Fault, Hit
 from tests.chaos.lanes import Lane, Stuck
 from tests.chaos.results import Results
@@ -87,7 +87,7 @@ class Storm:
         return [
             hit.fault
             for hit in list(self._hits)
-            if hit.at >= since and (hit.any_run or run.pk in {pk for pk, _ in hit.runs})
+            if hit.at >= since and (hit.any_run or run.pk in {struck.run for struck in hit.runs})
         ]
 
 
@@ -98,10 +98,9 @@ def seconds_to_recover(hit: Hit) -> float | None:
         started = Attempt.objects.filter(started_at__gt=since).order_by("started_at").first()
         return (started.started_at - since).total_seconds() if started else None
     waits = []
-    for pk, attempt in hit.runs:
-        run = Run.objects.get(pk=pk)
-        later = run.attempts.filter(number__gt=attempt).order_by("number").first()
-        at = later.started_at if later else run.finished_at
+    for struck in hit.runs:
+        run = Run.objects.get(pk=struck.run)
+        at = history.going_again(run, struck.attempt, struck.part, since) or run.finished_at
         if at is not None and at >= since:
             waits.append((at - since).total_seconds())
     return max(waits, default=None)

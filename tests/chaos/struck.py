@@ -63,26 +63,26 @@ def install() -> None:
     from runs import ends, services
 
     points = Points(Path(os.environ[FOLDER]))
-    claim, raise_fence, finish = services.claim, ends.raise_fence, services.finish
+    services.claim = _claiming(points, "claim", services.claim)
+    services.claim_part = _claiming(points, "take", services.claim_part)
+    services.spread = _between(points, "spread", services.spread)
+    services.finish_part = _between(points, "part_end", services.finish_part)
+    services.finish = _between(points, "finish", services.finish)
+    ends.raise_fence = _between(points, "fence", ends.raise_fence)
 
+
+def _claiming(points: Points, name: str, claim: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(claim)
     def claiming(*arguments: Any, **options: Any) -> Any:
         points.claimed = None
-        points.at("claim.before")
+        points.at(f"{name}.before")
         points.claimed = claim(*arguments, **options)
         if points.claimed is not None:
-            points.at("claim.after")
+            points.at(f"{name}.after")
+            _install_in_engine(points)
         return points.claimed
 
-    @functools.wraps(raise_fence)
-    def fencing(*arguments: Any, **options: Any) -> Any:
-        # By now the engine was imported, or is: the destination stands on it.
-        _install_in_engine(points)
-        return _between(points, "fence", raise_fence)(*arguments, **options)
-
-    services.claim = claiming
-    ends.raise_fence = fencing
-    services.finish = _between(points, "finish", finish)
+    return claiming
 
 
 def _between(points: Points, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,9 +105,12 @@ def _install_in_engine(points: Points) -> None:
     if _installed:
         return
     _installed = True
-    from connectors import transfer
+    from connectors import staged, transfer
 
-    transfer.refuse_missing = _between(points, "check", transfer.refuse_missing)
+    # As many checkpoints as there are messages.
+    staged.BATCH_BYTES = 1
+    for engine in (staged, transfer):
+        engine.refuse_missing = _between(points, "check", engine.refuse_missing)
     for name, module in list(sys.modules.items()):
         if name.startswith("connectors."):
             for function in vars(module).values():

@@ -21,6 +21,9 @@ from runs.states import ACTIVE, RunStatus
 from tests.chaos.stack import Stack, insist
 
 
+MOSTLY = 0.8
+
+
 @dataclass(frozen=True)
 class Struck:
     """What was struck of a run: its attempt, or a part of it."""
@@ -101,9 +104,12 @@ class KillChild(_OfWorker):
 
     def strike(self) -> Hit | None:
         children = self.children(self.a_worker())
-        if not children:
+        # Mostly one that works: most strikes would meet nothing otherwise.
+        busy = {pid for pid, _, _ in owned()} if self.chance.random() < MOSTLY else set()
+        chosen = [child for child in children if str(child.pid) in busy] or children
+        if not chosen:
             return None
-        child = self.chance.choice(children)
+        child = self.chance.choice(chosen)
         runs = owned_by([child.pid])
         at = time.time()
         try:

@@ -39,6 +39,20 @@ class Storm:
         threads = [threading.Thread(target=self._turn, args=(lane,), name=lane.name) for lane in self._lanes]
         for thread in threads:
             thread.start()
+        try:
+            self._strike(kills, limit_s, every_s, say)
+        finally:
+            self._over.set()
+            for thread in threads:
+                thread.join()
+        for error in self._errors:
+            self._results.failed(f"storm {self._seed}: {type(error).__name__}: {error}")
+        for hit in self._hits:
+            seconds = insist(lambda hit=hit: seconds_to_recover(hit))
+            if seconds is not None:
+                self._results.recovered(hit.fault, seconds)
+
+    def _strike(self, kills: int, limit_s: float, every_s: float, say: Any) -> None:
         began = told = time.monotonic()
         weights = [fault.weight for fault in self._faults]
         time.sleep(1.0)
@@ -53,15 +67,6 @@ class Storm:
                 told = time.monotonic()
                 runs, wrong = self._results.totals["runs"], len(self._results.failures)
                 say(f"{told - began:.0f} s: {len(self._hits)} hits, {runs} runs judged, {wrong} wrong")
-        self._over.set()
-        for thread in threads:
-            thread.join()
-        for error in self._errors:
-            self._results.failed(f"storm {self._seed}: {type(error).__name__}: {error}")
-        for hit in self._hits:
-            seconds = insist(lambda hit=hit: seconds_to_recover(hit))
-            if seconds is not None:
-                self._results.recovered(hit.fault, seconds)
 
     def _turn(self, lane: Lane) -> None:
         try:

@@ -20,7 +20,6 @@ from runs.models import PartLoad, Run
 from runs.states import ACTIVE, RunStatus
 from tests.chaos.stack import Stack, insist
 
-
 MOSTLY = 0.8
 
 

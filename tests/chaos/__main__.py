@@ -6,7 +6,9 @@ Exit status 0 only if nothing went wrong. See docs/chaos.md.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import random
+import signal
 import sys
 import threading
 import time
@@ -54,7 +56,9 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
         thread.join()
 
 
-def rage(stack: stacks.Stack, results: Results, *, kills: int, minutes: float, seed: int, every_s: float) -> None:
+def rage(
+    stack: stacks.Stack, results: Results, *, short: bool, kills: int, minutes: float, seed: int, every_s: float
+) -> None:
     """Several pipelines at once, and faults at random."""
     from tests.chaos import faults, lanes, points
     from tests.chaos.storm import Storm
@@ -63,7 +67,7 @@ def rage(stack: stacks.Stack, results: Results, *, kills: int, minutes: float, s
     made = [lanes.Lane(stack, kind, way, **ends) for way in points.WAYS for kind in ("append", "replace", "merge")]
     made.append(lanes.Lane(stack, "append_all", **ends))
     chance = random.Random(seed)
-    chosen = [fault(stack, chance) for fault in faults.RANDOM]
+    chosen = [fault(stack, chance) for fault in (faults.QUICK if short else faults.RANDOM)]
     Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
 
 
@@ -77,6 +81,18 @@ def play(stack: stacks.Stack, results: Results, wanted: Callable[[str], bool]) -
     scenes.play(scenes.Stage(stack, results), chosen)
 
 
+def end_after(limit_s: float) -> None:
+    """Give up in order, with all that was started ended, when it is asked for or takes too long."""
+
+    def give_up(number: int, _: object) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        raise SystemExit(f"Given up: {signal.Signals(number).name}.")
+
+    signal.signal(signal.SIGTERM, give_up)
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(max(1, round(limit_s)))
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
     parser.add_argument("parts", nargs="*", help="points, scenes (or some of them by name), storm; all unless named")
@@ -84,12 +100,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
     parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
     parser.add_argument("--every", type=float, default=1.5, metavar="SECONDS", help="between two of them, on average")
+    parser.add_argument(
+        "--limit", type=float, default=7200, metavar="SECONDS", help="after which all of it is given up"
+    )
     parser.add_argument("--seed", type=int, default=0, help="repeat the same choices; 0 chooses a seed")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--add", action="store_true", help="add to the results of the run before")
     chosen = parser.parse_args(arguments)
     if chosen.short:
-        chosen.kills, chosen.minutes, chosen.every = 8, 0.4, 1.0
+        chosen.kills, chosen.minutes, chosen.every = 6, 0.3, 1.0
+
+    end_after(chosen.limit)
 
     def wanted(part: str) -> bool:
         return not chosen.parts or part in chosen.parts
@@ -116,7 +137,13 @@ def main(arguments: list[str]) -> int:
             play(stack, groups["scenes"], wanted)
         if wanted("storm"):
             groups["random"] = Results()
-            how = {"kills": chosen.kills, "minutes": chosen.minutes, "seed": seed, "every_s": chosen.every}
+            how = {
+                "short": chosen.short,
+                "kills": chosen.kills,
+                "minutes": chosen.minutes,
+                "seed": seed,
+                "every_s": chosen.every,
+            }
             rage(stack, groups["random"], **how)
     outcome.write(chosen.results, groups, seed=seed, add=chosen.add)
     for name, results in groups.items():

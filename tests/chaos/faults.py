@@ -119,7 +119,7 @@ class KillChild(_OfWorker):
 
 
 class KillParent(_OfWorker):
-    """Its children live on until they have done what they do."""
+    """The process that hears the bells; its children end with it, unless they are quicker."""
 
     name, weight = "SIGKILL worker parent", 8
     with_children = False
@@ -139,6 +139,22 @@ class KillHost(KillParent):
 
     name, weight = "SIGKILL worker, whole", 8
     with_children = True
+
+
+class KillNursery(_OfWorker):
+    """The process that a worker's children are copies of: they end, and the worker makes another."""
+
+    name, weight = "SIGKILL what children come from", 4
+
+    def strike(self) -> Hit | None:
+        children = self.children(self.a_worker())
+        with suppress(psutil.Error):
+            for child in children:
+                runs = owned_by([child.pid for child in children])
+                at = time.time()
+                os.kill(child.ppid(), signal.SIGKILL)
+                return self.hit(at, runs)
+        return None
 
 
 class KillBeat(Fault):
@@ -251,9 +267,13 @@ class Freeze(_OfWorker):
 
 
 RANDOM: tuple[type[Fault], ...] = (
-    *(KillChild, KillParent, KillHost, KillBeat, KillBroker, KillBackend, EndBackend),
+    *(KillChild, KillParent, KillHost, KillNursery, KillBeat, KillBroker, KillBackend, EndBackend),
     *(KillWarehouse, KillControl, KillBigQuery, Freeze),
 )
+
+
+# Those after which all is well again within a second or two.
+QUICK: tuple[type[Fault], ...] = (KillChild, KillHost, KillBeat, KillBroker, EndBackend)
 
 
 def a_backend(stack: Stack, chance: random.Random) -> int | None:

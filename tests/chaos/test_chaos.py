@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,27 +12,34 @@ import pytest
 from tests.chaos import points
 
 LIMIT_S = 280
+# One process of its own for all of them.
+pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(LIMIT_S + 30)]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `make chaos` finds in its short form; a process of its own, for it kills its servers."""
     results = tmp_path_factory.mktemp("chaos") / "chaos.json"
-    argv = [sys.executable, "-m", "tests.chaos", "points", "storm", "--short", "--results", str(results)]
-    done = subprocess.run(argv, cwd=Path(points.CHECKOUT), capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    limits = ["--limit", str(LIMIT_S), "--results", str(results)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "points", "storm", "--short", *limits],
+        cwd=points.CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S + 20,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
     told: dict[str, Any] = json.loads(results.read_text())
     return told
 
 
-@pytest.mark.timeout(LIMIT_S + 10)
 def test_no_row_is_lost_or_doubled_whatever_is_struck(found: dict[str, Any]) -> None:
     counts = ("lost", "doubled", "wrong", "wrong_success", "failed_with_rows")
     assert {name: found[name] for name in counts} == dict.fromkeys(counts, 0)
-    assert found["groups"]["random"]["kills"] >= 5
+    assert found["groups"]["random"]["kills"] >= 3
 
 
-@pytest.mark.timeout(LIMIT_S + 10)
 @pytest.mark.parametrize("point", points.names())
 def test_each_named_point_was_struck(found: dict[str, Any], point: str) -> None:
     faults = found["groups"]["points"]["faults"]

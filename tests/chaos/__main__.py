@@ -9,10 +9,13 @@ import argparse
 import faulthandler
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.chaos import results as outcome
@@ -20,6 +23,7 @@ from tests.chaos import stack as stacks
 from tests.chaos.results import RESULTS, Results
 
 SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
+LEASE_KILLS = 30
 # Of each stream.
 BYTES_PER_S = 150_000.0
 
@@ -93,58 +97,83 @@ def end_after(limit_s: float) -> None:
     signal.alarm(max(1, round(limit_s)))
 
 
-def main(arguments: list[str]) -> int:
+def with_short_leases(chosen: argparse.Namespace, seed: int) -> dict[str, Results]:
+    """Points, scenes and storm: what a lost worker held is soon taken up."""
+    groups: dict[str, Results] = {}
+    with ready(lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S) as stack:
+        stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
+        if wanted(chosen, "points"):
+            strike_points(stack, short=chosen.short, results=groups.setdefault("points", Results()))
+        if set(chosen.parts) - {"points", "storm"}:
+            play(stack, groups.setdefault("scenes", Results()), partial(wanted, chosen))
+        if wanted(chosen, "storm"):
+            limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
+            rage(stack, groups.setdefault("random", Results()), short=chosen.short, seed=seed, **limits)
+    return groups
+
+
+def with_default_leases(chosen: argparse.Namespace, seed: int) -> dict[str, Results]:
+    """How long runs wait for a lost worker where nothing was set."""
+    groups = {"default leases": Results(), "paused for two minutes": Results()}
+    with ready(lease_s=30, heartbeat_s=5) as stack:
+        from tests.chaos import leases
+
+        stack.throttle(BYTES_PER_S)
+        leases.lose_workers(stack, groups["default leases"], kills=LEASE_KILLS, seed=seed, say=say)
+        leases.pause_for_minutes(stack, groups["paused for two minutes"])
+    return groups
+
+
+@contextmanager
+def ready(**leases: float) -> Iterator[stacks.Stack]:
+    """A stack that works, on whose runs somebody keeps an eye."""
+    began = time.monotonic()
+    with stacks.running(workers={"worker-a": 2, "worker-b": 2}, **leases) as stack:
+        from tests.chaos import history
+
+        history.keep()
+        stack.start_processes()
+        stack.crew.keep_running()
+        say(f"Started after {time.monotonic() - began:.0f} s.")
+        yield stack
+
+
+def wanted(chosen: argparse.Namespace, part: str) -> bool:
+    return part in chosen.parts
+
+
+def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="points, scenes (or some of them by name), storm; all unless named")
+    parser.add_argument("parts", nargs="*", help="points, scenes (or some by name), storm; or leases; all unless named")
     parser.add_argument("--short", action="store_true", help="what is worth a minute")
     parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
     parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
-    parser.add_argument("--every", type=float, default=1.5, metavar="SECONDS", help="between two of them, on average")
-    parser.add_argument(
-        "--limit", type=float, default=7200, metavar="SECONDS", help="after which all of it is given up"
-    )
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two of them, on average")
+    parser.add_argument("--limit", type=float, default=7200, metavar="SECONDS", help="after which to give up")
     parser.add_argument("--seed", type=int, default=0, help="repeat the same choices; 0 chooses a seed")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--add", action="store_true", help="add to the results of the run before")
     chosen = parser.parse_args(arguments)
     if chosen.short:
-        chosen.kills, chosen.minutes, chosen.every = 6, 0.3, 1.0
+        chosen.kills, chosen.minutes = 6, 0.3
+    return chosen
 
+
+def in_turn(arguments: list[str]) -> int:
+    """Everything: what has leases of its own in a process of its own, for settings are read once."""
+    commands = [["points", "scenes", "storm", *arguments], ["leases", "--add", *arguments]]
+    return max(subprocess.run([sys.executable, "-m", "tests.chaos", *one], check=False).returncode for one in commands)
+
+
+def main(arguments: list[str]) -> int:
+    chosen = options(arguments)
+    if not chosen.parts:
+        return in_turn(arguments)
     end_after(chosen.limit)
-
-    def wanted(part: str) -> bool:
-        return not chosen.parts or part in chosen.parts
-
     seed = chosen.seed or random.SystemRandom().randrange(1, 1 << 31)
     say(f"Seed {seed}.")
-    groups: dict[str, Results] = {}
     began = time.monotonic()
-    with stacks.running(
-        workers={"worker-a": 2, "worker-b": 2}, lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S
-    ) as stack:
-        from tests.chaos import history
-
-        history.keep()
-        stack.start_processes()
-        stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
-        say(f"Started after {time.monotonic() - began:.0f} s.")
-        stack.crew.keep_running()
-        if wanted("points"):
-            groups["points"] = Results()
-            strike_points(stack, short=chosen.short, results=groups["points"])
-        if set(chosen.parts) != set(chosen.parts) & {"points", "storm"} or not chosen.parts:
-            groups["scenes"] = Results()
-            play(stack, groups["scenes"], wanted)
-        if wanted("storm"):
-            groups["random"] = Results()
-            how = {
-                "short": chosen.short,
-                "kills": chosen.kills,
-                "minutes": chosen.minutes,
-                "seed": seed,
-                "every_s": chosen.every,
-            }
-            rage(stack, groups["random"], **how)
+    groups = (with_default_leases if chosen.parts == ["leases"] else with_short_leases)(chosen, seed)
     outcome.write(chosen.results, groups, seed=seed, add=chosen.add)
     for name, results in groups.items():
         say("\n" + results.table(name))

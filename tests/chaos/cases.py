@@ -39,7 +39,7 @@ def strike_all(stack: Stack, lane: Lane, cases: Sequence[Case], results: Results
                 _strike(stack, lane, case, results, how)
         except Stuck as stuck:
             results.failed(f"{how}: {stuck}")
-            evidence.keep(stack, how, [str(stuck)])
+            evidence.keep(stack, how, [str(stuck), *evidence.of_run(stuck.run)])
             return
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runs.models import LogLine, Run
+from runs.models import LogLine, Process, Run
+from runs.states import ACTIVE
 from tests.chaos import history
 from tests.chaos.stack import Stack, insist
 
@@ -20,7 +21,7 @@ KEPT = Path(__file__).resolve().parents[2] / "test-results" / "chaos"
 
 def keep_if_wrong(stack: Stack, how: str, outcome: Outcome) -> None:
     if not outcome.verdict.is_right:
-        keep(stack, how, [str(outcome.verdict), *insist(lambda: _of_run(outcome.run))])
+        keep(stack, how, [str(outcome.verdict), *of_run(outcome.run)])
 
 
 def keep(stack: Stack, how: str, told: Iterable[str]) -> Path:
@@ -34,13 +35,23 @@ def keep(stack: Stack, how: str, told: Iterable[str]) -> Path:
     return folder
 
 
-def _of_run(run: Run) -> list[str]:
+def of_run(run: Run) -> list[str]:
+    """All that the control database knows of it, and who lives there."""
+    return insist(lambda: _look(run))
+
+
+def _look(run: Run) -> list[str]:
+    run.refresh_from_db()
     attempts = run.attempts.order_by("number").values_list("number", "token", "worker", "started_at", "outcome")
     lines = LogLine.objects.filter(run=run).order_by("seq").values_list("seq", "at", "attempt", "message")
+    active = Run.objects.filter(status__in=ACTIVE)
+    facts = {field.name: getattr(run, field.attname) for field in Run._meta.concrete_fields}
     return [
-        f"run {run.pk} of {run.pipeline_id}: {run.status} {run.error_code} {run.error_message}",
-        f"receipt: {run.receipt}",
+        " ".join(f"{name}={value}" for name, value in facts.items() if value not in (None, "", 0, False)),
         "states: " + ", ".join(f"{status} ({token})" for status, token in history.read(run)),
         *(f"attempt {' '.join(map(str, attempt))}" for attempt in attempts),
+        *(f"part {part}" for part in run.parts.values()),
         *(" ".join(map(str, line)) for line in lines),
+        *(f"process {process}" for process in Process.objects.values()),
+        *(f"active {other}" for other in active.values("id", "status", "step", "worker")),
     ]

@@ -24,12 +24,16 @@ from tests.chaos.stack import Stack, insist
 from tests.emulator_tables import EmulatorTables
 
 PROJECT = "demo-project"
-RUN_LIMIT_S = 240.0
+RUN_LIMIT_S = 150.0
 _numbers = itertools.count(1)
 
 
 class Stuck(Exception):
     """A run did not end in time."""
+
+    def __init__(self, run: Run, told: str) -> None:
+        super().__init__(told)
+        self.run = run
 
 
 @dataclass
@@ -179,7 +183,8 @@ class Lane:
                 insist(lambda: self._approve(run))
             if time.monotonic() > deadline:
                 raise Stuck(
-                    f"run {run.pk} of {self.pipeline.name} is {run.status} after {limit_s:.0f} s: {run.error_message}"
+                    run,
+                    f"run {run.pk} of {self.pipeline.name} is {run.status} after {limit_s:.0f} s: {run.error_message}",
                 )
             time.sleep(0.05)
 

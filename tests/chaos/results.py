@@ -142,12 +142,15 @@ def write(path: Path, groups: dict[str, Results], *, seed: int, add: bool) -> No
         for key in ("kills", "vacuous", "runs", "lost", "doubled", "wrong", "wrong_success", "failed_with_rows")
     }
     default = told.get("default leases") or {}
+    default_lines = default.get("faults", {}).items()
     everything = [s for one in told.values() for line in one["faults"].values() for s in line["recovery_s"]]
     # What an installation with its usual settings may expect, where that was measured.
     recovery = default.get("recovery_p95_s") or _rounded(everything, 0.95)
     content = {
         **total,
         "recovery_p95_s": recovery,
+        # The longest that a run waited with default leases, by what was killed.
+        "recovery_max_s": {name: max(line["recovery_s"]) for name, line in default_lines if line["recovery_s"]},
         "seeds": [*earlier.get("seeds", []), seed],
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "groups": told,

@@ -97,7 +97,7 @@ def paused_past_the_lease(stage: Stage) -> None:
 
     def pause_at_all(lane: Lane) -> None:
         for point in STILL_AT[lane.way]:
-            _pause(stage, lane, Case(point, "stop"))
+            pause(stage, lane, Case(point, "stop"))
         connection.close()
 
     with ThreadPoolExecutor() as pool:
@@ -105,7 +105,7 @@ def paused_past_the_lease(stage: Stage) -> None:
             done.result()
 
 
-def _pause(stage: Stage, lane: Lane, case: Case, *, still_s: float = 0.0) -> None:
+def pause(stage: Stage, lane: Lane, case: Case, *, still_s: float = 0.0) -> None:
     fault = f"SIGSTOP at {case.point}"
     whose = lane.prepare()
     stage.stack.armoury.arm(case.point, case.do, whose)

@@ -23,13 +23,20 @@ class Storm:
     """Turns `lanes` in threads of their own, and strikes until there were `kills` hits, or the time is up."""
 
     def __init__(
-        self, stack: Stack, lanes: Sequence[Lane], faults: Sequence[Fault], results: Results, seed: int
+        self,
+        stack: Stack,
+        lanes: Sequence[Lane],
+        faults: Sequence[Fault],
+        results: Results,
+        seed: int,
+        weights: Sequence[int] = (),
     ) -> None:
         self._stack = stack
         self._lanes = lanes
         self._faults = faults
         self._results = results
         self._seed = seed
+        self._weights = list(weights) or [fault.weight for fault in faults]
         self._chance = random.Random(seed)
         self._over = threading.Event()
         self._hits: list[Hit] = []
@@ -54,11 +61,10 @@ class Storm:
 
     def _strike(self, kills: int, limit_s: float, every_s: float, say: Any) -> None:
         began = told = time.monotonic()
-        weights = [fault.weight for fault in self._faults]
         time.sleep(1.0)
         while len(self._hits) < kills and time.monotonic() < began + limit_s and not self._errors:
             time.sleep(self._chance.expovariate(1 / every_s))
-            [fault] = self._chance.choices(self._faults, weights)
+            [fault] = self._chance.choices(self._faults, self._weights)
             hit = fault.strike()
             self._results.tried(fault.name, hit=hit is not None)
             if hit is not None:
@@ -79,7 +85,7 @@ class Storm:
                 evidence.keep_if_wrong(self._stack, how, outcome)
         except Stuck as stuck:
             self._results.failed(f"storm {self._seed}, {lane.name}: {stuck}")
-            evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [str(stuck)])
+            evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [str(stuck), *evidence.of_run(stuck.run)])
         except BaseException as error:
             self._errors.append(error)
             evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [repr(error)])

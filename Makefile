@@ -27,6 +27,7 @@ test: install ## run all tests on servers of their own; ARGS='-k name'
 	@exec $(BIN)/python -m pytest -n 3 $(ARGS)
 
 chaos: install ## strike everything, lose nothing; KILLS=500 MINUTES=25, ADD=1 adds to the results before, ARGS='points --seed 7'
+	@sh .ci/chaos
 	@exec $(BIN)/python -m tests.chaos $(if $(KILLS),--kills "$(KILLS)") $(if $(MINUTES),--minutes "$(MINUTES)") \
 		$(if $(filter-out 0,$(ADD)),--add) $(ARGS)
 

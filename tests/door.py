@@ -6,6 +6,7 @@ Tests and the chaos command start such a process, and tell it through the door w
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def serve(functions: Mapping[str, Callable[..., Any]], addresses: Mapping[str, A
     threading.Thread(target=watch_parent, daemon=True).start()
     door = Door(functions, port=port)
     print(json.dumps({**addresses, "door": door.url}), flush=True)
+    # Nobody reads what else is said: once the pipe was full, whoever says something would wait for ever.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ended.wait()
     door.close()
 

@@ -51,7 +51,7 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
         lasts = [point for point in points.names(way) if point.startswith("publish.") and not short]
         chosen[lanes.Lane(stack, "held", way, **ends)] = [cases.Case(point) for point in lasts or [points.HELD]]
     threads = [
-        threading.Thread(target=cases.strike_all, args=(stack, lane, its_cases, results))
+        threading.Thread(target=cases.strike_all, args=(stack, lane, its_cases, results), daemon=True)
         for lane, its_cases in chosen.items()
     ]
     for thread in threads:

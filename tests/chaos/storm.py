@@ -43,7 +43,9 @@ class Storm:
         self._errors: list[BaseException] = []
 
     def rage(self, *, kills: int, limit_s: float, every_s: float, say: Any = None) -> None:
-        threads = [threading.Thread(target=self._turn, args=(lane,), name=lane.name) for lane in self._lanes]
+        threads = [
+            threading.Thread(target=self._turn, args=(lane,), name=lane.name, daemon=True) for lane in self._lanes
+        ]
         for thread in threads:
             thread.start()
         try:

@@ -13,7 +13,7 @@ from django.forms.models import construct_instance
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
-from pipelines import lookups, objections, services
+from pipelines import lookups, objections, services, tidy
 from pipelines.forms.indexes import IndexesField
 from pipelines.models import Connection, Pipeline, PipelineState
 
@@ -97,25 +97,25 @@ class PipelineForm(forms.ModelForm):
             self.fields["state"].choices = choices
 
     def clean_source_table(self) -> str:
-        return self.cleaned_data["source_table"].strip().strip("`")
+        return tidy.name(self.cleaned_data["source_table"])
 
     def clean_merge_key(self) -> list[str]:
-        return [name.strip().strip("`") for name in self.cleaned_data["merge_key"]]
+        return [tidy.name(name) for name in self.cleaned_data["merge_key"]]
 
     def clean_primary_key(self) -> list[str]:
-        return [name.strip().strip("`") for name in self.cleaned_data["primary_key"]]
+        return [tidy.name(name) for name in self.cleaned_data["primary_key"]]
 
     def clean_partition_column(self) -> str:
-        return self.cleaned_data["partition_column"].strip().strip("`")
+        return tidy.name(self.cleaned_data["partition_column"])
 
     def clean_cursor_column(self) -> str:
-        return self.cleaned_data["cursor_column"].strip().strip("`")
+        return tidy.name(self.cleaned_data["cursor_column"])
 
     def clean_initial_value(self) -> str:
         return self.cleaned_data["initial_value"].strip()
 
     def clean_source_query(self) -> str:
-        return self.cleaned_data["source_query"].strip().rstrip(";").rstrip()
+        return tidy.query(self.cleaned_data["source_query"])
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data

@@ -1,0 +1,46 @@
+"""This installation's definitions as the text of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from pipelines import queries
+from pipelines.files import fields, text, values
+from pipelines.files.schema import VERSION
+from pipelines.models import Connection, PipelineState
+from pipelines.services import ScheduleSpec
+
+SECTIONS = ("connections", "pipelines")
+HEAD = """\
+Definitions of DataMantri, for `manage.py apply`. Secrets are never in here.
+What is not said is as usual; `manage.py export --schema` tells all that can be said."""
+
+
+def export(only: Collection[str] = SECTIONS) -> str:
+    """All but secrets and what is archived; sections and names in one order."""
+    made: dict[str, Any] = {"version": VERSION}
+    for name, section in (("connections", _connections), ("pipelines", _pipelines)):
+        if name in only and (found := section()):
+            made[name] = dict(sorted(found.items()))
+    return text.write(made, HEAD)
+
+
+def _connections() -> dict[str, Any]:
+    return {each.name: _connection(each) for each in Connection.objects.defer("secrets")}
+
+
+def _connection(connection: Connection) -> dict[str, Any]:
+    has = values.of_connection(connection)
+    spared = values.spared(fields.CONNECTION, has)
+    options = values.spared(fields.options_of(connection.kind), has)
+    return {"kind": spared.pop("kind"), "options": options, **spared}
+
+
+def _pipelines() -> dict[str, Any]:
+    kept = queries.pipelines_with_parts().exclude(state=PipelineState.ARCHIVED)
+    found = {}
+    for pipeline in kept.defer("source__secrets", "destination__secrets"):
+        specs = [ScheduleSpec.of(schedule) for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
+        found[pipeline.name] = values.spared(fields.PIPELINE, values.of_pipeline(pipeline, specs))
+    return found

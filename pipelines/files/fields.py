@@ -1,0 +1,186 @@
+"""What a file says of connections and pipelines: the one list that schema, reading, writing and diffs go by.
+
+Labels, help, defaults and limits are those of the models and of the connectors' options; a pipeline has what its form
+has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils.text import capfirst
+
+from connectors import registry
+from pipelines import schedules
+from pipelines.forms.pipelines import PipelineForm
+from pipelines.models import Connection, Pipeline
+
+TEXT, NUMBER, SWITCH, LIST = "string", "integer", "boolean", "array"
+Schema = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One entry. `choices` are what a file writes → what a page shows; `schema` is its JSON Schema but for labels."""
+
+    name: str
+    label: str
+    help: str
+    schema: Schema
+    default: Any = None
+    required: bool = False
+    choices: Mapping[Any, str] = field(default_factory=dict)
+
+
+NAMES: Schema = {"type": LIST, "items": {"type": TEXT, "minLength": 1, "maxLength": 300}}
+_COLUMN_RULE: Schema = {
+    "type": "object",
+    "properties": {
+        "skip": {"type": SWITCH, "description": "The column is not read at all."},
+        "type": {"type": TEXT, "description": "The PostgreSQL type to store it as, for example numeric(12,2)."},
+        "zone": {"type": TEXT, "description": "For a time that changes its kind, for example Europe/Berlin."},
+    },
+    "additionalProperties": False,
+}
+_INDEX: Schema = {
+    "type": "object",
+    "properties": {
+        "columns": {**NAMES, "minItems": 1},
+        "unique": {"type": SWITCH, "default": False, "description": "No two rows may be the same in these columns."},
+    },
+    "required": ["columns"],
+    "additionalProperties": False,
+}
+_SCHEDULE: Schema = {
+    "type": "object",
+    "properties": {
+        "cron": {
+            "type": TEXT,
+            "maxLength": schedules.MAX_CRON_LENGTH,
+            "description": "minute hour day-of-month month day-of-week, for example 30 6 * * 1-5; or @daily.",
+        },
+        "zone": {"type": TEXT, "default": "UTC", "description": "The time zone of the cron text."},
+        "every_s": {
+            "type": NUMBER,
+            "minimum": 1,
+            "maximum": schedules.MAX_EVERY_S,
+            "description": "An interval in seconds, in place of a cron text.",
+        },
+    },
+    "oneOf": [{"required": ["cron"]}, {"required": ["every_s"]}],
+    "dependentRequired": {"zone": ["cron"]},
+    "additionalProperties": False,
+}
+_SPECIAL: dict[str, Schema] = {
+    "column_rules": {"type": "object", "additionalProperties": _COLUMN_RULE},
+    "indexes": {"type": LIST, "items": _INDEX},
+    # What is archived here is archived by hand, or for not being in the file.
+    "state": {"type": TEXT, "enum": ["active", "paused"]},
+}
+_HELP = {
+    "state": "Left out, a pipeline stays as it is, and a new one is active.",
+    "source": "The name of the connection that is read from.",
+    "destination": "The name of the connection that is written to.",
+    "column_rules": "What is to be different from the usual, by column.",
+    "indexes": "Made after the rows are loaded.",
+    "merge_key": "The columns that identify a row. Merge needs them; replace uses them where something depends on the "
+    "table and its rows are changed in place.",
+    "primary_key": "The columns of the table's primary key; none may be NULL.",
+}
+SCHEDULES = Field(
+    "schedules", "Schedules", "When it runs.", {"type": LIST, "items": _SCHEDULE, "maxItems": 20}, default=[]
+)
+
+
+def _of_model(model: type[models.Model], *names: str) -> tuple[Field, ...]:
+    return tuple(_of_field(model._meta.get_field(name)) for name in names)
+
+
+def _of_field(of: Any) -> Field:
+    default = of.get_default() if of.has_default() or of.blank else None
+    schema = dict(_SPECIAL.get(of.name) or _schema_of(of))
+    if of.null:
+        schema["type"] = [schema["type"], "null"]
+    return Field(
+        of.name,
+        capfirst(str(of.verbose_name)),
+        _HELP.get(of.name, str(of.help_text)),
+        schema,
+        str(default) if isinstance(default, Enum) else default,
+        required=not (of.has_default() or of.blank or of.null),
+        choices={str(value): str(label) for value, label in of.flatchoices},
+    )
+
+
+def _schema_of(of: Any) -> Schema:
+    if of.flatchoices:
+        return {"type": TEXT, "enum": [str(value) for value, _ in of.flatchoices]}
+    if isinstance(of, models.BooleanField):
+        return {"type": SWITCH}
+    if isinstance(of, ArrayField):
+        return NAMES
+    if isinstance(of, models.IntegerField):
+        lowest = [v.limit_value for v in of.validators if isinstance(v, MinValueValidator)]
+        highest = [v.limit_value for v in of.validators if isinstance(v, MaxValueValidator)]
+        return {"type": NUMBER, "minimum": max(lowest), "maximum": min(highest)}
+    schema: Schema = {"type": TEXT}
+    if not of.blank:
+        schema["minLength"] = 1
+    if of.max_length:
+        schema["maxLength"] = of.max_length
+    return schema
+
+
+CONNECTION = _of_model(Connection, "kind")
+# A name stands above its fields; how pipelines share what there is stays with each installation.
+LEFT_OUT = frozenset({"name", "priority", "pool"})
+PIPELINE = (*_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name not in LEFT_OUT)), SCHEDULES)
+
+
+@cache
+def options_of(kind: str) -> tuple[Field, ...]:
+    """The options of a kind of connection, without its secrets; raises ConnectorError for a kind that is not there."""
+    return tuple(of_option(option) for option in _options(kind) if not option.metadata.get("secret"))
+
+
+@cache
+def secrets_of(kind: str) -> tuple[Field, ...]:
+    return tuple(of_option(option) for option in _options(kind) if option.metadata.get("secret"))
+
+
+@cache
+def addresses_of(kind: str) -> frozenset[str]:
+    """The options that decide who is sent the secrets."""
+    return frozenset(option.name for option in _options(kind) if option.metadata.get("address"))
+
+
+def _options(kind: str) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(registry.options_type(kind))
+
+
+def of_option(option: dataclasses.Field[Any]) -> Field:
+    required = option.default is dataclasses.MISSING
+    kinds = {int: NUMBER, bool: SWITCH, "int": NUMBER, "bool": SWITCH}
+    schema: Schema = {"type": kinds.get(option.type, TEXT)}
+    choices = option.metadata.get("choices") or ()
+    if choices:
+        schema["enum"] = list(choices)
+    elif required and schema["type"] == TEXT:
+        schema["minLength"] = 1
+    return Field(
+        option.name,
+        str(option.metadata.get("label") or option.name),
+        str(option.metadata.get("help", "")),
+        schema,
+        None if required else option.default,
+        required,
+        {choice: choice or "Automatic" for choice in choices},
+    )

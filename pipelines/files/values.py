@@ -1,0 +1,84 @@
+"""Rows as plain values, by the names that a file has for them: all fields, defaults too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipelines import tidy
+from pipelines.files import fields
+from pipelines.files.fields import Field
+from pipelines.models import Connection, Pipeline
+from pipelines.services import ScheduleSpec
+
+Values = dict[str, Any]
+
+_NAMES = frozenset({"source_table", "cursor_column", "partition_column"})
+_LISTS = frozenset({"merge_key", "primary_key"})
+
+
+def canonical(name: str, value: Any) -> Any:
+    """A value as the form would store it, with plain line ends: those of a browser make no difference."""
+    if name in _LISTS:
+        return [tidy.name(each) for each in value]
+    if name == "indexes":
+        return [_index(index) for index in value]
+    if name == "column_rules":
+        return dict(sorted(value.items()))
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    if name == "source_query":
+        return tidy.query(text)
+    return tidy.name(text) if name in _NAMES else text.strip()
+
+
+def _index(index: Mapping[str, Any]) -> Values:
+    columns = [tidy.name(name) for name in index["columns"]]
+    return {"columns": columns, **({"unique": True} if index.get("unique") else {})}
+
+
+def filled(of: Iterable[Field], given: Mapping[str, Any]) -> Values:
+    """What is given, in its canonical form, and the default of what is not."""
+    return {field.name: canonical(field.name, given.get(field.name, field.default)) for field in of}
+
+
+def spared(of: Iterable[Field], values: Mapping[str, Any]) -> Values:
+    """Only what is not as it would be if nothing were said."""
+    return {field.name: values[field.name] for field in of if field.required or values[field.name] != field.default}
+
+
+def of_connection(connection: Connection) -> Values:
+    """The options lie among the rest: the fields of its kind follow those that all have."""
+    plain = {field.name: getattr(connection, field.name) for field in fields.CONNECTION}
+    return filled(fields.CONNECTION, plain) | filled(fields.options_of(connection.kind), connection.options)
+
+
+def of_pipeline(pipeline: Pipeline, schedules: Iterable[ScheduleSpec]) -> Values:
+    values: Values = {"schedules": of_schedules(schedules)}
+    for field in fields.PIPELINE:
+        if field.name in values:
+            continue
+        value = getattr(pipeline, field.name)
+        if isinstance(value, Connection):
+            value = value.name
+        values[field.name] = str(value) if isinstance(value, str) else value
+    return filled(fields.PIPELINE, values)
+
+
+def of_schedules(specs: Iterable[ScheduleSpec]) -> list[Values]:
+    """In one order, however they came about."""
+    return [_of_schedule(spec) for spec in sorted(specs, key=lambda spec: spec.key)]
+
+
+def _of_schedule(spec: ScheduleSpec) -> Values:
+    if spec.kind == "interval":
+        return {"every_s": spec.every_s}
+    return {"cron": spec.cron, **({"zone": spec.zone} if spec.zone != "UTC" else {})}
+
+
+def spec_of(schedule: Mapping[str, Any]) -> ScheduleSpec:
+    """The rule that a file's entry means; raises RuleError if it is none."""
+    if "every_s" in schedule:
+        return ScheduleSpec("interval", every_s=schedule["every_s"]).tidy()
+    return ScheduleSpec("cron", cron=schedule["cron"], zone=schedule.get("zone", "UTC")).tidy()

@@ -1,0 +1,289 @@
+"""One application of a file: row by row, by the services and checks that the form goes by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import connection as database
+from django.db import models
+
+from connectors import registry
+from connectors.errors import ConnectorError
+from pipelines import objections, queries, schedules, services
+from pipelines.files import fields, values
+from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
+from pipelines.files.exporting import SECTIONS
+from pipelines.files.problems import FileRefused, Path, Problem
+from pipelines.files.text import Document
+from pipelines.files.values import Values
+from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.services import PipelineRefused, ScheduleSpec
+
+# One at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
+_LOCK = 7_305_801_140_426
+# Another pipeline of the same file may be about to give up the name or the table.
+_MAY_PASS = frozenset({"name_taken", "target_taken"})
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller wants of a file. `by`: whose permissions count, None for the system."""
+
+    document: Document
+    by: Any = None
+    only: Collection[str] = SECTIONS
+    archive_missing: bool = False
+    note: str = "Applied from a file."
+
+
+@dataclass
+class Plan:
+    """What applying does. `lacking`: the file's connections that have no secrets yet, and the names of those."""
+
+    changes: list[Change] = field(default_factory=list)
+    unchanged: int = 0
+    lacking: list[tuple[str, str]] = field(default_factory=list)
+    # What is made or moved, with its place in the file: what the live systems can be asked about.
+    moved: list[tuple[Pipeline, Path]] = field(default_factory=list)
+    # The columns that a source answered with, by the pipeline's name.
+    seen: dict[str, Any] = field(default_factory=dict)
+
+
+class Work:
+    """One application of a file, inside its caller's transaction."""
+
+    def __init__(self, wish: Wish, seen: Mapping[str, Any] | None = None) -> None:
+        self.wish, self.document, self.seen = wish, wish.document, seen or {}
+        self.problems: list[Problem] = []
+        self.plan = Plan()
+        self.connections: dict[str, Connection] = {}
+
+    def do(self) -> Plan:
+        with database.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        self.connections = {each.name: each for each in Connection.objects.select_for_update()}
+        self._each("connections", self.connections, self._connection)
+        if self.problems:
+            raise FileRefused(self.problems)
+        if "pipelines" in self.wish.only:
+            self._pipelines()
+        if self.problems:
+            raise FileRefused(self.problems)
+        return self.plan
+
+    def _section(self, name: str) -> dict[str, Any]:
+        return (self.document.data.get(name) or {}) if name in self.wish.only else {}
+
+    def _each(self, section: str, known: dict[str, Any], one: Callable[[str, Any, Any], None]) -> None:
+        for name, entry in self._section(section).items():
+            row = known.get(name)
+            if row is None and (row := known.pop(entry.get("was", ""), None)):
+                known[name] = row
+            try:
+                one(name, entry, row)
+            except (ConnectorError, PipelineRefused) as refused:
+                in_options = section == "connections" and refused.field not in ("", "name", "kind")
+                self._refuse((section, name, *(("options",) if in_options else ())), refused)
+
+    def _refuse(self, path: Path, refused: Any) -> None:
+        self.problems.append(problem_of(self.document, path, refused))
+
+    def _told(self, sign: str, row: models.Model, change: Change) -> None:
+        """Enter a change into the plan and, for a person, into the admin's history."""
+        self.plan.changes.append(change)
+        by, what = self.wish.by, row._meta
+        if by is None:
+            return
+        action = "add" if sign == ADDED else "change"
+        if not by.has_perm(f"{what.app_label}.{action}_{what.model_name}"):
+            message = f"{by} may not {action} {change.what}s, and {change.name} would be."
+            raise PermissionDenied(message)
+        flag = ADDITION if sign == ADDED else CHANGE
+        LogEntry.objects.log_actions(by.pk, [row], flag, self.wish.note, single_object=True)
+
+    # Connections ------------------------------------------------------------------------------
+
+    def _connection(self, name: str, entry: Values, connection: Connection | None) -> None:
+        of = (*fields.CONNECTION, *fields.options_of(entry["kind"]))
+        wanted = values.filled(of, {**entry, **entry["options"]})
+        if connection is None:
+            options = {option: value for option, value in entry["options"].items() if value != ""}
+            made = Connection(name=name, kind=entry["kind"], options=options)
+            self.connections[name] = services.save_connection(made, by=self.wish.by)
+            self._told(ADDED, made, Change(ADDED, "connection", name, first(of, wanted)))
+            return self._say_what_it_lacks(made)
+        self._say_what_it_lacks(connection)
+        if connection.kind != entry["kind"]:
+            message = f"{name} is a {connection.get_kind_display()} connection, and stays one."
+            raise PipelineRefused("kind_stays", message, "Give the new one another name.", "kind")
+        before = values.of_connection(connection)
+        changes, note = between(of, before, wanted), _renamed(connection, name)
+        if not changes and not note:
+            self.plan.unchanged += 1
+            return None
+        different = {option: value for option, value in wanted.items() if before[option] != value}
+        self._keep_secrets_at_home(connection, different)
+        connection.name = name
+        merged = {**connection.options, **different}
+        connection.options = {option: value for option, value in merged.items() if value != ""}
+        services.save_connection(connection, by=self.wish.by)
+        return self._told(CHANGED, connection, Change(CHANGED, "connection", name, changes, note))
+
+    def _keep_secrets_at_home(self, connection: Connection, different: Collection[str]) -> None:
+        """Who may write a file may not have stored secrets sent to an address of their choice."""
+        moved = sorted(fields.addresses_of(connection.kind) & set(different))
+        if moved and (connection.secrets or connection.has_lost_secrets):
+            raise PipelineRefused(
+                "secrets_elsewhere",
+                f"{connection.name} has secrets, which would go to another address.",
+                "Change the address in the admin, where its secrets are entered again; or leave connections as they "
+                "are, with --only pipelines.",
+                moved[0],
+            )
+
+    def _say_what_it_lacks(self, connection: Connection) -> None:
+        if not connection.secrets and not connection.has_lost_secrets:
+            names = ", ".join(secret.label for secret in fields.secrets_of(connection.kind))
+            if names:
+                self.plan.lacking.append((connection.name, names))
+
+    # Pipelines --------------------------------------------------------------------------------
+
+    def _pipelines(self) -> None:
+        rows = queries.pipelines_with_parts().defer("source__secrets", "destination__secrets")
+        known = {pipeline.name: pipeline for pipeline in rows}
+        entries = self._section("pipelines")
+        for name, entry in entries.items():
+            if name not in known and entry.get("was") in known and entry["was"] not in entries:
+                known[name] = known.pop(entry["was"])
+        if self.wish.archive_missing:
+            self._archive([each for name, each in known.items() if name not in entries])
+        waiting = {name: (entry, known.get(name)) for name, entry in entries.items()}
+        while waiting:
+            held = {name: each for name, each in waiting.items() if not self._pipeline(name, *each, may_wait=True)}
+            if len(held) == len(waiting):
+                for name, each in held.items():
+                    self._pipeline(name, *each, may_wait=False)
+                break
+            waiting = held
+
+    def _archive(self, pipelines: Iterable[Pipeline]) -> None:
+        gone = [each for each in pipelines if each.state != PipelineState.ARCHIVED]
+        services.archive(gone, by=None)
+        for pipeline in gone:
+            self._told(REMOVED, pipeline, Change(REMOVED, "pipeline", pipeline.name, (), "archived: not in the file"))
+
+    def _pipeline(self, name: str, entry: Values, pipeline: Pipeline | None, *, may_wait: bool) -> bool:
+        """Make one what the file says; False if it has to wait for others to make room."""
+        path = ("pipelines", name)
+        specs = self._specs(path, entry)
+        ends = self._ends(path, entry)
+        if specs is None or ends is None:
+            return True
+        wanted = values.filled(fields.PIPELINE, {**entry, "schedules": values.of_schedules(specs)})
+        before = _before(pipeline)
+        keeps_state = "state" not in entry and before.get("state") in ("active", "paused")
+        if keeps_state:
+            wanted["state"] = before["state"]
+        candidate = copy.copy(pipeline) if pipeline else Pipeline(name=name)
+        note = _renamed(candidate, name)
+        changes = between(fields.PIPELINE, before, wanted) if pipeline else first(fields.PIPELINE, wanted)
+        if pipeline and not changes and not note:
+            self.plan.unchanged += 1
+            return True
+        _set(candidate, before, {**wanted, **ends, "name": name})
+        refused = list(_against(candidate))
+        if may_wait and refused and {each.code for each in refused} <= _MAY_PASS:
+            return False
+        if candidate.name in self.seen:
+            candidate.source_columns = self.seen[candidate.name]
+        if not refused:
+            try:
+                services.save_pipeline(candidate, schedules=specs, by=self.wish.by, keep_state=keeps_state)
+            except PipelineRefused as somebody_was_faster:
+                refused.append(somebody_was_faster)
+        for each in refused:
+            self._refuse(path, each)
+        if not refused:
+            if any(before.get(field) != wanted.get(field) for field in services.MOVING):
+                self.plan.moved.append((candidate, path))
+            sign = CHANGED if pipeline else ADDED
+            self._told(sign, candidate, Change(sign, "pipeline", name, changes, note))
+        return True
+
+    def _specs(self, path: Path, entry: Values) -> list[ScheduleSpec] | None:
+        """The rules of an entry, None if one is none."""
+        specs: list[ScheduleSpec] = []
+        for number, schedule in enumerate(entry.get("schedules", ())):
+            place = (*path, "schedules", number)
+            try:
+                spec = values.spec_of(schedule)
+            except schedules.RuleError as error:
+                self._refuse(place, error)
+                continue
+            if spec in specs:
+                self._refuse(place, PipelineRefused("twice", "The same schedule is there twice.", "Take one out."))
+            specs.append(spec)
+        return specs if len(specs) == len(entry.get("schedules", ())) else None
+
+    def _ends(self, path: Path, entry: Values) -> dict[str, Any] | None:
+        """The rows that an entry names, None if one is not there or cannot be what it is to be."""
+        found: dict[str, Any] = {}
+        for name, code in (("source", "not_a_source"), ("destination", "not_a_destination")):
+            connection = self.connections.get(entry[name])
+            if connection is None:
+                self._refuse(path, _nameless("connection", entry[name], name))
+            elif not getattr(registry.get(connection.kind), name):
+                message = f"{connection.name} cannot be a {name}."
+                self._refuse(path, PipelineRefused(code, message, "Name another connection.", name))
+            else:
+                found[name] = connection
+        return found if len(found) == 2 else None
+
+
+def _nameless(what: str, name: str, of: str) -> PipelineRefused:
+    hint = f"Correct the name, or put the {what} into the file."
+    return PipelineRefused("no_such_name", f"There is no {what} called {name}.", hint, of)
+
+
+def _before(pipeline: Pipeline | None) -> Values:
+    if pipeline is None:
+        return {}
+    return values.of_pipeline(pipeline, map(ScheduleSpec.of, pipeline.current_schedules))  # type: ignore[attr-defined]
+
+
+def _renamed(row: Any, name: str) -> str:
+    return "" if row.name == name else f"called {row.name} so far"
+
+
+def _set(row: models.Model, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Set what differs: what is written another way and means the same stays as it is stored."""
+    for name, value in wanted.items():
+        if name == "schedules" or (name in before and before[name] == value):
+            continue
+        setattr(row, name, value)
+
+
+def _against(candidate: Pipeline) -> Iterator[PipelineRefused]:
+    """What the form would refuse."""
+    try:
+        candidate.full_clean(validate_constraints=False)
+    except ValidationError as error:
+        for name, errors in error.error_dict.items():
+            for each in errors:
+                if each.code == "unique":
+                    yield PipelineRefused(*objections.NAME_TAKEN)
+                else:
+                    yield PipelineRefused(each.code or "invalid", " ".join(each.messages), field=name)
+    yield from objections.against(candidate)
+
+
+def problem_of(document: Document, path: Path, of: Any) -> Problem:
+    """A refusal or finding, at the field of the file that it is about."""
+    place = (*path, of.field) if of.field else path
+    return Problem(code=of.code, message=of.message, hint=of.hint, path=place, line=document.line(place))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import Script
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
-from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from unfold.admin import ModelAdmin, StackedInline, TabularInline
+from unfold.admin import ModelAdmin, StackedInline
 from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
@@ -25,10 +20,11 @@ from pipelines import queries, schedules, services
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses, next_times_said
-from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url, page_context
+from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url
+from pipelines.admin.revisions import RevisionInline, RevisionPages
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
-from pipelines.models import Pipeline, PipelineState, Revision, Schedule
+from pipelines.models import Pipeline, PipelineState, Schedule
 
 STATE_COLOURS = {
     PipelineState.ACTIVE.value: "success",
@@ -91,32 +87,8 @@ class ScheduleInline(StackedInline):
     has_add_permission = has_delete_permission = has_change_permission
 
 
-class RevisionInline(TabularInline):
-    """Every definition this pipeline had, newest first."""
-
-    model = Revision
-    fields = readonly_fields = ("definition_link", "created_at", "created_by")
-    ordering = ("-number",)
-    per_page = 10
-    hide_title = True
-    tab = True
-
-    @display(description="Revision")
-    def definition_link(self, revision: Revision) -> SafeString:
-        url = reverse("admin:pipelines_pipeline_revision", args=[revision.pipeline_id, revision.number])
-        return format_html('<a class="text-link" href="{}">Revision {}</a>', url, revision.number)
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return request.user.has_perm("pipelines.view_pipeline") or request.user.has_perm("pipelines.change_pipeline")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    has_change_permission = has_delete_permission = has_add_permission
-
-
 @admin.register(Pipeline)
-class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
+class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages, ModelAdmin):
     form = PipelineForm
     inlines = (ScheduleInline, RevisionInline)
     list_display = ("name", "state_badge", "route", "write_disposition", "when", "next_tick")
@@ -273,21 +245,4 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, ModelAdmin):
     # Pages ------------------------------------------------------------------------------------
 
     def get_urls(self) -> list[URLPattern]:
-        revision = self.admin_site.admin_view(self.revision_view)
-        own = [path("<uuid:pk>/revisions/<int:number>/", revision, name="pipelines_pipeline_revision")]
-        return [*own, *self.endpoint_urls(), *super().get_urls()]
-
-    def revision_view(self, request: HttpRequest, pk: UUID, number: int) -> HttpResponse:
-        """One definition, for people or, with `?format=json`, for programs."""
-        if not self.has_view_or_change_permission(request):
-            raise PermissionDenied
-        revision = get_object_or_404(
-            Revision.objects.select_related("pipeline", "created_by"), pipeline=pk, number=number
-        )
-        if request.GET.get("format") == "json":
-            return JsonResponse(revision.definition, json_dumps_params={"indent": 2})
-        title = f"{revision.pipeline.name}: revision {number}"
-        definition = json.dumps(revision.definition, indent=2, ensure_ascii=False)
-        more = {"revision": revision, "definition": definition, "back": change_url(revision.pipeline)}
-        context = page_context(self, request, title, **more)
-        return TemplateResponse(request, "admin/desk/revision.html", context)
+        return [*self.revision_urls(), *self.endpoint_urls(), *super().get_urls()]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from typing import Any
 
+from connectors.base import column_from_json
+from connectors.types import bigquery_type
 from pipelines import schedules
 from pipelines.files.fields import Field
 from pipelines.files.values import Values, spec_of
@@ -135,12 +137,10 @@ def _rule(rule: Mapping[str, Any]) -> str:
 
 
 def _source_columns(value: Any) -> Entries:
-    return {(f"Source column {column['name']}", ""): _column_type(column) for column in value or ()}
-
-
-def _column_type(column: Mapping[str, Any]) -> str:
-    kind = str(column.get("type", ""))
-    return f"list of {kind}" if column.get("repeated") else kind
+    return {
+        (f"Source column {column['name']}", ""): bigquery_type(column_from_json({"columns": (), **column}))
+        for column in value or ()
+    }
 
 
 _ENTRIES = {

@@ -12,9 +12,11 @@ from rest_framework.routers import SimpleRouter
 from datamantri.api_errors import NothingHere
 from pipelines.api import ConnectionViewSet, PipelineViewSet
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
+from runs.api_pools import PoolViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("connections", ConnectionViewSet, basename="connection")
+router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
 

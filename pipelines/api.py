@@ -18,6 +18,7 @@ from pipelines.api_base import ApiView, FieldErrors, Problem, problem
 from pipelines.columns import columns_now, known_columns
 from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.serializers import (
+    ConnectionLimitSerializer,
     ConnectionSerializer,
     OutlookSerializer,
     PipelineSerializer,
@@ -35,6 +36,20 @@ class ConnectionViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Connection]):
     serializer_class = ConnectionSerializer
     lookup_value_converter = "uuid"
     filterset_fields = ("kind", "name")
+
+    @extend_schema(
+        summary="Change a connection's limit", request=ConnectionLimitSerializer, responses={200: ConnectionSerializer}
+    )
+    def partial_update(self, request: Request, pk: Any = None) -> Response:
+        """Takes `max_running`, how many steps may use it at once; null for the default. What waits goes by it at once.
+
+        All else of a connection is changed in the admin, which tests it.
+        """
+        connection = self.get_object()
+        told = ConnectionLimitSerializer(connection, data=request.data)
+        told.is_valid(raise_exception=True)
+        services.limit_connection(connection, told.validated_data["max_running"])
+        return Response(self.get_serializer(self.get_object()).data)
 
 
 class PipelineFilter(filters.FilterSet):

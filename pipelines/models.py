@@ -21,6 +21,34 @@ from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.fields import EncryptedJSONField, KeyLost, LostSecrets
 
 
+class Pool(models.Model):
+    """Slots that pipelines share: no more steps of theirs run at once."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    slots = models.PositiveSmallIntegerField(
+        default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="How many steps of the pool's pipelines run at once, on all workers together.",
+    )
+    description = models.TextField(blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                name="pool_has_a_slot",
+                condition=Q(slots__gte=1),
+                violation_error_message="A pool has at least one slot.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Connection(models.Model):
     """Stored options and secrets for one system."""
 
@@ -29,11 +57,26 @@ class Connection(models.Model):
     kind = models.CharField(max_length=30, choices=[(k.name, k.label) for k in registry.KINDS.values()])
     options = models.JSONField(default=dict, blank=True)
     secrets = EncryptedJSONField(default=dict, blank=True, editable=False)
+    max_running = models.PositiveSmallIntegerField(
+        "running at once",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
+        help_text="How many steps may use this connection at once, as source or destination, on all workers together. "
+        "Empty: as there are worker slots; a destination leaves one to pipelines of other destinations.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                name="connection_may_run",
+                condition=Q(max_running__isnull=True) | Q(max_running__gte=1),
+                violation_error_message="Leave it empty, or let at least one step run.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -73,6 +116,14 @@ class LoadMethod(models.TextChoices):
     AUTO = "auto", "By itself, from the size"
     DIRECT = "direct", "In one go"
     STAGED = "staged", "In parts"
+
+
+class Priority(models.IntegerChoices):
+    """Whose runs go first when there are not slots for all: the smaller number's, see runs.priorities."""
+
+    HIGH = 10, "High"
+    NORMAL = 20, "Normal"
+    LOW = 30, "Low"
 
 
 class Pipeline(models.Model):
@@ -241,6 +292,20 @@ class Pipeline(models.Model):
         validators=[MinValueValidator(10), MaxValueValidator(7 * 86400)],
         help_text="An attempt that takes longer is stopped, and its run fails.",
     )
+    # How it is run, not what it loads: no part of a revision, and what waits already goes by it at once.
+    priority = models.SmallIntegerField(
+        choices=Priority,
+        default=Priority.NORMAL,
+        help_text="Whose runs go first when workers or slots are scarce.",
+    )
+    pool = models.ForeignKey(
+        Pool,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="pipelines",
+        help_text="Of the pipelines in one pool, only so many run at once as it has slots.",
+    )
     # Ticks up to here belong to a pause, whenever they are looked at: resuming never makes a surprise run.
     active_from = models.DateTimeField(default=timezone.now, editable=False)
     # RESTRICT: a revision goes with its pipeline, and only so.
@@ -263,6 +328,10 @@ class Pipeline(models.Model):
                 condition=~Q(state="archived"),
                 violation_error_message="Another pipeline writes to this table already.",
             ),
+        ]
+        indexes = [
+            # Tells whether active pipelines have more than one destination, without reading them.
+            models.Index(fields=["destination"], condition=Q(state="active"), name="pipeline_active_to"),
         ]
 
     def __str__(self) -> str:

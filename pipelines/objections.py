@@ -31,6 +31,7 @@ BROKEN_CONSTRAINTS = {
         "Fill in one of them and leave the other empty.",
         "source_table",
     ),
+    "pipelines_pool_name_key": ("name_taken", "Another pool has this name.", "Choose a name that is free.", "name"),
     "pipelines_pipeline_name_key": (
         "name_taken",
         "Another pipeline has this name.",

@@ -16,7 +16,7 @@ from connectors.options import secret_names
 from connectors.preflight import COSTS, ColumnPlan, Preflight
 from pipelines import objections, schedules
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
-from pipelines.models import Connection, Pipeline, PipelineState, Schedule
+from pipelines.models import Connection, Pipeline, PipelineState, Pool, Priority, Schedule
 from pipelines.services import ScheduleSpec
 
 
@@ -28,7 +28,7 @@ class ConnectionSerializer(serializers.ModelSerializer[Connection]):
 
     class Meta:
         model = Connection
-        fields = ("id", "name", "kind", "options", "created_at", "updated_at")
+        fields = ("id", "name", "kind", "options", "max_running", "created_at", "updated_at")
         read_only_fields = fields
 
     def get_options(self, connection: Connection) -> dict[str, Any]:
@@ -49,6 +49,26 @@ class NoUnknownFields:
             wrong = ErrorDetail("There is no such field.", code="unknown_field")
             raise serializers.ValidationError({name: [wrong] for name in unknown})
         return values
+
+
+class ConnectionLimitSerializer(NoUnknownFields, serializers.ModelSerializer[Connection]):
+    """What of a connection can be changed here."""
+
+    class Meta:
+        model = Connection
+        fields = ("max_running",)
+        extra_kwargs: ClassVar = {"max_running": {"required": True}}
+
+
+class PoolSerializer(NoUnknownFields, serializers.ModelSerializer[Pool]):
+    """Slots that pipelines share."""
+
+    class Meta:
+        model = Pool
+        fields: tuple[str, ...] = ("id", "name", "slots", "description", "created_at", "updated_at")
+        read_only_fields = ("id", "created_at", "updated_at")
+        # save_pool says the same, with a hint.
+        extra_kwargs: ClassVar = {"name": {"validators": []}}
 
 
 class ScheduleSerializer(NoUnknownFields, serializers.Serializer[Schedule]):
@@ -148,6 +168,19 @@ class IndexSerializer(NoUnknownFields, serializers.Serializer[Any]):
     unique = serializers.BooleanField(default=False, help_text="No two rows may be the same in these columns.")
 
 
+class PriorityField(serializers.ChoiceField):
+    """A priority by its name; the numbers are ours."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(choices=[(level.name.lower(), level.label) for level in Priority], **more)
+
+    def to_internal_value(self, data: Any) -> Priority:
+        return Priority[super().to_internal_value(data).upper()]
+
+    def to_representation(self, value: int) -> str:
+        return Priority(value).name.lower()
+
+
 class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline]):
     """A pipeline. Its state changes through pause and resume; schedules are given as a whole."""
 
@@ -162,6 +195,10 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         pk_field=serializers.UUIDField(),
     )
     state = serializers.ChoiceField(choices=PipelineState.choices, required=False)
+    priority = PriorityField(required=False, help_text="Whose runs go first when workers or slots are scarce.")
+    pool = serializers.PrimaryKeyRelatedField(
+        queryset=Pool.objects.all(), pk_field=serializers.UUIDField(), required=False, allow_null=True
+    )
     column_rules = ColumnRulesField(
         required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
     )
@@ -177,7 +214,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
-            "held_days", "overlap", "missed", "retries", "time_limit_s", "load_method", "schedules", "next_due",
+            "held_days", "priority", "pool", "overlap", "missed", "retries", "time_limit_s", "load_method", "schedules",
+            "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")

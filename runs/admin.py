@@ -22,7 +22,10 @@ from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
 from runs import asking, page_queries, part_queries, receipts, services
 from runs.models import Attempt, PartLoad, Run, Trigger
+from runs.pool_admin import PoolAdmin
 from runs.states import RunStatus
+
+__all__ = ["PoolAdmin", "RunAdmin", "RunnablePipelineAdmin"]
 
 STATUS_COLOURS = {
     RunStatus.QUEUED.value: "info",

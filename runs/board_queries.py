@@ -19,7 +19,7 @@ from runs.models import MOVE_NOTHING, LastEnd, PartLoad, Process, Run
 from runs.page_queries import Card, cards, find_pipelines, listed
 from runs.part_queries import Counts, counts_of, process_of
 from runs.states import ACTIVE, TERMINAL, RunStatus
-from runs.waiting import reasons_to_wait
+from runs.waiting import NO_WAIT, reasons_to_wait
 
 CARDS = 24
 RECENT = 12
@@ -154,8 +154,8 @@ def monitor() -> Monitor:
     reasons = reasons_to_wait([*running, *waiting])
     parts = counts_of(running)
     return Monitor(
-        running=[(run, reasons.get(run.pk, ""), parts.get(run.pk)) for run in running],
-        waiting=[(run, reasons.get(run.pk, "")) for run in waiting],
+        running=[(run, reasons.get(run.pk, NO_WAIT).why, parts.get(run.pk)) for run in running],
+        waiting=[(run, reasons.get(run.pk, NO_WAIT).why) for run in waiting],
         held=list(runs.filter(status=RunStatus.HELD)[:SHOWN]),
         unfinished=unfinished_counts(),
         workforce=workforce(slots_in_use()),

@@ -2,40 +2,88 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q, QuerySet, Sum, Value
+from django.db.models import QuerySet, Sum, Value
 from django.db.models.functions import Now
 
-from runs.models import PartLoad, Process, Run
-from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
+from runs.models import Process
+from runs.services import slots
 
 # At least three heartbeats: see the settings.
 PROCESS_SEEN_WITHIN = settings.LEASE_TTL
 
 
-def claimable(*, waited: timedelta = timedelta(0)) -> QuerySet[Run]:
-    """Runs that a worker could take now, and could have taken since `waited` ago."""
-    others = Run.objects.filter(pipeline=OuterRef("pipeline"), status__in=sorted(ACTIVE))
-    due = Now() - Value(waited) if waited else Now()
-    ready = Run.objects.filter(status__in=sorted(CLAIMABLE), due__lte=due, lease_until__isnull=True)
-    ready = ready.filter(~Q(step=Step.PARTS), ~Q(status=RunStatus.RUNNING) | Q(step=Step.PUBLISH))
-    return ready.filter(~Q(status=RunStatus.QUEUED) | ~Exists(others))
+@dataclass(frozen=True)
+class Place:
+    """A run's place in the line for worker slots."""
+
+    priority: int
+    due: datetime
+    run: UUID
+
+    @property
+    def key(self) -> tuple[int, datetime, UUID]:
+        return self.priority, self.due, self.run
 
 
-def parts_waiting(*, waited: timedelta = timedelta(0)) -> QuerySet[PartLoad]:
-    """Parts that a worker could take now, and could have taken since `waited` ago."""
-    due = Now() - Value(waited) if waited else Now()
-    loading = {"run__step": Step.PARTS, "run__status": RunStatus.RUNNING, "run__cancel_requested": False}
-    return PartLoad.objects.filter(status=PartStatus.WAITING, due__lte=due, **loading)
+def line(most: int) -> list[Place]:
+    """The runs that workers could take now, in the order in which they do."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LINE, {**slots.values(), "most": most})
+        return [Place(*row) for row in cursor.fetchall()]
+
+
+_LINE = f"""
+{slots.BY_INDEX}
+WITH {slots.ROOM}
+SELECT first.* FROM open_lanes l CROSS JOIN LATERAL (
+    SELECT r.priority, r.due, r.id FROM runs_run r WHERE r.lane_id = l.id AND {slots.READY}
+    ORDER BY r.priority, r.due, r.id LIMIT %(most)s) first
+ORDER BY first.priority, first.due, first.id LIMIT %(most)s
+"""
+
+
+def first_in_line(pipelines: Iterable[UUID]) -> dict[UUID, UUID]:
+    """The run of each pipeline that comes before its other queued ones."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT chosen.id, first.id FROM unnest(%s::uuid[]) AS chosen (id) CROSS JOIN LATERAL (
+                SELECT id FROM runs_run
+                WHERE pipeline_id = chosen.id AND status = 'queued' AND due <= statement_timestamp()
+                ORDER BY priority, due, id LIMIT 1) AS first
+            """,
+            [list(pipelines)],
+        )
+        return dict(cursor.fetchall())
 
 
 def claimable_count(*, waited: timedelta = timedelta(0), most: int = 1000) -> int:
-    """How many runs and parts a worker could take now."""
-    runs = claimable(waited=waited).order_by()[:most].count()
-    return runs + parts_waiting(waited=waited).order_by()[:most].count()
+    """How many runs and parts workers could take now, at most `most`; not what waits for a pool or connection."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIMABLE_COUNT, {**slots.values(), "waited": waited, "most": most})
+        (count,) = cursor.fetchone()
+    return count
+
+
+_CLAIMABLE_COUNT = f"""
+{slots.BY_INDEX}
+WITH {slots.ROOM}, ready (waiting, free) AS (
+    SELECT (SELECT count(*) FROM (
+                SELECT FROM runs_run r WHERE r.lane_id = l.id AND {slots.READY} LIMIT %(most)s) some_), l.free
+    FROM open_lanes l
+    UNION ALL
+    SELECT (SELECT count(*) FROM (
+                SELECT FROM runs_partload p WHERE {slots.PART_READY} LIMIT %(most)s) some_), l.free
+    FROM runs_run r JOIN open_lanes l ON l.id = r.lane_id WHERE {slots.DIVIDED})
+SELECT least(coalesce(sum(least(waiting, free)), 0), %(most)s)::integer FROM ready
+"""
 
 
 def _alive(kind: Process.Kind) -> QuerySet[Process]:

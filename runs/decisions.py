@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pipelines import schedules
 from pipelines.models import Pipeline, Schedule
-from runs import services
+from runs import priorities
 from runs.models import Run, Skip, Trigger
 from runs.services.bulk import insert_alike
 
@@ -90,7 +90,7 @@ class Decisions:
             scheduled_for=tick.at,
             data_interval_start=since or self.before[tick.instant],
             data_interval_end=tick.at,
-            priority=services.SCHEDULED,
+            priority=priorities.scheduled(pipeline),
             # Runs of one pass get in line in the order of their ticks.
             due=tick.at,
         )
@@ -146,7 +146,7 @@ class Decisions:
         return skip.last == self.before[tick.instant]
 
     def save(self) -> None:
-        insert_alike(self.runs, ("id", "pipeline", "revision", "schedule", *TIMES, "due"))
+        insert_alike(self.runs, ("id", "pipeline", "revision", "schedule", "priority", *TIMES, "due"))
         Skip.objects.bulk_create(self.new_skips)
         if self.grown_skips:
             Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run"])

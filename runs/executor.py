@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.errors import ConnectorError
-from runs import actions, comparing, ends, live, parts, services
+from runs import actions, comparing, doorbell, ends, live, parts, services
 from runs.endings import (
     Divided,
     End,
@@ -53,6 +53,10 @@ def work_on(*, process: str, task_id: str) -> int:
             log.warning("The control database does not answer: %s", error)
             connection.close()
             return done
+        taken = claimed or part
+        if done and taken is not None and taken.others_wait:
+            # The slots that were just freed let others go than what this worker goes on with.
+            doorbell.ring()
         if claimed is not None:
             execute(claimed, granted=asked, process=process)
         elif part is not None:

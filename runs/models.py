@@ -10,7 +10,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.urls import reverse
 
-from pipelines.models import Pipeline, Revision, Schedule
+from pipelines.models import Connection, Pipeline, Pool, Priority, Revision, Schedule
 from runs.states import ACTIVE, CLAIMABLE, TERMINAL, PartStatus, RunStatus, Step
 
 
@@ -51,6 +51,35 @@ class Decision(models.TextChoices):
     DISCARD = "discard", "Discard"
 
 
+class Lane(models.Model):
+    """The connections and the pool whose slots a run takes: runs that have these in common wait in one line.
+
+    Triggers give every run its lane, and another one when its pipeline changes.
+    """
+
+    id = models.AutoField(primary_key=True)
+    source = models.ForeignKey(
+        Connection, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
+    )
+    destination = models.ForeignKey(
+        Connection, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
+    )
+    pool = models.ForeignKey(
+        Pool, on_delete=models.DO_NOTHING, null=True, related_name="+", db_constraint=False, db_index=False
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["source", "destination", "pool"], name="lane_once"),
+            models.UniqueConstraint(
+                fields=["source", "destination"], condition=Q(pool__isnull=True), name="lane_without_pool_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"lane {self.pk}"
+
+
 class Run(models.Model):
     """One logical execution of a pipeline's revision."""
 
@@ -74,7 +103,16 @@ class Run(models.Model):
     data_interval_end = models.DateTimeField(null=True, blank=True)
 
     status = models.CharField(max_length=10, choices=RunStatus, default=RunStatus.QUEUED)
-    priority = models.SmallIntegerField(default=20)
+    priority = models.SmallIntegerField(default=Priority.NORMAL)
+    lane = models.ForeignKey(
+        Lane,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        editable=False,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
     due = models.DateTimeField(db_default=Now())
     created_at = models.DateTimeField(db_default=Now())
     started_at = models.DateTimeField(null=True, blank=True)
@@ -141,10 +179,11 @@ class Run(models.Model):
         indexes = [
             # In the order of claims, and of no use to the queries about one pipeline, which name no lease.
             models.Index(
-                fields=["priority", "due", "id"],
+                fields=["lane", "priority", "due", "id"],
                 condition=Q(status__in=sorted(CLAIMABLE), lease_until__isnull=True) & ~Q(step=Step.PARTS),
-                name="run_claimable",
+                name="run_in_lane",
             ),
+            models.Index(fields=["lane"], condition=Q(step=Step.PARTS, status=RunStatus.RUNNING), name="run_in_parts"),
             models.Index(
                 fields=["trigger", "-created_at"], condition=~Q(trigger=Trigger.SCHEDULE), name="run_asked_for"
             ),
@@ -251,7 +290,7 @@ class PartLoad(models.Model):
         ordering = ["number"]
         constraints = [models.UniqueConstraint(fields=["run", "number"], name="part_number_once")]
         indexes = [
-            models.Index(fields=["due"], condition=Q(status=PartStatus.WAITING), name="part_waiting"),
+            models.Index(fields=["run", "number"], condition=Q(status=PartStatus.WAITING), name="part_waiting"),
             models.Index(fields=["run", "lease_until"], condition=Q(lease_until__isnull=False), name="part_leased"),
         ]
 

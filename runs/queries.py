@@ -14,7 +14,7 @@ from runs import part_queries, receipts
 from runs.models import LogLine, Run
 from runs.part_queries import Picture
 from runs.states import RunStatus, Step
-from runs.waiting import why_waiting
+from runs.waiting import wait_of, why_waiting
 
 __all__ = ["database_now", "log_lines", "progress_of", "run_state", "why_waiting"]
 
@@ -73,6 +73,7 @@ def _rows_per_s(run: Run, elapsed: float | None) -> float | None:
 def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
     """All that changes on a run's page, as plain values; of its parts, a line and a few characters for each cell."""
     parts = parts or part_queries.picture_of(run)
+    wait = wait_of(run)
     error = None
     if run.error_code:
         error = {"code": run.error_code, "message": run.error_message, "hint": run.error_hint}
@@ -85,7 +86,8 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "step": run.step,
         "parts": {"words": parts.words, "cells": parts.codes} if parts else None,
         "progress": progress_of(run),
-        "waiting": why_waiting(run),
+        "waiting": wait.why,
+        "waiting_on": [{"run": str(holder.run), "pipeline": holder.pipeline} for holder in wait.holders],
         "error": error,
         "last_seq": run.last_seq,
         "started_at": run.started_at.isoformat() if run.started_at else None,

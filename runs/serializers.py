@@ -13,7 +13,9 @@ from runs import asking, queries, receipts
 from runs.models import LogLine, PartLoad, Run, RunAction
 from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
+from runs.shortage import Holder
 from runs.states import Step
+from runs.waiting import Wait, wait_of
 
 
 class RunSerializer(serializers.ModelSerializer[Run]):
@@ -67,20 +69,39 @@ class PartCountsSerializer(serializers.Serializer[Any]):
     failed = serializers.IntegerField()
 
 
+class HolderSerializer(serializers.Serializer[Holder]):
+    """A run that has slots."""
+
+    run = serializers.UUIDField()
+    pipeline = serializers.CharField(help_text="The name of its pipeline.")
+    slots = serializers.IntegerField(help_text="How many it has: parts of one load have one each.")
+
+
 class RunDetailSerializer(RunSerializer):
     """A run with what it waits for, how far it is, and its receipt."""
 
     waiting = serializers.SerializerMethodField(help_text="Why it waits; empty when it does not.")
+    waiting_on = serializers.SerializerMethodField(help_text="Runs that have the slots it waits for, if it is slots.")
     progress = serializers.SerializerMethodField()
     parts = serializers.SerializerMethodField(help_text="How its parts stand; null for a run that is loaded in one go.")
     receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
 
     class Meta(RunSerializer.Meta):
-        fields = (*RunSerializer.Meta.fields, "waiting", "progress", "parts", "receipt")
+        fields = (*RunSerializer.Meta.fields, "waiting", "waiting_on", "progress", "parts", "receipt")
         read_only_fields = fields
 
     def get_waiting(self, run: Run) -> str:
-        return queries.why_waiting(run)
+        return self._wait(run).why
+
+    @extend_schema_field(HolderSerializer(many=True))
+    def get_waiting_on(self, run: Run) -> list[dict[str, Any]]:
+        return HolderSerializer(self._wait(run).holders, many=True).data
+
+    def _wait(self, run: Run) -> Wait:
+        """Looked up once for each run that is shown."""
+        if getattr(self, "_waits_of", None) != run.pk:
+            self._waits_of, self._known = run.pk, wait_of(run)
+        return self._known
 
     @extend_schema_field(RECEIPTS)
     def get_receipt(self, run: Run) -> dict[str, Any] | None:

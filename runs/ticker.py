@@ -61,7 +61,7 @@ def tick() -> int:
 @transaction.atomic
 def _tick_some() -> list[Run]:
     now = queries.database_now()
-    needed = ("state", "revision", "active_from", "missed", "overlap")
+    needed = ("state", "revision", "active_from", "missed", "overlap", "priority")
     pipelines = {
         pipeline.pk: pipeline
         for pipeline in Pipeline.objects.select_for_update(skip_locked=True, no_key=True, of=("self",))
@@ -227,8 +227,8 @@ def bells_due(queued: int, *, waited: timedelta = timedelta(seconds=0.5)) -> int
 
     Without a free slot none is of use: a worker that finishes or starts looks for work by itself.
     """
-    waiting = max(queued, capacity.claimable_count(waited=waited))
-    return min(waiting, capacity.free_slots()) if waiting else 0
+    free = capacity.free_slots()
+    return capacity.claimable_count(waited=timedelta(0) if queued else waited, most=free) if free else 0
 
 
 def seconds_to_next(longest: float) -> float:

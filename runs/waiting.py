@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from runs import capacity
 from runs.models import PartLoad, Run
+from runs.shortage import Holder, Shortage, shortages
 from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
 
 PLACES = 1000  # further back in the queue, nobody counts
@@ -18,38 +20,55 @@ SOON_S = 1.0
 TAKEN_WITHIN_S = 10.0
 
 
+@dataclass(frozen=True)
+class Wait:
+    """Why a run waits, in words; and the runs that have the slots it waits for, if it is slots."""
+
+    why: str
+    holders: Sequence[Holder] = ()
+
+    def __str__(self) -> str:
+        return self.why
+
+
+NO_WAIT = Wait("")
+
+
+def wait_of(run: Run) -> Wait:
+    """What a run that does not run is waiting for; says nothing when it runs or has ended."""
+    return reasons_to_wait([run]).get(run.pk, NO_WAIT)
+
+
 def why_waiting(run: Run) -> str:
-    """In words, what a run that does not run is waiting for; empty when it runs or has ended."""
-    return reasons_to_wait([run]).get(run.pk, "")
+    return wait_of(run).why
 
 
-def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, str]:
-    """In words, what each run that neither runs nor has ended waits for; the same few queries for any number."""
-    reasons = {run.pk: "Waiting for a person's decision." for run in runs if run.status == RunStatus.HELD}
-    reasons |= {run.pk: _silence(run) for run in runs if _is_silent(run)}
+def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
+    """What each run that neither runs nor has ended waits for; the same few queries for any number."""
+    reasons = {run.pk: Wait("Waiting for a person's decision.") for run in runs if run.status == RunStatus.HELD}
+    reasons |= {run.pk: Wait(_silence(run)) for run in runs if _is_silent(run)}
     reasons |= _for_parts([run for run in runs if run.status == RunStatus.RUNNING and run.step == Step.PARTS])
     waiting = [run for run in runs if run.status in CLAIMABLE and run.lease_until is None and run.pk not in reasons]
     if not waiting:
         return reasons
-    others = Run.objects.filter(pipeline__in={run.pipeline_id for run in waiting}, status__in=sorted(ACTIVE))
+    pipelines = {run.pipeline_id for run in waiting}
+    others = Run.objects.filter(pipeline__in=pipelines, status__in=sorted(ACTIVE))
     active = {run.pipeline_id: run for run in others.only("pipeline_id", "status")}
+    first = capacity.first_in_line(pipelines)
+    short = shortages({run.lane_id for run in waiting if run.lane_id is not None})
     slots, free, has_beat = capacity.total_slots(), capacity.free_slots(), capacity.beats_alive().exists()
-    ahead: dict[UUID, int] = {}
-    first: dict[UUID, UUID] = {}
-    order = capacity.claimable().order_by("priority", "due", "pk").values_list("pk", "pipeline_id")[:PLACES]
-    for place, (pk, pipeline) in enumerate(order):
-        ahead[pk] = place
-        first.setdefault(pipeline, pk)
+    line = capacity.line(PLACES) if free <= 0 else []
     for run in waiting:
         reasons[run.pk] = (
             _for_its_time(run)
             or _for_its_pipeline(run, active.get(run.pipeline_id), first.get(run.pipeline_id))
-            or _for_a_worker(run, slots, free, ahead.get(run.pk, PLACES), has_beat)
+            or _for_a_slot(short.get(run.lane_id, ()) if slots else ())
+            or _for_a_worker(run, slots, free, line, has_beat)
         )
     return reasons
 
 
-def _for_parts(runs: Sequence[Run]) -> dict[UUID, str]:
+def _for_parts(runs: Sequence[Run]) -> dict[UUID, Wait]:
     """What runs wait for whose parts all wait; one that is being loaded does not wait."""
     if not runs:
         return {}
@@ -61,52 +80,71 @@ def _for_parts(runs: Sequence[Run]) -> dict[UUID, str]:
     )
     found = {row["run"]: row for row in counted}
     slots = capacity.total_slots()
-    return {run.pk: _of_parts(found.get(run.pk), slots) for run in runs}
+    short = shortages({run.lane_id for run in runs if run.lane_id is not None})
+    return {run.pk: _of_parts(found.get(run.pk), slots, short.get(run.lane_id, ())) for run in runs}
 
 
-def _of_parts(row: dict[str, Any] | None, slots: int) -> str:
+def _of_parts(row: dict[str, Any] | None, slots: int, short: Sequence[Shortage]) -> Wait:
     if row is None or row["loading"]:
-        return ""
+        return NO_WAIT
     wait_s = (row["due"] - timezone.now()).total_seconds()
     if wait_s > SOON_S:
-        return f"Waiting {_span(wait_s)} before a part is tried again."
+        return Wait(f"Waiting {_span(wait_s)} before a part is tried again.")
     if not slots:
-        return "Waiting because no worker is running."
-    return f"Its {row['left']} parts that are left wait for a free worker slot."
+        return Wait("Waiting because no worker is running.")
+    left = f"Its {row['left']} parts that are left wait for"
+    return _for_a_slot(short, left) or Wait(f"{left} a free worker slot.")
 
 
-def _for_its_time(run: Run) -> str:
+def _for_its_time(run: Run) -> Wait | None:
     wait_s = (run.due - timezone.now()).total_seconds()
     if wait_s <= SOON_S:
-        return ""
+        return None
     if run.status == RunStatus.RETRYING:
-        return f"Waiting {_span(wait_s)} before the next attempt, after: {run.error_message}".removesuffix(", after: ")
+        why = f"Waiting {_span(wait_s)} before the next attempt, after: {run.error_message}"
+        return Wait(why.removesuffix(", after: "))
     if run.status == RunStatus.RESOLVING:
-        return f"Waiting {_span(wait_s)} before the destination is asked again what was published."
-    return f"Waiting {_span(wait_s)} until it is due."
+        return Wait(f"Waiting {_span(wait_s)} before the destination is asked again what was published.")
+    return Wait(f"Waiting {_span(wait_s)} until it is due.")
 
 
-def _for_its_pipeline(run: Run, active: Run | None, first: UUID | None) -> str:
+def _for_its_pipeline(run: Run, active: Run | None, first: UUID | None) -> Wait | None:
     if run.status != RunStatus.QUEUED:
-        return ""
+        return None
     if active is not None:
-        return f"Waiting for this pipeline's run that is {active.get_status_display().lower()} now."
+        return Wait(f"Waiting for this pipeline's run that is {active.get_status_display().lower()} now.")
     if first not in (None, run.pk):
-        return "Waiting for this pipeline's run that came before it."
-    return ""
+        return Wait("Waiting for this pipeline's run that came before it.")
+    return None
 
 
-def _for_a_worker(run: Run, slots: int, free: int, ahead: int, has_beat: bool) -> str:
+def _for_a_slot(short: Sequence[Shortage], waits_for: str = "Waiting for") -> Wait | None:
+    if not short:
+        return None
+    holders = {holder.run: holder for shortage in short for holder in shortage.holders}
+    return Wait(f"{waits_for} {'; and for '.join(str(shortage) for shortage in short)}.", list(holders.values()))
+
+
+def _for_a_worker(run: Run, slots: int, free: int, line: Sequence[capacity.Place], has_beat: bool) -> Wait:
     if not slots:
-        return "Waiting because no worker is running."
+        return Wait("Waiting because no worker is running.")
     if free <= 0:
-        before = f", {ahead} before it" if ahead else ""
-        return f"Waiting because all {slots} worker slots are busy{before}."
+        return Wait(f"Waiting because all {slots} worker slots are busy{_behind(run, line)}.")
     if (timezone.now() - run.due).total_seconds() < TAKEN_WITHIN_S:
-        return "Waiting for a worker to take it."
+        return Wait("Waiting for a worker to take it.")
     if not has_beat:
-        return "Waiting for a worker to take it; no scheduler is running that would call one."
-    return "Waiting although workers are free: they cannot be called while the broker does not answer."
+        return Wait("Waiting for a worker to take it; no scheduler is running that would call one.")
+    return Wait("Waiting although workers are free: they cannot be called while the broker does not answer.")
+
+
+def _behind(run: Run, line: Sequence[capacity.Place]) -> str:
+    """How many runs will be taken before this one, and how many of them for their priority."""
+    ahead = [place for place in line if place.key < (run.priority, run.due, run.pk)]
+    if not ahead:
+        return ""
+    higher = sum(place.priority < run.priority for place in ahead)
+    many = f"{'at least ' if len(ahead) == PLACES else ''}{len(ahead)} before it"
+    return f", {many}{f' ({higher} of higher priority)' if higher else ''}"
 
 
 def _is_silent(run: Run) -> bool:

@@ -14,10 +14,12 @@ from django.template.response import TemplateResponse
 from pipelines import services
 from pipelines.admin.endpoints import endpoint_addresses
 from pipelines.admin.links import list_url, page_context
+from pipelines.forms.limits import LimitsForm
 from pipelines.forms.schedules import ScheduleForm
 from pipelines.models import Pipeline, PipelineState
 
 SCHEDULE = "schedule"
+LIMITS = "limits"
 
 
 class PipelineActions:
@@ -68,6 +70,24 @@ class PipelineActions:
             zones=sorted(available_timezones()),
         )
         return TemplateResponse(request, "admin/desk/set_schedule.html", context)
+
+    @admin.action(description="Set priority and pool…", permissions=["change"])
+    def set_limits(self, request: HttpRequest, queryset: QuerySet[Pipeline]) -> HttpResponse | None:
+        """Ask for both, then give them to every chosen pipeline; what is not chosen stays as it is."""
+        form = LimitsForm(request.POST if "apply" in request.POST else None, prefix=LIMITS)
+        if form.is_bound and form.is_valid():
+            self._report(request, services.set_limits(queryset, **form.chosen, by=request.user), "changed")
+            return None
+        context = page_context(
+            self,
+            request,
+            "Set priority and pool",
+            form=form,
+            pipelines=queryset,
+            checkbox=ACTION_CHECKBOX_NAME,
+            back=list_url(Pipeline),
+        )
+        return TemplateResponse(request, "admin/desk/set_limits.html", context)
 
     def _give_schedules(
         self, request: HttpRequest, pipelines: QuerySet[Pipeline], specs: list[services.ScheduleSpec]

@@ -110,13 +110,17 @@ class ConnectionAdmin(ModelAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Connection | None = None) -> list[tuple[Any, dict[str, Any]]]:
         if not self._may_save(request, obj):
-            return [(None, {"fields": ("name", "kind", "options_shown")})]
+            return [(None, {"fields": ("name", "kind", "options_shown", "max_running")})]
         form = self._form_of(request, obj)(instance=obj)
         label = registry.get(form.kind).label
-        return [(None, {"fields": ("name",)}), (label, {"fields": tuple(form.option_names)})]
+        return [
+            (None, {"fields": ("name",)}),
+            (label, {"fields": tuple(form.option_names)}),
+            ("Limits", {"fields": ("max_running",)}),
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Connection | None = None) -> tuple[str, ...]:
-        return () if self._may_save(request, obj) else ("name", "kind", "options_shown")
+        return () if self._may_save(request, obj) else ("name", "kind", "options_shown", "max_running")
 
     @display(description="options")
     def options_shown(self, connection: Connection) -> SafeString:

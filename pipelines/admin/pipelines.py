@@ -13,7 +13,7 @@ from django.urls import URLPattern
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, StackedInline
-from unfold.contrib.filters.admin import DropdownFilter, RelatedDropdownFilter
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
 from pipelines import queries, schedules, services
@@ -92,10 +92,16 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     form = PipelineForm
     inlines = (ScheduleInline, RevisionInline)
     list_display = ("name", "state_badge", "route", "write_disposition", "when", "next_tick")
-    list_filter = (StateFilter, ("source", RelatedDropdownFilter), ("destination", RelatedDropdownFilter))
+    list_filter = (
+        StateFilter,
+        ("source", RelatedDropdownFilter),
+        ("destination", RelatedDropdownFilter),
+        ("pool", RelatedDropdownFilter),
+        ("priority", ChoicesDropdownFilter),
+    )
     list_filter_submit = True
     search_fields = ("name", "description", "source_table", "source_query", "target_schema", "target_table")
-    actions = ("pause", "resume", "set_schedule", "archive")
+    actions = ("pause", "resume", "set_schedule", "set_limits", "archive")
     actions_list = ("add_tables",)
     actions_detail = ("duplicate", "archive_one")
     delete_confirmation_template = "admin/desk/pipeline_delete.html"
@@ -117,7 +123,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},
         ),
-        ("Limits", {"fields": ("retries", "time_limit_s", "load_method")}),
+        ("Priority and limits", {"fields": ("priority", "pool", "retries", "time_limit_s", "load_method")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )
 

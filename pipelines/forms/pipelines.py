@@ -76,7 +76,7 @@ class PipelineForm(forms.ModelForm):
             "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
             "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
-            "overlap", "missed", "retries", "time_limit_s", "load_method",
+            "priority", "pool", "overlap", "missed", "retries", "time_limit_s", "load_method",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
         widgets = {

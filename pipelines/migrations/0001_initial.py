@@ -21,6 +21,24 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name='Pool',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=100, unique=True)),
+                ('slots', models.PositiveSmallIntegerField(default=1, help_text="How many steps of the pool's pipelines run at once, on all workers together.", validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000)])),
+                ('description', models.TextField(blank=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+            ],
+            options={
+                'ordering': ['name'],
+            },
+        ),
+        migrations.AddConstraint(
+            model_name='pool',
+            constraint=models.CheckConstraint(condition=models.Q(('slots__gte', 1)), name='pool_has_a_slot', violation_error_message='A pool has at least one slot.'),
+        ),
+        migrations.CreateModel(
             name='Connection',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
@@ -28,12 +46,17 @@ class Migration(migrations.Migration):
                 ('kind', models.CharField(choices=[('bigquery', 'BigQuery'), ('postgres', 'PostgreSQL')], max_length=30)),
                 ('options', models.JSONField(blank=True, default=dict)),
                 ('secrets', pipelines.fields.EncryptedJSONField(blank=True, default=dict, editable=False)),
+                ('max_running', models.PositiveSmallIntegerField(blank=True, help_text='How many steps may use this connection at once, as source or destination, on all workers together. Empty: as there are worker slots; a destination leaves one to pipelines of other destinations.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000)], verbose_name='running at once')),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
             ],
             options={
                 'ordering': ['name'],
             },
+        ),
+        migrations.AddConstraint(
+            model_name='connection',
+            constraint=models.CheckConstraint(condition=models.Q(('max_running__isnull', True), ('max_running__gte', 1), _connector='OR'), name='connection_may_run', violation_error_message='Leave it empty, or let at least one step run.'),
         ),
         migrations.CreateModel(
             name='ApiToken',
@@ -84,6 +107,8 @@ class Migration(migrations.Migration):
                 ('missed', models.CharField(choices=[('latest', 'Run once for all that was missed'), ('skip', 'Skip what was missed'), ('all', 'Run every missed tick')], default='latest', help_text='After an outage.', max_length=10, verbose_name='missed ticks')),
                 ('retries', models.PositiveSmallIntegerField(default=3, help_text='Further attempts after a passing failure.', validators=[django.core.validators.MaxValueValidator(20)])),
                 ('time_limit_s', models.PositiveIntegerField(default=21600, help_text='An attempt that takes longer is stopped, and its run fails.', validators=[django.core.validators.MinValueValidator(10), django.core.validators.MaxValueValidator(604800)], verbose_name='time limit (seconds)')),
+                ('priority', models.SmallIntegerField(choices=[(10, 'High'), (20, 'Normal'), (30, 'Low')], default=20, help_text='Whose runs go first when workers or slots are scarce.')),
+                ('pool', models.ForeignKey(blank=True, help_text='Of the pipelines in one pool, only so many run at once as it has slots.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='pipelines', to='pipelines.pool')),
                 ('active_from', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
@@ -137,6 +162,10 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='revision',
             constraint=models.UniqueConstraint(fields=('pipeline', 'number'), name='revision_number_once'),
+        ),
+        migrations.AddIndex(
+            model_name='pipeline',
+            index=models.Index(condition=models.Q(('state', 'active')), fields=['destination'], name='pipeline_active_to'),
         ),
         migrations.AddConstraint(
             model_name='pipeline',

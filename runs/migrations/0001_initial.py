@@ -40,6 +40,23 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='Lane',
+            fields=[
+                ('id', models.AutoField(primary_key=True, serialize=False)),
+                ('destination', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='pipelines.connection')),
+                ('pool', models.ForeignKey(db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='pipelines.pool')),
+                ('source', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='pipelines.connection')),
+            ],
+        ),
+        migrations.AddConstraint(
+            model_name='lane',
+            constraint=models.UniqueConstraint(fields=('source', 'destination', 'pool'), name='lane_once'),
+        ),
+        migrations.AddConstraint(
+            model_name='lane',
+            constraint=models.UniqueConstraint(condition=models.Q(('pool__isnull', True)), fields=('source', 'destination'), name='lane_without_pool_once'),
+        ),
+        migrations.CreateModel(
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
@@ -84,6 +101,7 @@ class Migration(migrations.Migration):
                 ('receipt', models.JSONField(blank=True, null=True)),
                 ('idempotency_key', models.CharField(blank=True, max_length=200, null=True)),
                 ('request_digest', models.CharField(blank=True, max_length=64)),
+                ('lane', models.ForeignKey(db_constraint=False, db_index=False, editable=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='runs.lane')),
                 ('decided_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('cancelled_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='runs', to='pipelines.pipeline')),
@@ -186,7 +204,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(condition=models.Q(('lease_until__isnull', True), ('status__in', ['queued', 'resolving', 'retrying', 'running']), models.Q(('step', 'parts'), _negated=True)), fields=['priority', 'due', 'id'], name='run_claimable'),
+            index=models.Index(condition=models.Q(('lease_until__isnull', True), ('status__in', ['queued', 'resolving', 'retrying', 'running']), models.Q(('step', 'parts'), _negated=True)), fields=['lane', 'priority', 'due', 'id'], name='run_in_lane'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('status', 'running'), ('step', 'parts')), fields=['lane'], name='run_in_parts'),
         ),
         migrations.AddIndex(
             model_name='run',
@@ -246,7 +268,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='partload',
-            index=models.Index(condition=models.Q(('status', 'waiting')), fields=['due'], name='part_waiting'),
+            index=models.Index(condition=models.Q(('status', 'waiting')), fields=['run', 'number'], name='part_waiting'),
         ),
         migrations.AddIndex(
             model_name='partload',

@@ -28,12 +28,10 @@ from runs.services.parts import (
 )
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, sweep
-from runs.services.requests import PEOPLE_FIRST, SCHEDULED, cancel_run, request_run, run_again
+from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
 
 __all__ = [
-    "PEOPLE_FIRST",
-    "SCHEDULED",
     "Claim",
     "Failure",
     "InvalidTransition",

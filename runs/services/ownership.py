@@ -12,8 +12,9 @@ from django.conf import settings
 from django.db import IntegrityError, connection
 
 from runs.models import Installation
+from runs.services import slots
 from runs.services.journal import Line, Progress, write_lines
-from runs.states import CLAIMABLE, RunStatus
+from runs.states import RunStatus
 
 CLAIM_TRIES = 5
 
@@ -51,6 +52,8 @@ class Claim:
     options: dict[str, Any]
     definition: dict[str, Any]
     step: str = ""
+    # Something of other connections or another pool could start as well, and a worker slot is idle.
+    others_wait: bool = False
 
     def renew(self, *, process: str) -> Renewal:
         return renew(self.run, self.token, process=process)
@@ -67,28 +70,24 @@ def installation_id() -> UUID:
     return installation.id
 
 
-# The row is locked less than FOR UPDATE would: whoever only refers to it (a skip that names the run)
-# neither waits nor makes it look taken. A pipeline's queued runs go in their order: one that is locked
-# by another worker holds back those behind it. Each NOT EXISTS can be answered by one small index only, whatever
-# the planner knows: its statistics say "nothing waits" for long after thousands of runs were queued at once. The
-# first compares ids so that nobody lists all active runs to answer it.
-_CLAIM = """
-WITH picked AS (
-    SELECT r.id FROM runs_run r
-    WHERE r.status IN %(claimable)s AND r.due <= statement_timestamp() AND r.lease_until IS NULL AND r.step <> 'parts'
-      AND (r.status <> 'running' OR r.step = 'publish')
-      AND (r.status <> 'queued' OR (
-            NOT EXISTS (
-                SELECT FROM runs_run a
-                WHERE a.pipeline_id = r.pipeline_id AND a.id <> r.id
-                  AND a.status IN ('running', 'retrying', 'resolving'))
-            AND NOT EXISTS (
-                SELECT FROM runs_run b
-                WHERE b.pipeline_id = r.pipeline_id AND b.status = 'queued' AND b.due <= statement_timestamp()
-                  AND (b.priority, b.due, b.id) < (r.priority, r.due, r.id))))
-      AND NOT EXISTS (SELECT FROM runs_process p WHERE p.name = %(process)s AND p.draining)
-    ORDER BY r.priority, r.due, r.id
-    LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED
+# The best of each lane that has a slot left, unless a part of a run comes before it: what waits behind it or in other
+# lanes costs nothing, however much it is. Rows that somebody else is changing are passed by. They are locked less than
+# FOR UPDATE would: whoever only refers to one (a skip that names the run) neither waits nor makes it look taken.
+_CLAIM = f"""
+{slots.ONE_BY_ONE}
+WITH {slots.ROOM}, parts AS MATERIALIZED ({slots.best_parts()}
+), candidates AS MATERIALIZED (
+    SELECT best.*, {slots.HELD.format("best")} AS held
+    FROM open_lanes l CROSS JOIN LATERAL (
+        SELECT r.id, r.pipeline_id, r.lane_id, r.priority, r.due FROM runs_run r
+        WHERE r.lane_id = l.id AND {slots.READY}
+        ORDER BY r.priority, r.due, r.id
+        LIMIT 1 FOR NO KEY UPDATE OF r SKIP LOCKED) best
+    WHERE NOT {slots.IS_DRAINING}
+), picked AS (
+    SELECT id, lane_id FROM candidates c
+    WHERE NOT EXISTS (SELECT FROM parts p WHERE (p.priority, p.held, p.due) < (c.priority, c.held, c.due))
+    ORDER BY priority, held, due, id LIMIT 1
 ), claimed AS (
     UPDATE runs_run r SET
         status = CASE r.status WHEN 'resolving' THEN r.status ELSE 'running' END,
@@ -104,8 +103,11 @@ WITH picked AS (
     SELECT id, attempt, token, worker, '', '', '', '' FROM claimed
 )
 SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_requested, c.started_at,
-       c.pipeline_id, p.state = 'archived', c.action, c.decision, v.number, v.fingerprint, c.action_options,
-       v.definition, c.step
+       c.pipeline_id, p.state = 'archived', c.action, c.decision, v.number, v.fingerprint,
+       c.action_options, v.definition, c.step,
+       {slots.ONE_IS_IDLE} AND EXISTS (
+           SELECT FROM picked, (SELECT lane_id FROM candidates UNION ALL SELECT lane_id FROM parts) o
+           WHERE o.lane_id <> picked.lane_id)
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 
@@ -113,16 +115,10 @@ FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_
 def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
     """Take the best eligible run, or None when nothing waits that may run now.
 
-    One statement: whoever locks the row first has it, others pass by. Should two runs of one pipeline
-    be picked at once after all, they meet at the unique constraint, and the loser looks again.
+    Should two runs of one pipeline become active at once after all (somebody decides on a held one), they meet at the
+    unique constraint, and the loser looks again.
     """
-    values = {
-        "claimable": tuple(sorted(status.value for status in CLAIMABLE)),
-        "process": process,
-        "worker": worker,
-        "task_id": task_id,
-        "ttl": settings.LEASE_TTL,
-    }
+    values = {**slots.values(), "process": process, "worker": worker, "task_id": task_id}
     for _ in range(CLAIM_TRIES):
         try:
             with connection.cursor() as cursor:
@@ -132,8 +128,9 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             continue
         if row is None:
             return None
-        run, token, attempt, status, *rest, options, definition, step = row
-        return Claim(run, token, attempt, RunStatus(status), *rest, from_json(options), from_json(definition), step)
+        run, token, attempt, status, *rest, options, definition, step, others_wait = row
+        documents = from_json(options), from_json(definition)
+        return Claim(run, token, attempt, RunStatus(status), *rest, *documents, step, others_wait)
     return None
 
 

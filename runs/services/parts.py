@@ -19,6 +19,7 @@ from django.db.models.functions import Least, Now
 
 from runs import capacity, doorbell, live
 from runs.models import Attempt, PartLoad, Run
+from runs.services import slots
 from runs.services.errors import StaleToken
 from runs.services.journal import Line, Progress, push_later, write_lines
 from runs.services.outcomes import NOTHING_WRONG, Failure, retry_later, time_is_up
@@ -55,6 +56,8 @@ class PartClaim:
     fingerprint: str
     options: dict[str, Any]
     definition: dict[str, Any]
+    # A worker slot is idle, for what else may wait.
+    others_wait: bool = False
 
     @property
     def title(self) -> str:
@@ -71,16 +74,12 @@ class PartClaim:
         return write_part_lines(self, lines, progress)
 
 
-_CLAIM = """
-WITH picked AS (
-    SELECT p.id FROM runs_partload p JOIN runs_run r ON r.id = p.run_id
-    WHERE p.status = 'waiting' AND p.due <= statement_timestamp()
-      AND r.step = 'parts' AND r.status = 'running' AND NOT r.cancel_requested
-      AND NOT EXISTS (SELECT FROM runs_process o WHERE o.name = %(process)s AND o.draining)
-    ORDER BY r.priority,
-             (SELECT count(*) FROM runs_partload o WHERE o.run_id = p.run_id AND o.lease_until IS NOT NULL),
-             r.due, p.number
-    LIMIT 1 FOR NO KEY UPDATE OF p SKIP LOCKED
+_CLAIM = f"""
+{slots.ONE_BY_ONE}
+WITH {slots.ROOM}, parts AS MATERIALIZED ({slots.best_parts("FOR NO KEY UPDATE OF p SKIP LOCKED")}
+      AND NOT {slots.IS_DRAINING}
+), picked AS (
+    SELECT id FROM parts ORDER BY priority, held, due, number LIMIT 1
 ), claimed AS (
     UPDATE runs_partload p SET
         status = 'running', token = p.token + 1, worker = %(worker)s, task_id = %(task_id)s,
@@ -91,20 +90,21 @@ WITH picked AS (
 SELECT c.id, c.number, (SELECT count(*) FROM runs_partload o WHERE o.run_id = c.run_id), c.token, c.name, c.losses,
        c.failures, r.id, r.attempt, r.generation, r.fence_token,
        extract(epoch FROM r.parts_until - statement_timestamp())::float8, r.started_at, r.pipeline_id, r.action,
-       v.number, v.fingerprint, r.action_options, v.definition
+       v.number, v.fingerprint, r.action_options, v.definition, {slots.ONE_IS_IDLE}
 FROM claimed c JOIN runs_run r ON r.id = c.run_id JOIN pipelines_revision v ON v.id = r.revision_id
 """
 
 
 def claim_part(*, process: str, worker: str, task_id: str) -> PartClaim | None:
-    """Take the best part that waits, or None: of the run that has the fewest parts under way."""
+    """Take the best part that waits and has a slot, or None; of equal runs, one that has the fewest slots already."""
+    values = {**slots.values(), "process": process, "worker": worker, "task_id": task_id}
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"process": process, "worker": worker, "task_id": task_id, "ttl": settings.LEASE_TTL})
+        cursor.execute(_CLAIM, values)
         row = cursor.fetchone()
     if row is None:
         return None
-    *rest, options, definition = row
-    return PartClaim(*rest, from_json(options), from_json(definition))
+    *rest, options, definition, others_wait = row
+    return PartClaim(*rest, from_json(options), from_json(definition), others_wait)
 
 
 # A part whose run does not wait for parts any more has no owner, whatever its lease says.

@@ -9,16 +9,13 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from pipelines.models import Pipeline, PipelineState
-from runs import doorbell, live
+from runs import doorbell, live, priorities
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.journal import Line, write_lines
 from runs.services.parts import go_to_publish
 from runs.states import TERMINAL, UNOWNED, RunStatus
-
-PEOPLE_FIRST = 10  # a person waits for it
-SCHEDULED = 20
 
 
 def request_run(
@@ -51,7 +48,7 @@ def request_run(
                 action=action,
                 action_options=dict(options or {}),
                 requested_by=by,
-                priority=PEOPLE_FIRST,
+                priority=priorities.asked_for(pipeline),
                 idempotency_key=idempotency_key or None,
                 request_digest=request_digest,
             )

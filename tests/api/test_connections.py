@@ -1,4 +1,4 @@
-"""Connections are read without their secrets, and not written."""
+"""Connections are read without their secrets, and only limits are written."""
 
 from __future__ import annotations
 
@@ -34,8 +34,17 @@ def test_connections_are_filtered(api, source, destination):
     assert [c["name"] for c in api.get(URL, {"kind": "postgres"}).json()["results"]] == ["Shop"]
 
 
-def test_connections_are_not_written(django_user_model, client_of, destination):
+def test_of_a_connection_only_its_limit_is_written(django_user_model, client_of, destination):
     admin = client_of(django_user_model.objects.create_superuser("ada"))
     url = f"{URL}{destination.pk}/"
-    responses = [admin.post(URL, {}), admin.patch(url, {}), admin.put(url, {}), admin.delete(url)]
-    assert [response.status_code for response in responses] == [405] * 4
+    responses = [admin.post(URL, {}), admin.put(url, {}), admin.delete(url)]
+    assert [response.status_code for response in responses] == [405] * 3
+    assert admin.patch(url, {}).json()["fields"]["max_running"][0]["code"] == "required"
+    assert admin.patch(url, {"max_running": 0}).status_code == 400
+    assert admin.patch(url, {"max_running": 2, "name": "Mine"}).json()["fields"]["name"][0]["code"] == "unknown_field"
+    for limit in (3, None):
+        assert admin.patch(url, {"max_running": limit}).json()["max_running"] == limit
+    viewer = client_of(django_user_model.objects.create_user("vera"))
+    assert viewer.patch(url, {"max_running": 3}).status_code == 403
+    destination.refresh_from_db()
+    assert destination.secrets == {"password": "s3cret"}

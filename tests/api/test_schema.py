@@ -17,7 +17,9 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         (method, path.removeprefix("/api/v1/")) for path, methods in schema["paths"].items() for method in methods
     }
     assert operations == {
-        ("get", "connections/"), ("get", "connections/{id}/"),
+        ("get", "connections/"), ("get", "connections/{id}/"), ("patch", "connections/{id}/"),
+        ("get", "pools/"), ("post", "pools/"), ("get", "pools/{id}/"), ("patch", "pools/{id}/"),
+        ("delete", "pools/{id}/"),
         ("get", "pipelines/"), ("post", "pipelines/"), ("get", "pipelines/{id}/"), ("patch", "pipelines/{id}/"),
         ("get", "pipelines/{id}/columns/"),
         ("get", "pipelines/{id}/forecast/"),

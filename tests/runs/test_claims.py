@@ -13,7 +13,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from pipelines.models import Pipeline
-from runs import services
+from runs import priorities, services
 from runs.models import Attempt, Process, Run, Trigger
 from runs.services import Claim
 from runs.services.bulk import insert_alike
@@ -49,6 +49,7 @@ def test_a_claim_says_all_that_a_worker_needs(queue: Queue, claim: Claimer) -> N
         decision="",
         revision=1,
         fingerprint=run.revision.fingerprint,
+        others_wait=False,
         options={},
         definition=run.revision.definition,
     )
@@ -76,11 +77,14 @@ def test_every_claim_raises_the_token(queue: Queue, claim: Claimer, lose: Callab
 
 
 @pytest.mark.django_db
-def test_people_come_before_schedules_and_older_runs_before_newer_ones(queue: Queue, claim: Claimer) -> None:
+def test_people_come_before_schedules_and_older_runs_before_newer_ones(
+    make_pipeline: Callable[..., Pipeline], queue: Queue, claim: Claimer
+) -> None:
     ago = [Now() - timedelta(minutes=minutes) for minutes in (30, 20, 10)]
-    scheduled = queue(due=ago[0], priority=services.SCHEDULED)
-    newer = queue(due=ago[2], priority=services.PEOPLE_FIRST)
-    older = queue(due=ago[1], priority=services.PEOPLE_FIRST)
+    pipelines = [make_pipeline(f"Number {n}") for n in range(3)]
+    scheduled = queue(pipelines[0], due=ago[0], priority=priorities.scheduled(pipelines[0]))
+    newer = queue(pipelines[1], due=ago[2], priority=priorities.asked_for(pipelines[1]))
+    older = queue(pipelines[2], due=ago[1], priority=priorities.asked_for(pipelines[2]))
     assert [claim().run for _ in range(3)] == [older.pk, newer.pk, scheduled.pk]  # type: ignore[union-attr]
 
 
@@ -108,8 +112,10 @@ def test_a_claim_reads_a_handful_of_pages_however_many_runs_were_queued_at_once(
         with connection.execute_wrapper(note):
             assert claim() is not None
         transaction.set_rollback(True)
-    ((statement, values),) = asked
+    ((statements, values),) = asked
+    *first, statement = statements.split(";")
     with connection.cursor() as cursor:
+        cursor.execute(";".join(first), values)
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
         ((plan,),) = cursor.fetchone()
     assert Run.objects.filter(status=RunStatus.RUNNING).count() == 1

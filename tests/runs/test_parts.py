@@ -358,9 +358,14 @@ def test_a_guard_holds_a_run_in_parts_until_a_person_approves(
 
 def test_parts_of_a_run_with_fewer_parts_under_way_come_first(moving: Moving, script: Script) -> None:
     script.rows, script.parts = 400, 4
-    first, second = (start(moving(load_method=LoadMethod.STAGED)) for _ in range(2))
+    second, first = (start(moving(load_method=LoadMethod.STAGED)) for _ in range(2))
+    Run.objects.filter(pk=first.pk).update(due=Now() - timedelta(minutes=1))
     plan(first)
+    # It is not planned before the parts of the one that is due first, which has no slot yet.
+    assert services.claim(process="", worker="planner:1", task_id="plan") is None
+    Run.objects.filter(pk=second.pk).update(due=Now() - timedelta(minutes=2))
     plan(second)
+    Run.objects.filter(pk=second.pk).update(due=Now())
     order = [claimed.run for claimed in (take_part() for _ in range(4)) if claimed]
     assert order == [first.pk, second.pk, first.pk, second.pk]
 

@@ -81,10 +81,15 @@ def test_a_run_waits_for_a_slot_behind_others(
     queue()
     claim()
     first, second = queue(), queue()
-    person = queue(priority=services.PEOPLE_FIRST)
+    person = queue(priority=15)
     assert queries.why_waiting(person) == "Waiting because all 1 worker slots are busy."
-    assert queries.why_waiting(first) == "Waiting because all 1 worker slots are busy, 1 before it."
-    assert queries.why_waiting(second) == "Waiting because all 1 worker slots are busy, 2 before it."
+    assert (
+        queries.why_waiting(first) == "Waiting because all 1 worker slots are busy, 1 before it (1 of higher priority)."
+    )
+    assert (
+        queries.why_waiting(second)
+        == "Waiting because all 1 worker slots are busy, 2 before it (1 of higher priority)."
+    )
 
 
 def test_a_run_that_was_just_queued_waits_for_a_worker_to_come(queue: Queue, worker_alive: Alive) -> None:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 
 from pipelines import services as definitions
-from pipelines.models import Pipeline
+from pipelines.models import Pipeline, Priority
 from runs import doorbell, live, services
 from runs.models import LogLine, Run, Trigger
 from runs.services import Claim
@@ -52,7 +52,7 @@ def test_a_run_is_of_the_current_revision_and_comes_before_scheduled_ones(
     assert created
     assert run.revision_id == pipeline.revision_id
     assert run.status == RunStatus.QUEUED
-    assert run.priority < services.SCHEDULED
+    assert run.priority < Priority.NORMAL
     assert run.due <= run.created_at
 
 

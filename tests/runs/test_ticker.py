@@ -12,7 +12,7 @@ from django.contrib.auth.models import User
 from django.db import OperationalError, transaction
 
 from pipelines import services as definitions
-from pipelines.models import Missed, Overlap, Pipeline, PipelineState, Schedule
+from pipelines.models import Missed, Overlap, Pipeline, PipelineState, Priority, Schedule
 from runs import decisions, services, ticker
 from runs.models import Run, Skip, Trigger
 from runs.states import ACTIVE, RunStatus
@@ -36,7 +36,7 @@ def test_a_due_tick_becomes_a_run_of_the_current_revision(clock: Clock) -> None:
     assert clock.tick_at(at(12, 59, 59)) == 0
     assert clock.tick_at(at(13)) == 1
     (run,) = runs_of(pipeline)
-    assert (run.status, run.trigger, run.priority) == (RunStatus.QUEUED, Trigger.SCHEDULE, services.SCHEDULED)
+    assert (run.status, run.trigger, run.priority) == (RunStatus.QUEUED, Trigger.SCHEDULE, Priority.NORMAL)
     assert run.revision_id == pipeline.revision_id
     assert (run.data_interval_start, run.data_interval_end) == (at(12), at(13))
     assert run.scheduled_for == run.due == at(13)

@@ -24,6 +24,7 @@ from tests.chaos.results import RESULTS, Results
 
 SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
 LEASE_KILLS = 30
+WAITS_MOST_S = 2.0
 # Of each stream.
 BYTES_PER_S = 150_000.0
 
@@ -70,6 +71,8 @@ def rage(
     ends = lanes.connections(stack)
     made = [lanes.Lane(stack, kind, way, **ends) for way in points.WAYS for kind in ("append", "replace", "merge")]
     made.append(lanes.Lane(stack, "append_all", **ends))
+    for lane in made:
+        lane.waits_most_s = WAITS_MOST_S
     chance = random.Random(seed)
     chosen = [fault(stack, chance) for fault in (faults.QUICK if short else faults.RANDOM)]
     Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)

@@ -99,7 +99,7 @@ class _OfWorker(Fault):
 
 
 class KillChild(_OfWorker):
-    name, weight = "SIGKILL worker child", 50
+    name, weight = "SIGKILL worker child", 60
 
     def strike(self) -> Hit | None:
         children = self.children(self.a_worker())
@@ -215,7 +215,7 @@ class EndBackend(KillBackend):
 
 
 class KillWarehouse(Fault):
-    name, weight = "SIGKILL destination PostgreSQL", 6
+    name, weight = "SIGKILL destination PostgreSQL", 4
 
     def strike(self) -> Hit | None:
         runs = in_phase("loading", "publishing")
@@ -225,7 +225,7 @@ class KillWarehouse(Fault):
 
 
 class KillControl(Fault):
-    name, weight = "SIGKILL control PostgreSQL", 6
+    name, weight = "SIGKILL control PostgreSQL", 4
 
     def strike(self) -> Hit | None:
         runs = [struck for _, _, struck in owned()]
@@ -235,7 +235,7 @@ class KillControl(Fault):
 
 
 class KillBigQuery(Fault):
-    name, weight = "SIGKILL BigQuery emulator", 5
+    name, weight = "SIGKILL BigQuery emulator", 3
 
     def strike(self) -> Hit | None:
         runs = in_phase("loading")

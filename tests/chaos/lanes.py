@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
+
+from django.db.models.functions import Now
 
 from pipelines import services as definitions
 from pipelines.models import Connection, Pipeline
 from runs import services
-from runs.models import Decision, Run, Trigger
+from runs.models import Decision, PartLoad, Run, Trigger
 from runs.states import TERMINAL, RunStatus
 from tests.chaos import history, oracle
 from tests.chaos.feeds import KINDS, Feed, Rows, Verdict, compare
@@ -68,6 +71,8 @@ class Lane:
         self.name = f"{kind} {way}"
         # How long the source stands still before a run is asked for.
         self.settles_s = 0.0
+        # Waits before another attempt are cut to this: where much fails, runs would hardly run.
+        self.waits_most_s: float | None = None
         self.kind = kind
         self.way = way
         self._stack = stack
@@ -179,6 +184,8 @@ class Lane:
             insist(run.refresh_from_db)
             if run.status in TERMINAL:
                 return
+            if self.waits_most_s is not None:
+                insist(lambda: self._hurry(run))
             if run.status == RunStatus.HELD:
                 insist(lambda: self._approve(run))
             if time.monotonic() > deadline:
@@ -186,7 +193,13 @@ class Lane:
                     run,
                     f"run {run.pk} of {self.pipeline.name} is {run.status} after {limit_s:.0f} s: {run.error_message}",
                 )
-            time.sleep(0.05)
+            time.sleep(0.1)
+
+    def _hurry(self, run: Run) -> None:
+        """Let what waits for another attempt have it soon."""
+        soon = Now() + timedelta(seconds=self.waits_most_s or 0)
+        Run.objects.filter(pk=run.pk, lease_until__isnull=True, due__gt=soon).update(due=soon)
+        PartLoad.objects.filter(run=run, lease_until__isnull=True, due__gt=soon).update(due=soon)
 
     def _approve(self, run: Run) -> None:
         """What is held is published as it was staged; until then readers see the table as it was."""

@@ -47,6 +47,8 @@ class Fault(ABC):
 
     name: ClassVar[str]
     weight: ClassVar[int]
+    # It takes away what all runs need: others strike when a run has ended since.
+    is_heavy: ClassVar[bool] = False
 
     def __init__(self, stack: Stack, chance: random.Random) -> None:
         self.stack = stack
@@ -185,6 +187,7 @@ class KillBackend(Fault):
     """One session's process of the warehouse: PostgreSQL ends all others and recovers."""
 
     name, weight = "SIGKILL PostgreSQL backend", 6
+    is_heavy = True
 
     def strike(self) -> Hit | None:
         found = a_backend(self.stack, self.chance)
@@ -206,6 +209,7 @@ class EndBackend(KillBackend):
     """One session, as an administrator would end it."""
 
     name, weight = "PostgreSQL session ended", 8
+    is_heavy = False
 
     def end(self, pid: int) -> None:
         with self.stack.at_warehouse() as cursor:
@@ -216,6 +220,7 @@ class EndBackend(KillBackend):
 
 class KillWarehouse(Fault):
     name, weight = "SIGKILL destination PostgreSQL", 4
+    is_heavy = True
 
     def strike(self) -> Hit | None:
         runs = in_phase("loading", "publishing")
@@ -226,6 +231,7 @@ class KillWarehouse(Fault):
 
 class KillControl(Fault):
     name, weight = "SIGKILL control PostgreSQL", 4
+    is_heavy = True
 
     def strike(self) -> Hit | None:
         runs = [struck for _, _, struck in owned()]
@@ -236,6 +242,7 @@ class KillControl(Fault):
 
 class KillBigQuery(Fault):
     name, weight = "SIGKILL BigQuery emulator", 3
+    is_heavy = True
 
     def strike(self) -> Hit | None:
         runs = in_phase("loading")

@@ -27,7 +27,7 @@ from tests.chaos.stack import Stack, insist
 from tests.emulator_tables import EmulatorTables
 
 PROJECT = "demo-project"
-RUN_LIMIT_S = 150.0
+RUN_LIMIT_S = 300.0
 _numbers = itertools.count(1)
 
 

@@ -18,6 +18,8 @@ from tests.chaos.lanes import Lane, Stuck
 from tests.chaos.results import Results
 from tests.chaos.stack import Stack, insist
 
+CALM_MOST_S = 30.0
+
 
 class Storm:
     """Turns `lanes` in threads of their own, and strikes until there were `kills` hits, or the time is up."""
@@ -71,10 +73,18 @@ class Storm:
             self._results.tried(fault.name, hit=hit is not None)
             if hit is not None:
                 self._hits.append(hit)
+            if fault.is_heavy:
+                self._let_a_run_end()
             if say is not None and time.monotonic() > told + 60:
                 told = time.monotonic()
                 runs, wrong = self._results.totals["runs"], len(self._results.failures)
                 say(f"{told - began:.0f} s: {len(self._hits)} hits, {runs} runs judged, {wrong} wrong")
+
+    def _let_a_run_end(self) -> None:
+        """Where servers are away all the time nothing runs that could be struck."""
+        judged, deadline = self._results.totals["runs"], time.monotonic() + CALM_MOST_S
+        while self._results.totals["runs"] == judged and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def _turn(self, lane: Lane) -> None:
         try:

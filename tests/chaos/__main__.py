@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -100,9 +101,8 @@ def end_after(limit_s: float) -> None:
     signal.alarm(max(1, round(limit_s)))
 
 
-def with_short_leases(chosen: argparse.Namespace, seed: int) -> dict[str, Results]:
+def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, Results]) -> None:
     """Points, scenes and storm: what a lost worker held is soon taken up."""
-    groups: dict[str, Results] = {}
     with ready(lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S) as stack:
         stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
         if wanted(chosen, "points"):
@@ -112,19 +112,17 @@ def with_short_leases(chosen: argparse.Namespace, seed: int) -> dict[str, Result
         if wanted(chosen, "storm"):
             limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
             rage(stack, groups.setdefault("random", Results()), short=chosen.short, seed=seed, **limits)
-    return groups
 
 
-def with_default_leases(chosen: argparse.Namespace, seed: int) -> dict[str, Results]:
+def with_default_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, Results]) -> None:
     """How long runs wait for a lost worker where nothing was set."""
-    groups = {"default leases": Results(), "paused for two minutes": Results()}
+    groups |= {"default leases": Results(), "paused for two minutes": Results()}
     with ready(lease_s=30, heartbeat_s=5) as stack:
         from tests.chaos import leases
 
         stack.throttle(BYTES_PER_S)
         leases.lose_workers(stack, groups["default leases"], kills=LEASE_KILLS, seed=seed, say=say)
         leases.pause_for_minutes(stack, groups["paused for two minutes"])
-    return groups
 
 
 @contextmanager
@@ -176,7 +174,12 @@ def main(arguments: list[str]) -> int:
     seed = chosen.seed or random.SystemRandom().randrange(1, 1 << 31)
     say(f"Seed {seed}.")
     began = time.monotonic()
-    groups = (with_default_leases if chosen.parts == ["leases"] else with_short_leases)(chosen, seed)
+    groups: dict[str, Results] = {}
+    try:
+        (with_default_leases if chosen.parts == ["leases"] else with_short_leases)(chosen, seed, groups)
+    except Exception as failed:  # noqa: BLE001 - what was found until then is kept
+        groups.setdefault("broken off", Results()).failed(traceback.format_exc())
+        say(f"Broken off: {failed}")
     outcome.write(chosen.results, groups, seed=seed, add=chosen.add)
     for name, results in groups.items():
         say("\n" + results.table(name))

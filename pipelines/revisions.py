@@ -21,7 +21,7 @@ _SOURCE = {"source_table": "table", "source_query": "query", "source_columns": "
 _DESTINATION = {"target_schema": "schema", "target_table": "table", "adopt_target": "adopt"}
 _ENDS = frozenset({"source", "destination"})
 # How a pipeline is run and described is in no revision.
-_NOT_IN_A_REVISION = frozenset({"description", "state"})
+_NOT_IN_A_REVISION = frozenset({"description", "state", "priority", "pool"})
 _NAME = Field("name", "Name", "", {}, required=True)
 _COLUMNS = Field("source_columns", "Columns of the source, as they were seen", "", {})
 FIELDS = (_NAME, *(field for field in fields.PIPELINE if field.name not in _NOT_IN_A_REVISION))
@@ -127,7 +127,7 @@ def would_change(revision: Revision) -> tuple[FieldChange, ...]:
 
 
 def revert(prepared: Return, *, by: Any) -> Revision:
-    """Go back, as a new revision; state and description stay. Raises PipelineRefused or RuleError."""
+    """Go back, as a new revision; state, description, priority and pool stay. Raises PipelineRefused or RuleError."""
     for refused in prepared.refused:
         raise refused
     return services.save_pipeline(prepared.pipeline, schedules=prepared.schedules, by=by, keep_state=True)

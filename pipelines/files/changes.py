@@ -44,7 +44,7 @@ class FieldChange:
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of one connection or pipeline."""
+    """What becomes of one pool, connection or pipeline."""
 
     sign: str
     what: str

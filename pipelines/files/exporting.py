@@ -8,10 +8,10 @@ from typing import Any
 from pipelines import queries
 from pipelines.files import fields, text, values
 from pipelines.files.schema import VERSION
-from pipelines.models import Connection, PipelineState
+from pipelines.models import Connection, PipelineState, Pool
 from pipelines.services import ScheduleSpec
 
-SECTIONS = ("connections", "pipelines")
+SECTIONS = ("connections", "pools", "pipelines")
 HEAD = """\
 Definitions of DataMantri, for `manage.py apply`. Secrets are never in here.
 What is not said is as usual; `manage.py export --schema` tells all that can be said."""
@@ -20,7 +20,7 @@ What is not said is as usual; `manage.py export --schema` tells all that can be 
 def export(only: Collection[str] = SECTIONS) -> str:
     """All but secrets and what is archived; sections and names in one order."""
     made: dict[str, Any] = {"version": VERSION}
-    for name, section in (("connections", _connections), ("pipelines", _pipelines)):
+    for name, section in (("connections", _connections), ("pools", _pools), ("pipelines", _pipelines)):
         if name in only and (found := section()):
             made[name] = dict(sorted(found.items()))
     return text.write(made, HEAD)
@@ -37,8 +37,12 @@ def _connection(connection: Connection) -> dict[str, Any]:
     return {"kind": spared.pop("kind"), "options": options, **spared}
 
 
+def _pools() -> dict[str, Any]:
+    return {each.name: values.spared(fields.POOL, values.of_pool(each)) for each in Pool.objects.all()}
+
+
 def _pipelines() -> dict[str, Any]:
-    kept = queries.pipelines_with_parts().exclude(state=PipelineState.ARCHIVED)
+    kept = queries.pipelines_with_parts().exclude(state=PipelineState.ARCHIVED).select_related("pool")
     found = {}
     for pipeline in kept.defer("source__secrets", "destination__secrets"):
         specs = [ScheduleSpec.of(schedule) for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a file says of connections and pipelines: the one list that schema, reading, writing and diffs go by.
+"""What a file says of pools, connections and pipelines: the one list that schema, reading, writing and diffs go by.
 
 Labels, help, defaults and limits are those of the models and of the connectors' options; a pipeline has what its form
 has.
@@ -21,7 +21,7 @@ from django.utils.text import capfirst
 from connectors import registry
 from pipelines import schedules
 from pipelines.forms.pipelines import PipelineForm
-from pipelines.models import Connection, Pipeline
+from pipelines.models import Connection, Pipeline, Pool, Priority
 
 TEXT, NUMBER, SWITCH, LIST = "string", "integer", "boolean", "array"
 Schema = dict[str, Any]
@@ -89,6 +89,7 @@ _HELP = {
     "state": "Left out, a pipeline stays as it is, and a new one is active.",
     "source": "The name of the connection that is read from.",
     "destination": "The name of the connection that is written to.",
+    "pool": "The name of the pool.",
     "column_rules": "What is to be different from the usual, by column.",
     "indexes": "Made after the rows are loaded.",
     "merge_key": "The columns that identify a row. Merge needs them; replace uses them where something depends on the "
@@ -100,13 +101,21 @@ SCHEDULES = Field(
 )
 
 
+# Choices that are numbers in the database and words everywhere else.
+WORDS = {"priority": Priority}
+
+
 def _of_model(model: type[models.Model], *names: str) -> tuple[Field, ...]:
     return tuple(_of_field(model._meta.get_field(name)) for name in names)
 
 
 def _of_field(of: Any) -> Field:
+    words = WORDS.get(of.name)
+    choices = {m.name.lower(): str(m.label) for m in words} if words else dict(of.flatchoices)
     default = of.get_default() if of.has_default() or of.blank else None
-    schema = dict(_SPECIAL.get(of.name) or _schema_of(of))
+    if words is not None:
+        default = words(default).name.lower()
+    schema = dict(_SPECIAL.get(of.name) or _schema_of(of, choices))
     if of.null:
         schema["type"] = [schema["type"], "null"]
     return Field(
@@ -116,13 +125,13 @@ def _of_field(of: Any) -> Field:
         schema,
         str(default) if isinstance(default, Enum) else default,
         required=not (of.has_default() or of.blank or of.null),
-        choices={str(value): str(label) for value, label in of.flatchoices},
+        choices={str(value): str(label) for value, label in choices.items()},
     )
 
 
-def _schema_of(of: Any) -> Schema:
-    if of.flatchoices:
-        return {"type": TEXT, "enum": [str(value) for value, _ in of.flatchoices]}
+def _schema_of(of: Any, choices: Mapping[Any, str]) -> Schema:
+    if choices:
+        return {"type": TEXT, "enum": [str(value) for value in choices]}
     if isinstance(of, models.BooleanField):
         return {"type": SWITCH}
     if isinstance(of, ArrayField):
@@ -139,10 +148,9 @@ def _schema_of(of: Any) -> Schema:
     return schema
 
 
-CONNECTION = _of_model(Connection, "kind")
-# A name stands above its fields; how pipelines share what there is stays with each installation.
-LEFT_OUT = frozenset({"name", "priority", "pool"})
-PIPELINE = (*_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name not in LEFT_OUT)), SCHEDULES)
+POOL = _of_model(Pool, "slots", "description")
+CONNECTION = _of_model(Connection, "kind", "max_running")
+PIPELINE = (*_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")), SCHEDULES)
 
 
 @cache

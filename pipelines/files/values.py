@@ -8,7 +8,7 @@ from typing import Any
 from pipelines import tidy
 from pipelines.files import fields
 from pipelines.files.fields import Field
-from pipelines.models import Connection, Pipeline
+from pipelines.models import Connection, Pipeline, Pool
 from pipelines.services import ScheduleSpec
 
 Values = dict[str, Any]
@@ -48,6 +48,10 @@ def spared(of: Iterable[Field], values: Mapping[str, Any]) -> Values:
     return {field.name: values[field.name] for field in of if field.required or values[field.name] != field.default}
 
 
+def of_pool(pool: Pool) -> Values:
+    return filled(fields.POOL, {field.name: getattr(pool, field.name) for field in fields.POOL})
+
+
 def of_connection(connection: Connection) -> Values:
     """The options lie among the rest: the fields of its kind follow those that all have."""
     plain = {field.name: getattr(connection, field.name) for field in fields.CONNECTION}
@@ -60,7 +64,9 @@ def of_pipeline(pipeline: Pipeline, schedules: Iterable[ScheduleSpec]) -> Values
         if field.name in values:
             continue
         value = getattr(pipeline, field.name)
-        if isinstance(value, Connection):
+        if field.name in fields.WORDS:
+            value = fields.WORDS[field.name](value).name.lower()
+        elif isinstance(value, Connection | Pool):
             value = value.name
         values[field.name] = str(value) if isinstance(value, str) else value
     return filled(fields.PIPELINE, values)

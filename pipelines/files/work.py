@@ -21,7 +21,7 @@ from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
 from pipelines.files.values import Values
-from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.models import Connection, Pipeline, PipelineState, Pool
 from pipelines.services import PipelineRefused, ScheduleSpec
 
 # One at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
@@ -62,11 +62,14 @@ class Work:
         self.problems: list[Problem] = []
         self.plan = Plan()
         self.connections: dict[str, Connection] = {}
+        self.pools: dict[str, Pool] = {}
 
     def do(self) -> Plan:
         with database.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         self.connections = {each.name: each for each in Connection.objects.select_for_update()}
+        self.pools = {each.name: each for each in Pool.objects.select_for_update()}
+        self._each("pools", self.pools, self._pool)
         self._each("connections", self.connections, self._connection)
         if self.problems:
             raise FileRefused(self.problems)
@@ -106,14 +109,29 @@ class Work:
         flag = ADDITION if sign == ADDED else CHANGE
         LogEntry.objects.log_actions(by.pk, [row], flag, self.wish.note, single_object=True)
 
-    # Connections ------------------------------------------------------------------------------
+    # Pools and connections --------------------------------------------------------------------
+
+    def _pool(self, name: str, entry: Values, pool: Pool | None) -> None:
+        wanted = values.filled(fields.POOL, entry)
+        if pool is None:
+            made = self.pools[name] = Pool(name=name, **wanted)
+            services.save_pool(made)
+            return self._told(ADDED, made, Change(ADDED, "pool", name, first(fields.POOL, wanted)))
+        changes = between(fields.POOL, values.of_pool(pool), wanted)
+        note = _renamed(pool, name)
+        if not changes and not note:
+            self.plan.unchanged += 1
+            return None
+        _set(pool, values.of_pool(pool), {**wanted, "name": name})
+        services.save_pool(pool)
+        return self._told(CHANGED, pool, Change(CHANGED, "pool", name, changes, note))
 
     def _connection(self, name: str, entry: Values, connection: Connection | None) -> None:
         of = (*fields.CONNECTION, *fields.options_of(entry["kind"]))
         wanted = values.filled(of, {**entry, **entry["options"]})
         if connection is None:
             options = {option: value for option, value in entry["options"].items() if value != ""}
-            made = Connection(name=name, kind=entry["kind"], options=options)
+            made = Connection(name=name, kind=entry["kind"], options=options, max_running=wanted["max_running"])
             self.connections[name] = services.save_connection(made, by=self.wish.by)
             self._told(ADDED, made, Change(ADDED, "connection", name, first(of, wanted)))
             return self._say_what_it_lacks(made)
@@ -128,7 +146,7 @@ class Work:
             return None
         different = {option: value for option, value in wanted.items() if before[option] != value}
         self._keep_secrets_at_home(connection, different)
-        connection.name = name
+        connection.name, connection.max_running = name, different.pop("max_running", connection.max_running)
         merged = {**connection.options, **different}
         connection.options = {option: value for option, value in merged.items() if value != ""}
         services.save_connection(connection, by=self.wish.by)
@@ -142,7 +160,7 @@ class Work:
                 "secrets_elsewhere",
                 f"{connection.name} has secrets, which would go to another address.",
                 "Change the address in the admin, where its secrets are entered again; or leave connections as they "
-                "are, with --only pipelines.",
+                "are, with --only pools pipelines.",
                 moved[0],
             )
 
@@ -155,7 +173,7 @@ class Work:
     # Pipelines --------------------------------------------------------------------------------
 
     def _pipelines(self) -> None:
-        rows = queries.pipelines_with_parts().defer("source__secrets", "destination__secrets")
+        rows = queries.pipelines_with_parts().select_related("pool").defer("source__secrets", "destination__secrets")
         known = {pipeline.name: pipeline for pipeline in rows}
         entries = self._section("pipelines")
         for name, entry in entries.items():
@@ -233,7 +251,7 @@ class Work:
 
     def _ends(self, path: Path, entry: Values) -> dict[str, Any] | None:
         """The rows that an entry names, None if one is not there or cannot be what it is to be."""
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"pool": None}
         for name, code in (("source", "not_a_source"), ("destination", "not_a_destination")):
             connection = self.connections.get(entry[name])
             if connection is None:
@@ -243,7 +261,12 @@ class Work:
                 self._refuse(path, PipelineRefused(code, message, "Name another connection.", name))
             else:
                 found[name] = connection
-        return found if len(found) == 2 else None
+        if entry.get("pool") is not None:
+            found["pool"] = self.pools.get(entry["pool"])
+            if found["pool"] is None:
+                self._refuse(path, _nameless("pool", entry["pool"], "pool"))
+                return None
+        return found if len(found) == 3 else None
 
 
 def _nameless(what: str, name: str, of: str) -> PipelineRefused:
@@ -266,7 +289,7 @@ def _set(row: models.Model, before: Mapping[str, Any], wanted: Mapping[str, Any]
     for name, value in wanted.items():
         if name == "schedules" or (name in before and before[name] == value):
             continue
-        setattr(row, name, value)
+        setattr(row, name, fields.WORDS[name][value.upper()] if name in fields.WORDS else value)
 
 
 def _against(candidate: Pipeline) -> Iterator[PipelineRefused]:

@@ -27,7 +27,7 @@ from pipelines.files.exporting import export
 from pipelines.files.schema import schema
 from pipelines.files.work import Wish
 from pipelines.forms.pipelines import PipelineForm
-from pipelines.models import Connection, Pipeline, PipelineState, Revision
+from pipelines.models import Connection, Pipeline, PipelineState, Pool, Priority, Revision
 from pipelines.services import ScheduleSpec
 
 pytestmark = pytest.mark.django_db
@@ -39,6 +39,9 @@ QUERY = "SELECT id, -- no: 1e3\n\tamount \nFROM `sales.orders`\n\n  WHERE day > 
 @pytest.fixture
 def everything(make_pipeline: Any, source: Connection, destination: Connection) -> list[Pipeline]:
     """One pipeline in which every field says something, one in which none does, and one of each in between."""
+    pool = Pool(name="no", slots=3, description="Shared: by all\nof them")
+    services.save_pool(pool)
+    Connection.objects.filter(pk=source.pk).update(max_running=4)
     Connection.objects.filter(pk=destination.pk).update(
         options={**destination.options, "sslrootcert": "-----BEGIN-----\nMIIB\n-----END-----"}
     )
@@ -50,7 +53,7 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
         column_rules={"yes": {"skip": True}, "amount": {"type": "numeric(12,2)"}}, primary_key=["id", "day"],
         indexes=[{"columns": ["day", "id"], "unique": True}, {"columns": ["null"], "unique": False}],
         partition_column="day", partition_unit="day", analyze="full", overlap="queue", missed="all", retries=0,
-        time_limit_s=60,
+        time_limit_s=60, priority=Priority.HIGH, pool=pool,
     )  # fmt: skip
     appends = make_pipeline(
         "On time", write_disposition="append", incremental=True, cursor_column="at", settle=5, schedules=[DAILY]
@@ -61,7 +64,7 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
 
 def empty_the_installation() -> None:
     Pipeline.objects.update(revision=None)
-    for model in (Pipeline, Connection):
+    for model in (Pipeline, Connection, Pool):
         model.objects.all().delete()
 
 
@@ -88,7 +91,7 @@ def test_an_export_applied_to_an_empty_installation_exports_the_same_bytes(every
     definitions = {each.name: services.definition_of(each) for each in everything}
     empty_the_installation()
     said = applied(before, tmp_path)
-    assert "5 to add, 0 to change, 0 to archive" in said
+    assert "6 to add, 0 to change, 0 to archive" in said
     assert export() == before
     for pipeline in Pipeline.objects.all():
         definition, old = services.definition_of(pipeline), definitions[pipeline.name]
@@ -103,13 +106,13 @@ def test_applying_twice_changes_nothing_and_says_so(everything, tmp_path):
     revisions = Revision.objects.count()
     schedules = list(queries.current_schedules().values_list("pk"))
     said = applied(content, tmp_path)
-    assert "Nothing to change: 5 as the file says already." in said
+    assert "Nothing to change: 6 as the file says already." in said
     assert (Revision.objects.count(), list(queries.current_schedules().values_list("pk"))) == (revisions, schedules)
     assert Pipeline.objects.get(name="1e3").description == "# über\r\nzwei"  # written otherwise, and the same
 
 
 def test_a_file_holds_every_field_of_the_form():
-    assert {field.name for field in fields.PIPELINE} == {*PipelineForm.Meta.fields, "schedules"} - fields.LEFT_OUT
+    assert {field.name for field in fields.PIPELINE} == {*PipelineForm.Meta.fields, "schedules"} - {"name"}
 
 
 def test_a_file_is_short_readable_and_without_secrets(everything):
@@ -192,7 +195,7 @@ def test_a_plan_tells_what_changes_in_the_words_of_the_form(everything, tmp_path
         "    + Schedule: At 00:00, every day (UTC)\n",
         "    ~ Column amount: as numeric(12,2) → as text\n",
         "        -\tamount \n        +\tamount, vat\n",
-        "0 to add, 1 to change, 0 to archive; 4 as the file says already.\n",
+        "0 to add, 1 to change, 0 to archive; 5 as the file says already.\n",
     ):
         assert line in said
     pipeline = Pipeline.objects.get(name="1e3")
@@ -280,7 +283,7 @@ def test_no_file_sends_stored_secrets_to_another_address(everything, destination
     assert f"definitions.yaml:{line}: connections/Shop/options/host: Shop has secrets" in said
     assert "[secrets_elsewhere]" in said
     assert Pipeline.objects.get(name="1e3").retries == 0
-    assert "~ Retries: 0 → 4" in applied(content, tmp_path, "--only", "pipelines")
+    assert "~ Retries: 0 → 4" in applied(content, tmp_path, "--only", "pipelines", "pools")
     destination.refresh_from_db()
     assert destination.options["host"] == "127.0.0.1"
 
@@ -331,6 +334,7 @@ AT = "    schedules:\n      - "
         (HEAD + "    initial_value: 2024\n", ":8: pipelines/A/initial_value: ", "wrong_kind"),
         (HEAD + "    overlap: never\n", ":8: pipelines/A/overlap: ", "invalid_choice"),
         (HEAD + "    retries: 1\n    retries: 2\n", ":9: pipelines/A/retries: ", "twice"),
+        (HEAD + "    pool: none such\n", ":8: pipelines/A/pool: ", "no_such_name"),
         (HEAD + "    write_disposition: merge\n", ":3: pipelines/A/merge_key: ", "merge_key_missing"),
         (HEAD + AT + "cron: 61 * * * *\n", ":9: pipelines/A/schedules/0/cron: ", "bad_rule"),
         (HEAD + AT + "cron: '@daily'\n        every_s: 5\n", ":9: pipelines/A/schedules/0: ", "bad_rule"),
@@ -350,8 +354,8 @@ AT = "    schedules:\n      - "
         (LINK + "mysql\n    options: {}\n", ":4: connections/L/kind: ", "invalid_choice"),
         (LINK.replace("L:", "Shop:") + "bigquery\n    options: {project: p}\n",
          ":4: connections/Shop/kind: ", "kind_stays"),
-        ("version: 1\npipelines:\n  7: {retries: 1}\n", ":3: pipelines: ", "bad_yaml"),
-        (HEAD + "    held_days: 0\n", ":8: pipelines/A/held_days: ", "min_value"),
+        ("version: 1\npools:\n  7: {slots: 1}\n", ":3: pools: ", "bad_yaml"),
+        ("version: 1\npools:\n  A: {slots: 0}\n", ":3: pools/A/slots: ", "min_value"),
         ("[" * 2000, ":1: ", "bad_yaml"),
         ("version: 1\n---\nversion: 1\n", ":2: ", "bad_yaml"),
         ("version: 1\nx: \x01\n", ":1: ", "bad_yaml"),
@@ -366,13 +370,16 @@ def test_a_bad_file_is_refused_with_place_and_code(everything, tmp_path, content
 
 
 def test_a_bad_file_is_refused_with_all_that_is_wrong_and_nothing_of_it_is_done(everything, tmp_path):
-    content = HEAD + "    retires: 2\n    held_days: 0\n"
+    content = HEAD + "    retires: 2\n    held_days: 0\npools:\n  Fine: {}\n"
     said = refused(content, tmp_path)
     assert "Did you mean retries?" in said
     assert "held_days" in said
-    said = refused(HEAD + "  B:\n    source: X\n    destination: Y\n    target_table: b\n", tmp_path)
+    said = refused(
+        HEAD + "  B:\n    source: X\n    destination: Y\n    target_table: b\npools:\n  Fine: {}\n", tmp_path
+    )
     assert "There is no connection called X." in said
     assert "There is no connection called Y." in said
+    assert not Pool.objects.filter(name="Fine").exists()
     assert not Pipeline.objects.filter(name="A").exists()
 
 
@@ -396,8 +403,8 @@ def test_a_user_needs_the_permissions_of_what_changes_only(everything, operator,
     assert (revision.number, revision.created_by) == (2, operator)
     entry = LogEntry.objects.latest("pk")
     assert (entry.user, entry.object_repr, entry.change_message) == (operator, "1e3", "Applied from definitions.yaml.")
-    more = content.replace("user: mover", "user: shaker")
-    assert "may not change connections" in refused(more, tmp_path, "--user", "olga")
+    more = content.replace("slots: 3", "slots: 5")
+    assert "may not change pools" in refused(more, tmp_path, "--user", "olga")
     User.objects.filter(pk=operator.pk).update(is_active=False)
     assert "no active user" in refused(content, tmp_path, "--user", "olga")
 

@@ -39,7 +39,7 @@ def pipeline(make_pipeline: Any, operator: User) -> Pipeline:
     made.retries, made.source_columns = 5, [{"name": "id", "type": "INT64"}]
     services.save_pipeline(made, schedules=[DAILY, HOURLY], by=operator)
     made.source_query = QUERY.replace("amount", "amount, vat")
-    made.name, made.description = "Sales", "Kept"
+    made.name, made.description, made.priority = "Sales", "Kept", 10
     made.column_rules = {"vat": {"skip": True}}
     services.save_pipeline(made, schedules=[HOURLY], by=operator)
     return made
@@ -105,7 +105,7 @@ def test_going_back_makes_a_new_revision_that_is_the_old_one(admin_client, pipel
     assert (pipeline.revision.number, pipeline.revision.created_by.username) == (4, "admin")
     assert pipeline.revision.definition == first.definition
     assert pipeline.revision.fingerprint == first.fingerprint
-    assert pipeline.description == "Kept"
+    assert (pipeline.description, pipeline.priority) == ("Kept", 10)
     assert {ScheduleSpec.of(each) for each in queries.current_schedules()} == {DAILY}
     assert LogEntry.objects.latest("pk").change_message == "Reverted to revision 1."
     answer = admin_client.get(url(pipeline, 4, "revert"))

@@ -27,6 +27,7 @@ _ELSEWHERE = re.compile(
     r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|0o[0-7]+|[-+]?\.(?:inf|Inf|INF)|y|Y|n|N)\Z"
 )
 _BREAK = re.compile("[\n\x85\u2028\u2029]")
+_NOT_STORED = re.compile("[\0\ud800-\udfff]")
 _NOT_IN_A_BLOCK = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -99,8 +100,10 @@ def _value(node: Any, path: Path, lines: dict[Path, int]) -> Any:
         return _number(node, path)
     if kind == "null":
         return None
-    if kind == "str":
+    if kind == "str" and not _NOT_STORED.search(node.value):
         return node.value
+    if kind == "str":
+        raise _refused(node, path, "bad_yaml", "This text has a character that cannot be stored.", "Take it out.")
     raise _refused(node, path, "bad_yaml", f"The tag {node.tag} is not read.", "Take it out.")
 
 

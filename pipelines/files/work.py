@@ -83,10 +83,11 @@ class Work:
         return (self.document.data.get(name) or {}) if name in self.wish.only else {}
 
     def _each(self, section: str, known: dict[str, Any], one: Callable[[str, Any, Any], None]) -> None:
-        for name, entry in self._section(section).items():
+        entries = self._section(section)
+        for name, entry in entries.items():
+            if name not in known and entry.get("was") in known and entry["was"] not in entries:
+                known[name] = known.pop(entry["was"])
             row = known.get(name)
-            if row is None and (row := known.pop(entry.get("was", ""), None)):
-                known[name] = row
             try:
                 one(name, entry, row)
             except (ConnectorError, PipelineRefused) as refused:

@@ -300,6 +300,14 @@ def test_what_was_called_otherwise_is_renamed_once(everything, tmp_path):
     assert "Nothing to change" in applied(content, tmp_path)
 
 
+def test_what_is_there_under_both_names_is_two_things(everything, tmp_path):
+    content = export().replace(
+        "  Shop:\n", "  Ocean:\n    was: Lake\n    kind: bigquery\n    options:\n      project: p\n\n  Shop:\n"
+    )
+    assert "+ connection Ocean" in applied(content, tmp_path)
+    assert set(Connection.objects.values_list("name", flat=True)) == {"Lake", "Ocean", "Shop"}
+
+
 def test_tables_may_go_from_one_pipeline_to_another(everything, tmp_path):
     content = export()
     content = content.replace("target_table: plain", "target_table: p2").replace(
@@ -359,6 +367,8 @@ AT = "    schedules:\n      - "
         pytest.param("[" * 2000, ":1: ", "bad_yaml", id="too deep"),
         ("version: 1\n---\nversion: 1\n", ":2: ", "bad_yaml"),
         ("version: 1\nx: \x01\n", ":1: ", "bad_yaml"),
+        (HEAD + '    description: "\\0"\n', ":8: pipelines/A/description: ", "bad_yaml"),
+        (HEAD + '    description: "\\ud800"\n', ":8: pipelines/A/description: ", "bad_yaml"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused_with_place_and_code(make_pipeline, tmp_path, content, place, code):

@@ -87,6 +87,7 @@ class Storm:
             time.sleep(0.1)
 
     def _turn(self, lane: Lane) -> None:
+        lane.is_in_peace = self._over.is_set
         try:
             while not self._over.is_set():
                 began = time.time()

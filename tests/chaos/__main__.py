@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> int:
     groups: dict[str, Results] = {}
     try:
         (with_default_leases if chosen.parts == ["leases"] else with_short_leases)(chosen, seed, groups)
-    except Exception as failed:  # noqa: BLE001 - what was found until then is kept
+    except (Exception, SystemExit) as failed:  # noqa: BLE001 - what was found until then is kept
         groups.setdefault("broken off", Results()).failed(traceback.format_exc())
         say(f"Broken off: {failed}")
     outcome.write(chosen.results, groups, seed=seed, add=chosen.add)

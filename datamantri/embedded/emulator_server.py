@@ -5,7 +5,8 @@ machine with two cores has six of them: a few killed workers, and nobody can rea
 
 Its threads share one DuckDB connection, which holds one result at a time: a query that ends between
 another's `execute` and `fetch` hands that one the wrong rows. Here a result is taken before the
-connection is let go.
+connection is let go. And who waits for the connection inside DuckDB waits with Python's own lock, which the one
+that has it may need to go on: here they wait outside.
 
 It keeps the rows of every read session for ever: a night of schedules, and the machine is out of
 memory. Here the sessions that were not used for longest make room.
@@ -43,6 +44,7 @@ AT_THE_END = types.StreamStats(progress=types.StreamStats.Progress(at_response_s
 _one_at_a_time = threading.RLock()
 _sessions_change = threading.Lock()
 _execute = DuckDBEngine.execute
+_connection_of = DuckDBEngine.connection.fget
 _read_rows = read_servicer.BigQueryReadHandler._handle_read_rows
 
 
@@ -58,6 +60,24 @@ class Result:
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         return list(self._rows)
+
+
+class Guarded:
+    """The engine's DuckDB connection, for one thread at a time."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._connection, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with _one_at_a_time:
+                return found(*arguments, **named)
+
+        return call
 
 
 def execute(engine: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Result:
@@ -137,6 +157,7 @@ def varint(number: int) -> bytes:
 
 if __name__ == "__main__":
     grpc.aio.server = functools.partial(grpc.aio.server, migration_thread_pool=ThreadPoolExecutor(THREADS))
+    DuckDBEngine.connection = property(lambda engine: Guarded(_connection_of(engine)))
     DuckDBEngine.execute = execute
     DuckDBEngine.fetch_arrow = fetch_arrow
     read_session._SESSIONS = Sessions()

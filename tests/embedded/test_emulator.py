@@ -38,6 +38,28 @@ def test_clients_that_ask_at_once_each_get_their_own_rows(emulator: dict[str, st
     tables.close()
 
 
+def test_rows_are_added_while_others_are_listed(emulator: dict[str, str], worker_id: str) -> None:
+    """The one keeps DuckDB's lock and needs Python's, the other the reverse, unless somebody orders them."""
+    tables = EmulatorTables(emulator["rest"], "demo-project")
+    table = f"emulator_{worker_id}.added"
+    tables.make(table, [SchemaField("n", "INT64")], pa.table({"n": [0]}))
+    added = 40
+
+    def add(n: int) -> int:
+        mine = EmulatorTables(emulator["rest"], "demo-project")
+        for i in range(added):
+            errors = mine.client.insert_rows_json(f"demo-project.{table}", [{"n": i}], timeout=20)
+            assert errors == []
+            list(mine.client.list_rows(f"demo-project.{table}", timeout=20))
+        mine.close()
+        return added
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(add, range(4))) == 4 * added
+    assert tables.run(f"SELECT COUNT(*) AS n FROM {table}") == [{"n": 4 * added + 1}]
+    tables.close()
+
+
 def test_sessions_that_nobody_uses_make_room_for_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(emulator_server, "SESSION_BYTES", 10 * 8000)
     sessions = emulator_server.Sessions()

@@ -58,7 +58,7 @@ def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
     options, hidden = options_without_secret(warehouse)
     reached = {**options, "host": HOST, "port": two_hosts.reach(int(options["port"])), "sslmode": "disable"}
     far = Connection.objects.create(
-        name=f"far {secrets.token_hex(3)}", kind="postgres", options=reached, secrets=hidden
+        name=f"far {secrets.token_hex(3)}", kind="postgres", options=reached, secrets=hidden, max_running=4
     )
     pipeline = make_pipeline(f"{DATASET}.hosted", destination=far, load_method="staged")
     run = run_now(pipeline)

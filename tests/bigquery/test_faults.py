@@ -72,7 +72,7 @@ REFUSALS = [
     ("internal", exceptions.InternalServerError, "Received RST_STREAM with error code 2"),
     ("deadline", exceptions.DeadlineExceeded, "Deadline Exceeded"),
     ("exhausted", exceptions.ResourceExhausted, "Exceeded rate limits"),
-    ("reset", exceptions.ServiceUnavailable, "(?i)reset by peer|socket closed|broken pipe"),
+    ("reset", exceptions.ServiceUnavailable, "(?i)reset by peer|socket closed|broken pipe|stream removed"),
 ]
 
 

@@ -276,7 +276,8 @@ def test_five_thousand_runs_without_a_slot_cost_a_claim_nothing(
         cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
         ((plan,),) = cursor.fetchone()
     assert Run.objects.get(pk=free.pk).status == RunStatus.RUNNING
-    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
+    # To look at all that wait takes some 80,000; what other tests left in the tables may cost a few.
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 5000
 
 
 # At once --------------------------------------------------------------------------------------

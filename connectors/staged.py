@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from connectors.postgres.checkpoints import PartLoad
     from connectors.postgres.destination import PostgresDestination
+    from connectors.postgres.load import Load
 
 # From this size on, losing an attempt costs more than what checkpoints cost.
 LARGE_BYTES = 2 << 30
@@ -87,20 +88,12 @@ def stage(
 
     None, with nothing done, where the rows can only be loaded in one go. Raises ConnectorError as a load does.
     """
-    plan, mode = prepared.plan, write_mode(request)
+    plan = prepared.plan
     if not plan.parts:
         return None
     facts = {"read": plan.to_json(), "seconds": {"plan": prepared.seconds}}
     crash("stage.before")
-    with destination.load(
-        fence,
-        plan.columns,
-        mode,
-        text_policy=request.text_policy,
-        guard=request.guard,
-        reporter=reporter,
-        stop=stop,
-    ) as load:
+    with _transaction(destination, fence, plan, request, reporter, stop) as load:
         crash("stage.before_commit")
         if not load.stage(generation, len(plan.parts), facts):
             reporter.log("info", "Partitions of a new table are filled in one go: this load is not divided.")
@@ -110,6 +103,26 @@ def stage(
     reporter.log("info", receipt.opening(load.method, request.target))
     reporter.log("info", f"The read is divided into {len(plan.parts)} parts, which any worker may load.")
     return Staged(generation, plan.parts)
+
+
+def _transaction(
+    destination: PostgresDestination,
+    fence: Fence,
+    plan: ReadPlan,
+    request: TransferRequest,
+    reporter: Reporter,
+    stop: StopSignal,
+) -> Load:
+    """The destination's transaction of the run's first step, or of its last."""
+    return destination.load(
+        fence,
+        plan.columns,
+        write_mode(request),
+        text_policy=request.text_policy,
+        guard=request.guard,
+        reporter=reporter,
+        stop=stop,
+    )
 
 
 @dataclass(frozen=True)
@@ -272,15 +285,7 @@ def publish_parts(
     source.resume(plan)
     with (
         already_applied(reporter) as earlier,
-        destination.load(
-            fence,
-            plan.columns,
-            mode,
-            text_policy=request.text_policy,
-            guard=request.guard,
-            reporter=reporter,
-            stop=stop,
-        ) as load,
+        _transaction(destination, fence, plan, request, reporter, stop) as load,
         Count(source, request.read, plan, stop) as count,
     ):
         try:

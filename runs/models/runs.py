@@ -1,4 +1,4 @@
-"""What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
+"""Runs, what is asked of them, and how a pipeline's newest one ended."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.urls import reverse
 
-from pipelines.models import Connection, Pipeline, Pool, Priority, Revision, Schedule
-from runs.states import ACTIVE, CLAIMABLE, TERMINAL, PartStatus, RunStatus, Step
-
-
-class Installation(models.Model):
-    """One row: the id under which destinations know this control database."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    only = models.BooleanField(default=True, unique=True, editable=False)
-
-    def __str__(self) -> str:
-        return str(self.id)
+from pipelines.models import Pipeline, Priority, Revision, Schedule
+from runs.models.lanes import Lane
+from runs.states import ACTIVE, CLAIMABLE, TERMINAL, RunStatus, Step
 
 
 class Trigger(models.TextChoices):
@@ -49,35 +40,6 @@ class Decision(models.TextChoices):
 
     PUBLISH = "publish", "Publish"
     DISCARD = "discard", "Discard"
-
-
-class Lane(models.Model):
-    """The connections and the pool whose slots a run takes: runs that have these in common wait in one line.
-
-    Triggers give every run its lane, and another one when its pipeline changes.
-    """
-
-    id = models.AutoField(primary_key=True)
-    source = models.ForeignKey(
-        Connection, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
-    )
-    destination = models.ForeignKey(
-        Connection, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
-    )
-    pool = models.ForeignKey(
-        Pool, on_delete=models.DO_NOTHING, null=True, related_name="+", db_constraint=False, db_index=False
-    )
-
-    class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["source", "destination", "pool"], name="lane_once"),
-            models.UniqueConstraint(
-                fields=["source", "destination"], condition=Q(pool__isnull=True), name="lane_without_pool_once"
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"lane {self.pk}"
 
 
 class Run(models.Model):
@@ -234,137 +196,3 @@ class LastEnd(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pipeline_id} {self.status}"
-
-
-class Attempt(models.Model):
-    """One try of a run's step by one worker."""
-
-    id = models.BigAutoField(primary_key=True)
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="attempts", db_index=False)
-    number = models.PositiveIntegerField()
-    token = models.BigIntegerField()
-    worker = models.CharField(max_length=200)
-    started_at = models.DateTimeField(db_default=Now())
-    ended_at = models.DateTimeField(null=True)
-    # succeeded, failed, retrying, cancelled, held, divided, lost, drained, unresolved; empty while it goes on
-    outcome = models.CharField(max_length=20, blank=True)
-    error_code = models.CharField(max_length=60, blank=True)
-    error_message = models.TextField(blank=True)
-    error_hint = models.TextField(blank=True)
-
-    class Meta:
-        ordering = ["number"]
-        constraints = [models.UniqueConstraint(fields=["run", "number"], name="attempt_number_once")]
-
-    def __str__(self) -> str:
-        return f"attempt {self.number}"
-
-
-class PartLoad(models.Model):
-    """One part of a run that is loaded in parts, and whoever loads it now; the rows count as they are committed."""
-
-    id = models.BigAutoField(primary_key=True)
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="parts", db_index=False)
-    number = models.PositiveIntegerField()
-    name = models.CharField(max_length=200, blank=True)
-    status = models.CharField(max_length=10, choices=PartStatus, default=PartStatus.WAITING)
-    due = models.DateTimeField(db_default=Now())
-    started_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
-
-    token = models.BigIntegerField(default=0)
-    worker = models.CharField(max_length=200, blank=True)
-    task_id = models.CharField(max_length=64, blank=True)
-    lease_until = models.DateTimeField(null=True)
-    failures = models.PositiveIntegerField(default=0)
-    losses = models.PositiveIntegerField(default=0)
-
-    rows = models.BigIntegerField(default=0)
-    bytes = models.BigIntegerField(default=0)
-    estimated_rows = models.BigIntegerField(null=True)
-    error_code = models.CharField(max_length=60, blank=True)
-    error_message = models.TextField(blank=True)
-    error_hint = models.TextField(blank=True)
-
-    class Meta:
-        ordering = ["number"]
-        constraints = [models.UniqueConstraint(fields=["run", "number"], name="part_number_once")]
-        indexes = [
-            models.Index(fields=["run", "number"], condition=Q(status=PartStatus.WAITING), name="part_waiting"),
-            models.Index(fields=["run", "lease_until"], condition=Q(lease_until__isnull=False), name="part_leased"),
-        ]
-
-    def __str__(self) -> str:
-        return f"part {self.number + 1}"
-
-
-class LogLine(models.Model):
-    """One line of a run's log; `seq` counts from 1 without gaps, in commit order."""
-
-    pk = models.CompositePrimaryKey("run_id", "seq")
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="log_lines", db_index=False)
-    seq = models.BigIntegerField()
-    at = models.DateTimeField()
-    level = models.CharField(max_length=10)
-    message = models.TextField()
-    attempt = models.PositiveIntegerField(default=0)
-
-    class Meta:
-        ordering = ["seq"]
-        indexes = [models.Index(fields=["at"], name="log_line_at")]
-
-    def __str__(self) -> str:
-        return f"{self.seq} {self.message}"
-
-
-class Skip(models.Model):
-    """Ticks that made no run of their own: one row per range, with the reason and the run that stands for them."""
-
-    class Reason(models.TextChoices):
-        OVERLAP = "overlap", "A run was active or waiting"
-        MISSED = "missed", "Missed during an outage"
-        PAUSED = "paused", "The pipeline was paused"
-        MERGED = "merged", "Another schedule fired at the same instant"
-
-    id = models.BigAutoField(primary_key=True)
-    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="skips", db_index=False)
-    schedule = models.ForeignKey(Schedule, on_delete=models.CASCADE, related_name="skips", db_index=False)
-    first = models.DateTimeField()
-    last = models.DateTimeField()
-    ticks = models.PositiveIntegerField()
-    reason = models.CharField(max_length=10, choices=Reason)
-    run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, related_name="skips")
-    created_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        ordering = ["-last"]
-        indexes = [
-            models.Index(fields=["pipeline", "-last"], name="skip_of_pipeline"),
-            models.Index(fields=["schedule", "last"], name="skip_of_schedule"),
-            models.Index(fields=["last"], name="skip_by_age"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.ticks} skipped: {self.reason}"
-
-
-class Process(models.Model):
-    """A worker or beat process that lives, as it says itself every heartbeat."""
-
-    class Kind(models.TextChoices):
-        WORKER = "worker", "Worker"
-        BEAT = "beat", "Beat"
-
-    name = models.CharField(max_length=200, primary_key=True)
-    kind = models.CharField(max_length=10, choices=Kind)
-    slots = models.PositiveIntegerField(default=0)
-    draining = models.BooleanField(default=False)
-    started_at = models.DateTimeField(db_default=Now())
-    seen_at = models.DateTimeField(db_default=Now())
-
-    class Meta:
-        ordering = ["kind", "name"]
-        verbose_name_plural = "processes"
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,9 +1,8 @@
-"""What people configure: connections, pipelines, their revisions and schedules."""
+"""Pipelines, and the immutable copies of their definitions."""
 
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -12,84 +11,10 @@ from django.db import models
 from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
-from django_celery_beat.models import CrontabSchedule
 
-from connectors import registry
 from connectors.base import TextPolicy, WriteDisposition
-from connectors.options import build
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
-from pipelines.fields import EncryptedJSONField, KeyLost, LostSecrets
-
-
-class Pool(models.Model):
-    """Slots that pipelines share: no more steps of theirs run at once."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=100, unique=True)
-    slots = models.PositiveSmallIntegerField(
-        default=1,
-        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
-        help_text="How many steps of the pool's pipelines run at once, on all workers together.",
-    )
-    description = models.TextField(blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(auto_now=True)
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [
-            models.CheckConstraint(
-                name="pool_has_a_slot",
-                condition=Q(slots__gte=1),
-                violation_error_message="A pool has at least one slot.",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Connection(models.Model):
-    """Stored options and secrets for one system."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=100, unique=True)
-    kind = models.CharField(max_length=30, choices=[(k.name, k.label) for k in registry.KINDS.values()])
-    options = models.JSONField(default=dict, blank=True)
-    secrets = EncryptedJSONField(default=dict, blank=True, editable=False)
-    max_running = models.PositiveSmallIntegerField(
-        "running at once",
-        null=True,
-        blank=True,
-        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
-        help_text="How many steps may use this connection at once, as source or destination, on all workers together. "
-        "Empty: as there are worker slots; a destination leaves one to pipelines of other destinations.",
-    )
-    created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(auto_now=True)
-
-    class Meta:
-        ordering = ["name"]
-        constraints = [
-            models.CheckConstraint(
-                name="connection_may_run",
-                condition=Q(max_running__isnull=True) | Q(max_running__gte=1),
-                violation_error_message="Leave it empty, or let at least one step run.",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def has_lost_secrets(self) -> bool:
-        return isinstance(self.secrets, LostSecrets)
-
-    def typed_options(self) -> Any:
-        """The connector's options dataclass, secrets included; raises KeyLost or ConnectorError."""
-        if self.has_lost_secrets:
-            raise KeyLost(f"The secrets of connection {self.name} were encrypted with a key that is no longer set.")
-        return build(registry.options_type(self.kind), {**self.options, **(self.secrets or {})})
+from pipelines.models.connections import Connection, Pool
 
 
 class PipelineState(models.TextChoices):
@@ -363,67 +288,3 @@ class Revision(models.Model):
 
     def __str__(self) -> str:
         return f"revision {self.number}"
-
-
-class Schedule(models.Model):
-    """A rule with its zone. `ticked_through`: every tick up to here has its run or its recorded skip.
-
-    A rule never changes: an edit ends this schedule (`ends_at`) and starts another, so that ticks of
-    the past keep the rule they came from.
-    """
-
-    class Kind(models.TextChoices):
-        CRON = "cron", "Cron"
-        INTERVAL = "interval", "Interval"
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="schedules")
-    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CRON)
-    cron = models.CharField(
-        max_length=200, blank=True, help_text="minute hour day-of-month month day-of-week, for example 30 6 * * 1-5"
-    )
-    zone = models.CharField("time zone", max_length=64, default="UTC")
-    every_s = models.PositiveIntegerField(
-        "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
-    )
-    # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
-    crontab = models.OneToOneField(
-        CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="owner"
-    )
-    # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
-    starts_at = models.DateTimeField(default=timezone.now, editable=False)
-    ends_at = models.DateTimeField(null=True, editable=False)
-    ticked_through = models.DateTimeField(default=timezone.now, editable=False)
-    # The first tick after ticked_through; null once there is none.
-    next_due = models.DateTimeField(null=True, editable=False, db_index=True)
-
-    class Meta:
-        ordering = ["starts_at"]
-        constraints = [
-            models.CheckConstraint(
-                name="schedule_rule_fits_kind",
-                condition=(Q(kind="cron") & ~Q(cron="") & Q(every_s__isnull=True))
-                | (Q(kind="interval") & Q(cron="") & Q(every_s__isnull=False)),
-                violation_error_message="Give a cron text or an interval.",
-            )
-        ]
-
-    def __str__(self) -> str:
-        return self.cron if self.kind == self.Kind.CRON else f"every {self.every_s} s"
-
-
-class ApiToken(models.Model):
-    """Lets a program act as its user; only the SHA-256 of the token is stored."""
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="api_tokens")
-    name = models.CharField(max_length=100)
-    digest = models.CharField(max_length=64, unique=True, editable=False)
-    created_at = models.DateTimeField(auto_now_add=True)
-    last_used_at = models.DateTimeField(null=True, editable=False)
-
-    class Meta:
-        ordering = ["created_at"]
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,0 +1,20 @@
+"""What people configure: connections, pipelines, their revisions and schedules."""
+
+from pipelines.models.connections import Connection, Pool
+from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
+from pipelines.models.schedules import Schedule
+from pipelines.models.tokens import ApiToken
+
+__all__ = [
+    "ApiToken",
+    "Connection",
+    "LoadMethod",
+    "Missed",
+    "Overlap",
+    "Pipeline",
+    "PipelineState",
+    "Pool",
+    "Priority",
+    "Revision",
+    "Schedule",
+]

@@ -1,0 +1,60 @@
+"""When a pipeline runs by itself."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule
+
+from pipelines.models.pipelines import Pipeline
+
+
+class Schedule(models.Model):
+    """A rule with its zone. `ticked_through`: every tick up to here has its run or its recorded skip.
+
+    A rule never changes: an edit ends this schedule (`ends_at`) and starts another, so that ticks of
+    the past keep the rule they came from.
+    """
+
+    class Kind(models.TextChoices):
+        CRON = "cron", "Cron"
+        INTERVAL = "interval", "Interval"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    pipeline = models.ForeignKey(Pipeline, on_delete=models.CASCADE, related_name="schedules")
+    kind = models.CharField(max_length=10, choices=Kind, default=Kind.CRON)
+    cron = models.CharField(
+        max_length=200, blank=True, help_text="minute hour day-of-month month day-of-week, for example 30 6 * * 1-5"
+    )
+    zone = models.CharField("time zone", max_length=64, default="UTC")
+    every_s = models.PositiveIntegerField(
+        "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
+    )
+    # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
+    crontab = models.OneToOneField(
+        CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="owner"
+    )
+    # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
+    starts_at = models.DateTimeField(default=timezone.now, editable=False)
+    ends_at = models.DateTimeField(null=True, editable=False)
+    ticked_through = models.DateTimeField(default=timezone.now, editable=False)
+    # The first tick after ticked_through; null once there is none.
+    next_due = models.DateTimeField(null=True, editable=False, db_index=True)
+
+    class Meta:
+        ordering = ["starts_at"]
+        constraints = [
+            models.CheckConstraint(
+                name="schedule_rule_fits_kind",
+                condition=(Q(kind="cron") & ~Q(cron="") & Q(every_s__isnull=True))
+                | (Q(kind="interval") & Q(cron="") & Q(every_s__isnull=False)),
+                violation_error_message="Give a cron text or an interval.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.cron if self.kind == self.Kind.CRON else f"every {self.every_s} s"

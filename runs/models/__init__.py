@@ -1,0 +1,24 @@
+"""What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
+
+from runs.models.lanes import Lane
+from runs.models.log import LogLine
+from runs.models.processes import Installation, Process
+from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Trigger
+from runs.models.skips import Skip
+from runs.models.steps import Attempt, PartLoad
+
+__all__ = [
+    "MOVE_NOTHING",
+    "Attempt",
+    "Decision",
+    "Installation",
+    "Lane",
+    "LastEnd",
+    "LogLine",
+    "PartLoad",
+    "Process",
+    "Run",
+    "RunAction",
+    "Skip",
+    "Trigger",
+]

@@ -1,0 +1,43 @@
+"""Rules → due times: the only package that reads cron, zones and calendars.
+
+A cron rule is reckoned on the wall clock of its zone and then mapped to UTC:
+
+- A wall time that the clocks skip runs once, at the next instant that exists; ticks that meet there are one.
+- A wall time that the clocks repeat runs twice if its hour comes from `*` or a range of the hour field, with or
+  without a step (`*`, `*/2`, `8-18`): such a rule counts hours. It runs once, the first time, if the field names
+  the hour (`2`, `1,2,3`): such a rule means a time of day.
+- Day of month and day of week combine as crontab(5) says: a time must match both if either field begins with `*`,
+  and one of them suffices if both are restricted.
+
+An interval ticks at midnight UTC of the day it started plus whole multiples of its length.
+"""
+
+from __future__ import annotations
+
+from pipelines.schedules.cron import MAX_CRON_LENGTH, crontab_fields, parse
+from pipelines.schedules.errors import RuleError
+from pipelines.schedules.rules import (
+    MAX_EVERY_S,
+    Rule,
+    check,
+    due_times,
+    in_words,
+    next_time,
+    next_times,
+    previous_time,
+)
+
+__all__ = [
+    "MAX_CRON_LENGTH",
+    "MAX_EVERY_S",
+    "Rule",
+    "RuleError",
+    "check",
+    "crontab_fields",
+    "due_times",
+    "in_words",
+    "next_time",
+    "next_times",
+    "parse",
+    "previous_time",
+]

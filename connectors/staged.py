@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from connectors import receipt
@@ -321,7 +322,7 @@ def publish_parts(
             watermark_before=fence.watermark.value,
             watermark_after=after.value,
         )
-        facts = kept_facts(plan, mode, draft, request, after)
+        facts = partial(kept_facts, plan, mode, draft, request, after)
         return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
     return earlier[0]
 

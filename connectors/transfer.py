@@ -141,7 +141,7 @@ def direct(
     ):
         draft = _fill(load, source, fence, request, read, plan, seconds, reporter, stop, crash)
         after = watermark_after(fence, plan, request)
-        facts = kept_facts(plan, mode, draft, request, after)
+        facts = partial(kept_facts, plan, mode, draft, request, after)
         return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
     return earlier[0]
 
@@ -323,7 +323,7 @@ def publish(
     reporter: Reporter,
     crash: Crash,
     *,
-    facts: Mapping[str, Any] | None = None,
+    facts: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Receipt:
     """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
     with _timed(seconds, "publish"):
@@ -334,7 +334,7 @@ def publish(
             load.lock(draft.rows)
         except Held:
             if facts is not None:
-                load.hold(facts)
+                load.hold(facts())
                 crash("publish.held")
             raise
         crash("publish.after_lock")

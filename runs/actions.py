@@ -178,17 +178,16 @@ def _load(
     from connectors import staged, transfer
 
     method = claimed.definition.get("load_method", LoadMethod.AUTO)
-    parts = _parts()
     planned = partial(transfer.prepare, source, destination, fence, request, stop=lease)
     if method == LoadMethod.AUTO and request.read.cursor is not None:
         # A second plan would ask for the cursor's bounds, and be billed, once more.
         is_large = (source.describe(request.read).bytes or 0) >= staged.LARGE_BYTES
-        prepared = planned(parts=parts if is_large else 0)
+        prepared = planned(parts=_parts() if is_large else 0)
     else:
-        prepared = planned(parts=parts if method == LoadMethod.STAGED else 0)
+        prepared = planned(parts=_parts() if method == LoadMethod.STAGED else 0)
         is_large = method == LoadMethod.AUTO and staged.is_large(prepared.plan)
         if is_large:
-            prepared = planned(parts=parts)
+            prepared = planned(parts=_parts())
     if is_large and staged.is_large(prepared.plan):
         reporter.log("info", "So large a read is divided into parts: each keeps what it has when something fails.")
         method = LoadMethod.STAGED

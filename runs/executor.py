@@ -43,10 +43,13 @@ def work_on(*, process: str, task_id: str) -> int:
     done = 0
     while True:
         asked = time.monotonic()
+        claimed: Claim | None = None
         part: PartClaim | None = None
         try:
-            claimed = services.claim(process=process, worker=worker, task_id=task_id)
-            if claimed is None:
+            waiting = services.waiting()
+            if waiting.runs:
+                claimed = services.claim(process=process, worker=worker, task_id=task_id)
+            if claimed is None and waiting.parts:
                 part = services.claim_part(process=process, worker=worker, task_id=task_id)
         except DatabaseError as error:
             # The ticker rings again for whatever waits.

@@ -14,7 +14,7 @@ from runs.services.outcomes import (
     retry_later,
     time_is_up,
 )
-from runs.services.ownership import Claim, Renewal, claim, installation_id, read_flags, renew
+from runs.services.ownership import Claim, Renewal, Waiting, claim, installation_id, read_flags, renew, waiting
 from runs.services.parts import (
     NewPart,
     PartClaim,
@@ -43,6 +43,7 @@ __all__ = [
     "Renewal",
     "RunRefused",
     "StaleToken",
+    "Waiting",
     "cancel_run",
     "claim",
     "claim_part",
@@ -76,5 +77,6 @@ __all__ = [
     "sweep",
     "time_is_up",
     "trim",
+    "waiting",
     "write_lines",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,16 +10,14 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
-from django.db.models import F, Value
-from django.db.models.functions import Now
+from django.db import connection, transaction
 
 from runs import doorbell, live
-from runs.models import Attempt, PartLoad, Run, RunAction
+from runs.models import PartLoad, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
-from runs.services.journal import Line, storable, write_lines
+from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
-from runs.states import RunStatus, Step, may_become
+from runs.states import TERMINAL, RunStatus, Step, may_become
 
 LONGEST_CODE = 60
 
@@ -55,7 +54,12 @@ def move_run(run_id: UUID, to: RunStatus, *, token: int, **changes: object) -> N
     """
     owned = Run.objects.filter(pk=run_id, token=token, lease_until__isnull=False)
     if not owned.filter(status__in=may_become(to)).update(status=to, **changes):
-        raise InvalidTransition(run_id, to) if owned.exists() else StaleToken(run_id, token)
+        raise _refusal(run_id, to, token)
+
+
+def _refusal(run_id: UUID, to: RunStatus, token: int) -> InvalidTransition | StaleToken:
+    owned = Run.objects.filter(pk=run_id, token=token, lease_until__isnull=False)
+    return InvalidTransition(run_id, to) if owned.exists() else StaleToken(run_id, token)
 
 
 def finish(
@@ -68,13 +72,9 @@ def finish(
     lines: Sequence[Line] = (),
 ) -> None:
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
-    changes: dict[str, Any] = {"finished_at": Now(), **_released(failure)}
-    if receipt is not None:
-        changes |= {"receipt": receipt, "rows": receipt.get("rows", 0), "bytes": receipt.get("bytes", 0)}
-    with transaction.atomic():
-        if to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE:
-            overtake_held(claimed.pipeline, by=claimed.run, why="A newer run of the pipeline was published.")
-        _leave(claimed, to, changes, failure, outcome or to.value, lines)
+    publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
+    why = "A newer run of the pipeline was published." if publishes else ""
+    _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
 
 
 def retry_later(
@@ -84,12 +84,11 @@ def retry_later(
 
     With `plans_anew`, a run in parts begins again with its plan.
     """
-    changes = {"due": Now() + Value(delay), "failures": F("failures") + 1, **_released(failure)}
     with transaction.atomic():
         if plans_anew:
-            changes |= {"step": Step.WHOLE, "generation": 0}
             PartLoad.objects.filter(run=claimed.run).delete()
-        _leave_for_retry(claimed, changes, failure, "retrying", lines)
+            Run.objects.filter(pk=claimed.run, token=claimed.token).update(step=Step.WHOLE, generation=0)
+        _leave_for_retry(claimed, failure, "retrying", lines, delay=delay, failures=1)
 
 
 def hand_back(
@@ -101,32 +100,20 @@ def hand_back(
     lines: Sequence[Line] = (),
 ) -> None:
     """Let the run start over elsewhere: nothing was published, and it is no fault of the run's own."""
-    _leave_for_retry(claimed, {"due": Now() + Value(delay), **_released(failure)}, failure, outcome, lines)
+    _leave_for_retry(claimed, failure, outcome, lines, delay=delay)
 
 
 def resolve_later(
     claimed: Claim, failure: Failure, *, delay: timedelta = timedelta(0), lines: Sequence[Line] = ()
 ) -> None:
     """Only the destination knows how this attempt ended: the next owner reads it there."""
-    changes = {"due": Now() + Value(delay), **_released(failure)}
-    _leave(claimed, RunStatus.RESOLVING, changes, failure, "unresolved", lines)
+    _leave(claimed, RunStatus.RESOLVING, failure, "unresolved", lines, delay=delay)
 
 
 def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequence[Line] = ()) -> None:
     """The rows are staged and a person must decide; what this pipeline held before is out of date with it."""
-    with transaction.atomic():
-        overtake_held(claimed.pipeline, by=claimed.run, why="A newer run of the pipeline is held instead.")
-        changes = {"held_until": Now() + Value(keep_for), **_released(failure)}
-        _leave(claimed, RunStatus.HELD, changes, failure, "held", lines)
-
-
-def overtake_held(pipeline: UUID, *, by: UUID, why: str) -> None:
-    """End held runs of a pipeline whose staged rows can be published no more: nothing of them was."""
-    held = Run.objects.select_for_update(no_key=True).filter(pipeline=pipeline, status=RunStatus.HELD).exclude(pk=by)
-    for run in held:
-        Run.objects.filter(pk=run.pk).update(status=RunStatus.CANCELLED, finished_at=Now(), phase="")
-        write_lines(run.pk, [Line("warning", f"{why} What was staged here is discarded.")], attempt=run.attempt)
-        transaction.on_commit(partial(live.push_run, run.pk))
+    why = "A newer run of the pipeline is held instead."
+    _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, overtakes=why)
 
 
 def resume(claimed: Claim) -> None:
@@ -135,20 +122,8 @@ def resume(claimed: Claim) -> None:
     live.push_run(claimed.run)
 
 
-def _released(failure: Failure | None) -> dict[str, Any]:
-    told = failure or NOTHING_WRONG
-    return {
-        "lease_until": None,
-        "task_id": "",
-        "phase": "",
-        "error_code": told.code,
-        "error_message": told.message,
-        "error_hint": told.hint,
-    }
-
-
 def _leave_for_retry(
-    claimed: Claim, changes: dict[str, Any], failure: Failure | None, outcome: str, lines: Sequence[Line]
+    claimed: Claim, failure: Failure | None, outcome: str, lines: Sequence[Line], *, delay: timedelta, failures: int = 0
 ) -> None:
     """Nothing was published: try again, or end here if that is what somebody asked for meanwhile."""
     with transaction.atomic():
@@ -157,28 +132,92 @@ def _leave_for_retry(
             line = Line("warning", "Cancelled. Nothing was published.")
             finish(claimed, RunStatus.CANCELLED, failure=failure, lines=[*lines, line])
             return
-        _leave(claimed, RunStatus.RETRYING, changes, failure, outcome, lines)
+        _leave(claimed, RunStatus.RETRYING, failure, outcome, lines, delay=delay, failures=failures)
         transaction.on_commit(doorbell.ring)
+
+
+# All that letting go of a run writes, at once: the run, its attempt, the last lines of its log; and the end of what the
+# pipeline held before, whose staged rows can be published no more (nothing of them was).
+_LEAVE = """
+WITH left_run AS (
+    UPDATE runs_run SET status = %(to)s, lease_until = NULL, task_id = '', phase = '',
+        error_code = %(code)s, error_message = %(message)s, error_hint = %(hint)s,
+        finished_at = CASE WHEN %(ends)s THEN statement_timestamp() ELSE finished_at END,
+        due = coalesce(statement_timestamp() + %(delay)s::interval, due), failures = failures + %(failures)s,
+        held_until = coalesce(statement_timestamp() + %(keep_for)s::interval, held_until),
+        receipt = coalesce(%(receipt)s::jsonb, receipt),
+        rows = coalesce(%(rows)s, rows), bytes = coalesce(%(bytes)s, bytes), last_seq = last_seq + %(count)s
+    WHERE id = %(run)s AND token = %(token)s AND lease_until IS NOT NULL AND status = ANY(%(allowed)s::text[])
+    RETURNING id, pipeline_id, last_seq
+), ended AS (
+    UPDATE runs_attempt a SET ended_at = statement_timestamp(), outcome = %(outcome)s,
+        error_code = %(code)s, error_message = %(message)s, error_hint = %(hint)s
+    FROM left_run WHERE a.run_id = left_run.id AND a.number = %(attempt)s
+), written AS (
+    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
+    SELECT left_run.id, last_seq - %(count)s + l.ord, l.at, l.level, l.message, %(attempt)s
+    FROM left_run, unnest(%(at)s::timestamptz[], %(level)s::text[], %(texts)s::text[])
+        WITH ORDINALITY l(at, level, message, ord)
+), overtaken AS (
+    UPDATE runs_run h
+    SET status = 'cancelled', finished_at = statement_timestamp(), phase = '', last_seq = h.last_seq + 1
+    FROM left_run
+    WHERE %(overtakes)s <> '' AND h.pipeline_id = left_run.pipeline_id AND h.status = 'held' AND h.id <> left_run.id
+    RETURNING h.id, h.last_seq, h.attempt
+), told AS (
+    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
+    SELECT id, last_seq, statement_timestamp(), 'warning', %(overtakes)s, attempt FROM overtaken
+)
+SELECT last_seq, ARRAY(SELECT id::text FROM overtaken) FROM left_run
+"""
 
 
 def _leave(
     claimed: Claim,
     to: RunStatus,
-    changes: dict[str, Any],
     failure: Failure | None,
     outcome: str,
     lines: Sequence[Line],
+    *,
+    delay: timedelta | None = None,
+    failures: int = 0,
+    keep_for: timedelta | None = None,
+    receipt: dict[str, Any] | None = None,
+    overtakes: str = "",
 ) -> None:
-    with transaction.atomic():
-        move_run(claimed.run, to, token=claimed.token, **changes)
-        _end_attempt(claimed, failure, outcome)
-        write_lines(claimed.run, lines, attempt=claimed.attempt)
-        transaction.on_commit(lambda: live.push_run(claimed.run))
-        transaction.on_commit(lambda: live.push_board(claimed.run, claimed.pipeline, to))
-
-
-def _end_attempt(claimed: Claim, failure: Failure | None, outcome: str) -> None:
+    """Let go of a run exactly once; raises as `move_run` does. `overtakes` says why what was held is of no use now."""
     told = failure or NOTHING_WRONG
-    Attempt.objects.filter(run_id=claimed.run, number=claimed.attempt).update(
-        ended_at=Now(), outcome=outcome, error_code=told.code, error_message=told.message, error_hint=told.hint
-    )
+    counts = receipt or {}
+    values = {
+        "run": claimed.run,
+        "token": claimed.token,
+        "attempt": claimed.attempt,
+        "to": to.value,
+        "allowed": [status.value for status in may_become(to)],
+        "ends": to in TERMINAL,
+        "code": told.code,
+        "message": told.message,
+        "hint": told.hint,
+        "delay": delay,
+        "failures": failures,
+        "keep_for": keep_for,
+        "receipt": None if receipt is None else json.dumps(receipt),
+        "rows": None if receipt is None else counts.get("rows", 0),
+        "bytes": None if receipt is None else counts.get("bytes", 0),
+        "outcome": outcome,
+        "overtakes": overtakes and f"{overtakes} What was staged here is discarded.",
+        "count": len(lines),
+        "at": [line.at for line in lines],
+        "level": [line.level for line in lines],
+        "texts": [line.message for line in lines],
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_LEAVE, values)
+        row = cursor.fetchone()
+    if row is None:
+        raise _refusal(claimed.run, to, claimed.token)
+    last_seq, overtaken = row
+    push_later(claimed.run, lines, attempt=claimed.attempt, last_seq=last_seq)
+    for run in (claimed.run, *map(UUID, overtaken)):
+        transaction.on_commit(partial(live.push_run, run))
+    transaction.on_commit(partial(live.push_board, claimed.run, claimed.pipeline, to))

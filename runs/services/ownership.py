@@ -70,6 +70,29 @@ def installation_id() -> UUID:
     return installation.id
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Whether any run, and any part of one, is without an owner and due: a slot for it is another question."""
+
+    runs: bool
+    parts: bool
+
+
+_WAITING = f"""
+SELECT EXISTS (
+        SELECT FROM runs_run r WHERE r.status IN %(claimable)s AND r.lease_until IS NULL AND r.step <> 'parts'
+          AND r.due <= statement_timestamp()),
+    EXISTS (SELECT FROM runs_run r WHERE {slots.DIVIDED})
+"""
+
+
+def waiting() -> Waiting:
+    """What a claim could find. Most bells ring for what others have taken: this tells at a tenth of a claim's price."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WAITING, slots.values())
+        return Waiting(*cursor.fetchone())
+
+
 # The best of each lane that has a slot left, unless a part of a run comes before it: what waits behind it or in other
 # lanes costs nothing, however much it is. Rows that somebody else is changing are passed by. They are locked less than
 # FOR UPDATE would: whoever only refers to one (a skip that names the run) neither waits nor makes it look taken.

@@ -84,7 +84,7 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
 
     @extend_schema(summary="Change a pipeline", responses={200: SavedPipelineSerializer})
     def partial_update(self, request: Request, pk: Any = None) -> Response:
-        """Takes the fields to change; `schedules` replaces all schedules.
+        """Takes the fields to change; `schedules` and `dependencies` replace all there are.
 
         A change of what is moved is checked against the live systems, as on creation.
         """
@@ -144,7 +144,13 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
         candidate: Pipeline = valid["candidate"]
         warnings = _refuse_what_cannot_work(candidate) if valid["changed"] & services.MOVING else []
         is_new = candidate._state.adding
-        services.save_pipeline(candidate, schedules=valid["specs"], by=request.user, keep_state=not is_new)
+        services.save_pipeline(
+            candidate,
+            schedules=valid["specs"],
+            dependencies=valid["waits_for"],
+            by=request.user,
+            keep_state=not is_new,
+        )
         saved = self.get_queryset().get(pk=candidate.pk)
         context = {**self.get_serializer_context(), "warnings": warnings}
         headers = {"Location": reverse("pipeline-detail", [saved.pk], request=request)} if is_new else {}

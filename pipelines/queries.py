@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db import connection
 from django.db.models import Prefetch, QuerySet
 
-from pipelines.models import Connection, Pipeline, PipelineState, Schedule
+from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Schedule
 
 
 def database_now() -> datetime:
@@ -21,10 +21,22 @@ def current_schedules() -> QuerySet[Schedule]:
     return Schedule.objects.filter(ends_at__isnull=True).order_by("starts_at", "kind", "cron", "zone", "every_s")
 
 
+def current_dependencies() -> QuerySet[Dependency]:
+    return Dependency.objects.select_related("upstream").only(
+        "id", "pipeline", "rule", "offset_s", "give_up_hours", "on_give_up", "upstream__name", "upstream__state"
+    )
+
+
+def with_dependencies() -> Prefetch:
+    """For lists of pipelines: what each waits for, in `current_dependencies`."""
+    return Prefetch("dependencies", queryset=current_dependencies(), to_attr="current_dependencies")
+
+
 def pipelines_with_parts() -> QuerySet[Pipeline]:
-    """Pipelines with what a list shows of each, in a fixed number of queries; schedules in `current_schedules`."""
+    """Pipelines with what a list shows of each, in a fixed number of queries; schedules in `current_schedules`,
+    and likewise dependencies."""
     return Pipeline.objects.select_related("source", "destination", "revision").prefetch_related(
-        Prefetch("schedules", queryset=current_schedules(), to_attr="current_schedules")
+        Prefetch("schedules", queryset=current_schedules(), to_attr="current_schedules"), with_dependencies()
     )
 
 

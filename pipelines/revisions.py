@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines import objections, services
+from pipelines import dependencies, objections, services
+from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
 from pipelines.files.changes import FieldChange, between, first
 from pipelines.files.fields import Field
-from pipelines.files.values import Values, filled, of_schedules
+from pipelines.files.values import Values, filled, of_dependencies, of_schedules
 from pipelines.models import Connection, Pipeline, PipelineState, Revision
 from pipelines.objections import PipelineRefused
 from pipelines.services import ScheduleSpec
@@ -49,7 +50,12 @@ def _named(definitions: list[Mapping[str, Any]]) -> list[Values]:
     found = [_values(definition) for definition in definitions]
     keys = {values[end] for values in found for end in _ENDS}
     names = {str(pk): name for pk, name in Connection.objects.filter(pk__in=keys).values_list("pk", "name")}
+    awaited = {each["pipeline"] for values in found for each in values["dependencies"]}
+    pipelines = Pipeline.objects.filter(pk__in=awaited).values_list("pk", "name") if awaited else ()
+    upstreams = {str(pk): name for pk, name in pipelines}
     for values in found:
+        for each in values["dependencies"]:
+            each["pipeline"] = upstreams.get(each["pipeline"], f"a pipeline that was deleted ({each['pipeline'][:8]})")
         for end in _ENDS:
             values[end] = names.get(values[end], f"a connection that was deleted ({values[end][:8]})")
     return found
@@ -72,11 +78,16 @@ def _given(definition: Mapping[str, Any]) -> Values:
         "source": source["connection"],
         "destination": destination["connection"],
         "schedules": of_schedules(_specs(definition)),
+        "dependencies": of_dependencies((str(spec.upstream), spec) for spec in _waits_for(definition)),
     }
 
 
 def _specs(definition: Mapping[str, Any]) -> list[ScheduleSpec]:
     return [ScheduleSpec(**schedule) for schedule in definition.get("schedules", ())]
+
+
+def _waits_for(definition: Mapping[str, Any]) -> list[DependencySpec]:
+    return [DependencySpec.from_json(dependency) for dependency in definition.get("dependencies", ())]
 
 
 # Going back -----------------------------------------------------------------------------------
@@ -88,6 +99,7 @@ class Return:
 
     pipeline: Pipeline
     schedules: list[ScheduleSpec]
+    dependencies: list[DependencySpec]
     refused: list[PipelineRefused]
     # Whether it moves other rows than now: then the live systems have a say.
     moves: bool
@@ -102,7 +114,7 @@ def prepare(revision: Revision) -> Return:
     different = {field.name for field in FIELDS if before[field.name] != after[field.name]}
     candidate = copy.copy(now)
     refused = []
-    for name in different - {*_ENDS, "schedules"}:
+    for name in different - {*_ENDS, "schedules", "dependencies"}:
         setattr(candidate, name, exactly[name])
     for end in different & _ENDS:
         connection = Connection.objects.filter(pk=after[end]).first()
@@ -118,7 +130,10 @@ def prepare(revision: Revision) -> Return:
     if Pipeline.objects.exclude(pk=now.pk).filter(name=candidate.name).exists():
         refused.append(PipelineRefused(*objections.NAME_TAKEN))
     refused += objections.against(candidate)
-    return Return(candidate, _specs(revision.definition), refused, bool(different & services.MOVING))
+    waits_for = _waits_for(revision.definition)
+    if "dependencies" in different:
+        refused += dependencies.against(now, waits_for)
+    return Return(candidate, _specs(revision.definition), waits_for, refused, bool(different & services.MOVING))
 
 
 def would_change(revision: Revision) -> tuple[FieldChange, ...]:
@@ -130,4 +145,10 @@ def revert(prepared: Return, *, by: Any) -> Revision:
     """Go back, as a new revision; state, description, priority and pool stay. Raises PipelineRefused or RuleError."""
     for refused in prepared.refused:
         raise refused
-    return services.save_pipeline(prepared.pipeline, schedules=prepared.schedules, by=by, keep_state=True)
+    return services.save_pipeline(
+        prepared.pipeline,
+        schedules=prepared.schedules,
+        dependencies=prepared.dependencies,
+        by=by,
+        keep_state=True,
+    )

@@ -14,9 +14,10 @@ from rest_framework.exceptions import ErrorDetail
 from connectors import registry
 from connectors.options import secret_names
 from connectors.preflight import COSTS, ColumnPlan, Preflight
-from pipelines import objections, schedules
+from pipelines import dependencies, objections, schedules
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
-from pipelines.models import Connection, Pipeline, PipelineState, Pool, Priority, Schedule
+from pipelines.dependencies import DependencySpec
+from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Priority, Schedule
 from pipelines.services import ScheduleSpec
 
 
@@ -87,6 +88,21 @@ class ScheduleSerializer(NoUnknownFields, serializers.Serializer[Schedule]):
 
     def get_words(self, schedule: Schedule) -> str:
         return schedules.in_words(schedules.Rule.of(schedule))
+
+
+class DependencySerializer(NoUnknownFields, serializers.ModelSerializer[Dependency]):
+    """A pipeline that this one waits for."""
+
+    upstream = serializers.PrimaryKeyRelatedField(queryset=Pipeline.objects.all(), pk_field=serializers.UUIDField())
+    upstream_name = serializers.CharField(source="upstream.name", read_only=True)
+
+    class Meta:
+        model = Dependency
+        fields = ("upstream", "upstream_name", "rule", "offset_s", "give_up_hours", "on_give_up")
+
+    def to_internal_value(self, data: Any) -> DependencySpec:
+        values = super().to_internal_value(data)
+        return DependencySpec(**{**values, "upstream": values["upstream"].pk})
 
 
 class ColumnRuleSerializer(serializers.Serializer[Any]):
@@ -203,6 +219,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
     )
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
+    dependencies = DependencySerializer(source="current_dependencies", many=True, required=False, max_length=50)
     indexes = IndexSerializer(many=True, required=False)
     revision = serializers.IntegerField(source="revision.number", read_only=True, help_text="Number of the definition.")
     next_due = serializers.SerializerMethodField(help_text="When a schedule fires next; null while paused.")
@@ -215,7 +232,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
             "held_days", "priority", "pool", "overlap", "missed", "retries", "time_limit_s", "load_method", "schedules",
-            "next_due",
+            "dependencies", "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
@@ -237,8 +254,9 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         return state
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Adds `candidate`, the pipeline as it would be, and `specs`, its schedules (None: as they are)."""
+        """Adds `candidate`, the pipeline as it would be, and its `specs` of schedules and `waits_for` (None: as is)."""
         rules = attrs.pop("current_schedules", None)
+        waits_for = attrs.pop("current_dependencies", None)
         candidate = copy.copy(self.instance) if self.instance is not None else Pipeline()
         for name, value in attrs.items():
             setattr(candidate, name, value)
@@ -255,6 +273,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
                 ]
         for refused in objections.against(candidate):
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
+        for refused in dependencies.against(candidate, waits_for) if waits_for is not None else ():
+            found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
         # A partial update leaves defaults out, of schedules too; but those are given as a whole.
         specs = None if rules is None else [ScheduleSpec(**{"kind": Schedule.Kind.CRON, **rule}) for rule in rules]
         for number, spec in enumerate(specs or ()):
@@ -265,7 +285,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
                 found.setdefault(name, []).append(problem(error.code, error.message, error.hint))
         if found:
             raise FieldErrors(found)
-        return {"candidate": candidate, "specs": specs, "changed": frozenset(attrs)}
+        return {"candidate": candidate, "specs": specs, "waits_for": waits_for, "changed": frozenset(attrs)}
 
 
 class WarningSerializer(ProblemSerializer):

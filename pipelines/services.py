@@ -22,8 +22,10 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import registry
 from connectors.base import WriteDisposition
 from connectors.options import build
+from pipelines import dependencies as graph
 from pipelines import queries, schedules
-from pipelines.models import Connection, Pipeline, PipelineState, Pool, Revision, Schedule
+from pipelines.dependencies import DependencySpec
+from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
 from pipelines.objections import BROKEN_CONSTRAINTS, PipelineRefused
 
 log = logging.getLogger(__name__)
@@ -72,15 +74,22 @@ class ScheduleSpec:
 
 
 def save_pipeline(
-    pipeline: Pipeline, *, schedules: Sequence[ScheduleSpec] | None, by: Any, keep_state: bool = False
+    pipeline: Pipeline,
+    *,
+    schedules: Sequence[ScheduleSpec] | None,
+    dependencies: Sequence[DependencySpec] | None = None,
+    by: Any,
+    keep_state: bool = False,
 ) -> Revision:
-    """Save a pipeline and its schedules (None: leave them) as one change; revise it if its definition changed.
+    """Save a pipeline, its schedules and dependencies (None: leave them) as one change; revise it if it changed.
 
     With `keep_state`, a pause or resume that came in the meantime is not undone by the state of `pipeline`.
     Raises PipelineRefused or RuleError, and then nothing is saved.
     """
     specs = None if schedules is None else {spec.key: spec for spec in (raw.tidy() for raw in schedules)}
     with transaction.atomic():
+        if dependencies is not None:
+            graph.lock()
         before = Pipeline.objects.select_for_update().filter(pk=pipeline.pk).first()
         now = queries.database_now()
         if before is None:
@@ -94,9 +103,11 @@ def save_pipeline(
         with _constraints_in_words():
             pipeline.save()
         if pipeline.state == PipelineState.ARCHIVED:
-            specs = {}
+            specs, dependencies = {}, ()
         if specs is not None:
             _replace_schedules(pipeline, specs, now)
+        if dependencies is not None:
+            graph.replace(pipeline, dependencies)
         return _revise(pipeline, by)
 
 
@@ -201,6 +212,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
             {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
             for spec in sorted(current, key=lambda spec: spec.key)
         ],
+        "dependencies": [spec.to_json() for spec in graph.specs_of(pipeline)],
         "overlap": str(pipeline.overlap),
         "missed": str(pipeline.missed),
         "retries": pipeline.retries,
@@ -242,6 +254,7 @@ def archive(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> i
         # The schedules of a pipeline change only under the lock of its row.
         list(Pipeline.objects.select_for_update().filter(pk__in=chosen).order_by("pk").values_list("pk"))
         _end(Schedule.objects.filter(pipeline__in=chosen), queries.database_now())
+        Dependency.objects.filter(pipeline__in=chosen).delete()
         living = [PipelineState.ACTIVE, PipelineState.PAUSED]
         chosen_ones = Pipeline.objects.filter(pk__in=chosen)
         return _change_state(chosen_ones, living, by, "Archived.", state=PipelineState.ARCHIVED)
@@ -304,7 +317,8 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         time_limit_s=pipeline.time_limit_s,
     )
     current = queries.current_schedules().filter(pipeline=pipeline)
-    save_pipeline(copy, schedules=[ScheduleSpec.of(schedule) for schedule in current], by=by)
+    specs = [ScheduleSpec.of(schedule) for schedule in current]
+    save_pipeline(copy, schedules=specs, dependencies=graph.specs_of(pipeline), by=by)
     return copy
 
 

@@ -19,9 +19,11 @@ from unfold.decorators import action, display
 from pipelines import queries, schedules, services
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
+from pipelines.admin.dependencies import DependencyInline
 from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses, next_times_said
 from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url
 from pipelines.admin.revisions import RevisionInline, RevisionPages
+from pipelines.forms.dependencies import DependencyFormSet
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
 from pipelines.models import Pipeline, PipelineState, Schedule
@@ -90,7 +92,7 @@ class ScheduleInline(StackedInline):
 @admin.register(Pipeline)
 class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages, ModelAdmin):
     form = PipelineForm
-    inlines = (ScheduleInline, RevisionInline)
+    inlines = (ScheduleInline, DependencyInline, RevisionInline)
     list_display = ("name", "state_badge", "route", "write_disposition", "when", "next_tick")
     list_filter = (
         StateFilter,
@@ -165,7 +167,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     # The form ---------------------------------------------------------------------------------
 
     def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
-        return self.inlines if obj else (ScheduleInline,)
+        return self.inlines if obj else (ScheduleInline, DependencyInline)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         choices = {"source": sources, "destination": destinations}.get(db_field.name)
@@ -194,7 +196,10 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     def save_related(self, request: HttpRequest, form: PipelineForm, formsets: list[Any], change: bool) -> None:
         specs = next((formset.specs() for formset in formsets if isinstance(formset, ScheduleFormSet)), None)
         keep_state = "state" not in form.changed_data
-        services.save_pipeline(form.instance, schedules=specs, by=request.user, keep_state=keep_state)
+        waits_for = next((formset.specs() for formset in formsets if isinstance(formset, DependencyFormSet)), None)
+        services.save_pipeline(
+            form.instance, schedules=specs, dependencies=waits_for, by=request.user, keep_state=keep_state
+        )
         for warning in form.warnings:
             messages.warning(request, warning)
 

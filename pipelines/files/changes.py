@@ -10,8 +10,10 @@ from typing import Any
 from connectors.base import column_from_json
 from connectors.types import bigquery_type
 from pipelines import schedules
+from pipelines.dependencies import in_words
 from pipelines.files.fields import Field
 from pipelines.files.values import Values, spec_of
+from pipelines.models import DependencyRule, GiveUp
 
 ADDED, CHANGED, REMOVED = "+", "~", "-"
 NOTHING = "empty"
@@ -118,6 +120,16 @@ def _schedules(value: Any) -> Entries:
     return {("Schedule", str(each)): schedules.in_words(schedules.Rule.of(spec_of(each))) for each in value}
 
 
+def _dependencies(value: Any) -> Entries:
+    return {(f"Waits for {each['pipeline']}", ""): _dependency(each) for each in value}
+
+
+def _dependency(each: Mapping[str, Any]) -> str:
+    hours, gives_up = each.get("give_up_hours", 24), each.get("on_give_up", GiveUp.FAIL)
+    rule = in_words(each.get("rule", DependencyRule.SAME_INTERVAL), each.get("offset_s"))
+    return f"until it {rule}, at most {hours} h, then {GiveUp(gives_up).label.lower()}"
+
+
 def _indexes(value: Any) -> Entries:
     return {
         ("Index", str(each)): f"{'unique, ' if each.get('unique') else ''}on {', '.join(each['columns'])}"
@@ -145,6 +157,7 @@ def _source_columns(value: Any) -> Entries:
 
 _ENTRIES = {
     "schedules": _schedules,
+    "dependencies": _dependencies,
     "indexes": _indexes,
     "column_rules": _column_rules,
     "source_columns": _source_columns,

@@ -46,5 +46,6 @@ def _pipelines() -> dict[str, Any]:
     found = {}
     for pipeline in kept.defer("source__secrets", "destination__secrets"):
         specs = [ScheduleSpec.of(schedule) for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
-        found[pipeline.name] = values.spared(fields.PIPELINE, values.of_pipeline(pipeline, specs))
+        waits_for = pipeline.current_dependencies  # type: ignore[attr-defined]
+        found[pipeline.name] = values.spared(fields.PIPELINE, values.of_pipeline(pipeline, specs, waits_for))
     return found

@@ -21,7 +21,8 @@ from django.utils.text import capfirst
 from connectors import registry
 from pipelines import schedules
 from pipelines.forms.pipelines import PipelineForm
-from pipelines.models import Connection, Pipeline, Pool, Priority
+from pipelines.models import Connection, DependencyRule, GiveUp, Pipeline, Pool, Priority
+from pipelines.models.dependencies import LONGEST_OFFSET_S, LONGEST_WAIT_HOURS
 
 TEXT, NUMBER, SWITCH, LIST = "string", "integer", "boolean", "array"
 Schema = dict[str, Any]
@@ -79,6 +80,39 @@ _SCHEDULE: Schema = {
     "dependentRequired": {"zone": ["cron"]},
     "additionalProperties": False,
 }
+_DEPENDENCY: Schema = {
+    "type": "object",
+    "properties": {
+        "pipeline": {"type": TEXT, "minLength": 1, "description": "The name of the pipeline to wait for."},
+        "rule": {
+            "type": TEXT,
+            "enum": [str(rule) for rule in DependencyRule],
+            "default": str(DependencyRule.SAME_INTERVAL),
+            "description": "; ".join(f"{rule.value}: {rule.label}" for rule in DependencyRule) + ".",
+        },
+        "offset_s": {
+            "type": NUMBER,
+            "minimum": 1,
+            "maximum": LONGEST_OFFSET_S,
+            "description": "For offset: by how many seconds its data interval is earlier.",
+        },
+        "give_up_hours": {
+            "type": NUMBER,
+            "minimum": 1,
+            "maximum": LONGEST_WAIT_HOURS,
+            "default": 24,
+            "description": "How long a run waits for it at most.",
+        },
+        "on_give_up": {
+            "type": TEXT,
+            "enum": [str(way) for way in GiveUp],
+            "default": str(GiveUp.FAIL),
+            "description": "What then becomes of the run.",
+        },
+    },
+    "required": ["pipeline"],
+    "additionalProperties": False,
+}
 _SPECIAL: dict[str, Schema] = {
     "column_rules": {"type": "object", "additionalProperties": _COLUMN_RULE},
     "indexes": {"type": LIST, "items": _INDEX},
@@ -98,6 +132,14 @@ _HELP = {
 }
 SCHEDULES = Field(
     "schedules", "Schedules", "When it runs.", {"type": LIST, "items": _SCHEDULE, "maxItems": 20}, default=[]
+)
+
+DEPENDENCIES = Field(
+    "dependencies",
+    "Dependencies",
+    "The pipelines that it waits for. Without a schedule of its own, it starts when they have succeeded.",
+    {"type": LIST, "items": _DEPENDENCY, "maxItems": 50},
+    default=[],
 )
 
 
@@ -150,7 +192,11 @@ def _schema_of(of: Any, choices: Mapping[Any, str]) -> Schema:
 
 POOL = _of_model(Pool, "slots", "description")
 CONNECTION = _of_model(Connection, "kind", "max_running")
-PIPELINE = (*_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")), SCHEDULES)
+PIPELINE = (
+    *_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")),
+    SCHEDULES,
+    DEPENDENCIES,
+)
 
 
 @cache

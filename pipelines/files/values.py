@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
 from pipelines import tidy
+from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
 from pipelines.files.fields import Field
-from pipelines.models import Connection, Pipeline, Pool
+from pipelines.models import Connection, Dependency, Pipeline, Pool
 from pipelines.services import ScheduleSpec
 
 Values = dict[str, Any]
@@ -21,6 +23,8 @@ def canonical(name: str, value: Any) -> Any:
     """A value as the form would store it, with plain line ends: those of a browser make no difference."""
     if name in _LISTS:
         return [tidy.name(each) for each in value]
+    if name == "dependencies":
+        return sorted(value, key=lambda each: str(each.get("pipeline", "")))
     if name == "indexes":
         return [_index(index) for index in value]
     if name == "column_rules":
@@ -58,8 +62,9 @@ def of_connection(connection: Connection) -> Values:
     return filled(fields.CONNECTION, plain) | filled(fields.options_of(connection.kind), connection.options)
 
 
-def of_pipeline(pipeline: Pipeline, schedules: Iterable[ScheduleSpec]) -> Values:
-    values: Values = {"schedules": of_schedules(schedules)}
+def of_pipeline(pipeline: Pipeline, schedules: Iterable[ScheduleSpec], dependencies: Iterable[Dependency]) -> Values:
+    names = ((each.upstream.name, DependencySpec.of(each)) for each in dependencies)
+    values: Values = {"schedules": of_schedules(schedules), "dependencies": of_dependencies(names)}
     for field in fields.PIPELINE:
         if field.name in values:
             continue
@@ -81,6 +86,21 @@ def _of_schedule(spec: ScheduleSpec) -> Values:
     if spec.kind == "interval":
         return {"every_s": spec.every_s}
     return {"cron": spec.cron, **({"zone": spec.zone} if spec.zone != "UTC" else {})}
+
+
+def of_dependencies(named: Iterable[tuple[str, DependencySpec]]) -> list[Values]:
+    """By the names of the upstreams, and in their order."""
+    return [_of_dependency(name, spec) for name, spec in sorted(named, key=lambda each: each[0])]
+
+
+def _of_dependency(name: str, spec: DependencySpec) -> Values:
+    usual = DependencySpec(spec.upstream).to_json()
+    return {"pipeline": name, **{key: value for key, value in spec.to_json().items() if value != usual[key]}}
+
+
+def dependency_of(upstream: UUID, entry: Mapping[str, Any]) -> DependencySpec:
+    """What a file's entry means, of the pipeline that it names."""
+    return DependencySpec(upstream, **{key: value for key, value in entry.items() if key != "pipeline"})
 
 
 def spec_of(schedule: Mapping[str, Any]) -> ScheduleSpec:

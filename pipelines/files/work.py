@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
@@ -14,7 +15,9 @@ from django.db import models
 
 from connectors import registry
 from connectors.errors import ConnectorError
+from pipelines import dependencies as graph
 from pipelines import objections, queries, schedules, services
+from pipelines.dependencies import DependencySpec
 from pipelines.files import fields, values
 from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
 from pipelines.files.exporting import SECTIONS
@@ -63,10 +66,12 @@ class Work:
         self.plan = Plan()
         self.connections: dict[str, Connection] = {}
         self.pools: dict[str, Pool] = {}
+        self.pipelines: dict[str, Pipeline] = {}
 
     def do(self) -> Plan:
         with database.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        graph.lock()
         self.connections = {each.name: each for each in Connection.objects.select_for_update()}
         self.pools = {each.name: each for each in Pool.objects.select_for_update()}
         self._each("pools", self.pools, self._pool)
@@ -182,6 +187,11 @@ class Work:
                 known[name] = known.pop(entry["was"])
         if self.wish.archive_missing:
             self._archive([each for name, each in known.items() if name not in entries])
+        self.pipelines = dict(known)
+        self._refuse_cycles(entries)
+        if self.problems:
+            return
+        self._take_out_dependencies(entries)
         waiting = {name: (entry, known.get(name)) for name, entry in entries.items()}
         while waiting:
             held = {name: each for name, each in waiting.items() if not self._pipeline(name, *each, may_wait=True)}
@@ -202,9 +212,15 @@ class Work:
         path = ("pipelines", name)
         specs = self._specs(path, entry)
         ends = self._ends(path, entry)
+        upstreams = self._upstreams(path, entry, may_wait=may_wait)
+        if upstreams is None:
+            return not may_wait
         if specs is None or ends is None:
             return True
-        wanted = values.filled(fields.PIPELINE, {**entry, "schedules": values.of_schedules(specs)})
+        told = values.of_dependencies((name, spec) for name, spec in upstreams)
+        wanted = values.filled(
+            fields.PIPELINE, {**entry, "schedules": values.of_schedules(specs), "dependencies": told}
+        )
         before = _before(pipeline)
         keeps_state = "state" not in entry and before.get("state") in ("active", "paused")
         if keeps_state:
@@ -216,14 +232,18 @@ class Work:
             self.plan.unchanged += 1
             return True
         _set(candidate, before, {**wanted, **ends, "name": name})
-        refused = list(_against(candidate))
+        waits_for = [spec for _, spec in upstreams]
+        refused = [*_against(candidate), *graph.against(candidate, waits_for)]
         if may_wait and refused and {each.code for each in refused} <= _MAY_PASS:
             return False
         if candidate.name in self.seen:
             candidate.source_columns = self.seen[candidate.name]
         if not refused:
             try:
-                services.save_pipeline(candidate, schedules=specs, by=self.wish.by, keep_state=keeps_state)
+                services.save_pipeline(
+                    candidate, schedules=specs, dependencies=waits_for, by=self.wish.by, keep_state=keeps_state
+                )
+                self.pipelines[name] = candidate
             except PipelineRefused as somebody_was_faster:
                 refused.append(somebody_was_faster)
         for each in refused:
@@ -250,6 +270,42 @@ class Work:
             specs.append(spec)
         return specs if len(specs) == len(entry.get("schedules", ())) else None
 
+    # What pipelines wait for -------------------------------------------------------------------
+
+    def _take_out_dependencies(self, entries: Mapping[str, Values]) -> None:
+        """What the file does not have goes first: on the way from one graph to another there is no cycle then."""
+        kept = {}
+        for name, entry in entries.items():
+            if name in self.pipelines:
+                upstreams = [self.pipelines[each].pk for each in _awaited(entry) if each in self.pipelines]
+                kept[self.pipelines[name].pk] = upstreams
+        graph.remove_others(kept)
+
+    def _refuse_cycles(self, entries: Mapping[str, Values]) -> None:
+        """Of what the file says, and of those that are not in it."""
+        names = {pipeline.pk: name for name, pipeline in self.pipelines.items()}
+        waits_for = {
+            name: [names[each.upstream_id] for each in pipeline.current_dependencies]  # type: ignore[attr-defined]
+            for name, pipeline in self.pipelines.items()
+        } | {name: _awaited(entry) for name, entry in entries.items()}
+        try:
+            TopologicalSorter(waits_for).prepare()
+        except CycleError as error:
+            cycle: list[str] = error.args[1]
+            at = next(name for name in cycle if name in entries and name in self._section("pipelines"))
+            self._refuse(("pipelines", at), graph.cycle_refused(cycle))
+
+    def _upstreams(self, path: Path, entry: Values, *, may_wait: bool) -> list[tuple[str, DependencySpec]] | None:
+        """What an entry waits for, by name; None if one is not there, or not yet."""
+        wanted = entry.get("dependencies", ())
+        missing = [number for number, each in enumerate(wanted) if each["pipeline"] not in self.pipelines]
+        if missing and not may_wait:
+            for number in missing:
+                self._refuse((*path, "dependencies", number), _nameless("pipeline", wanted[number]["pipeline"], ""))
+        if missing:
+            return None
+        return [(each["pipeline"], values.dependency_of(self.pipelines[each["pipeline"]].pk, each)) for each in wanted]
+
     def _ends(self, path: Path, entry: Values) -> dict[str, Any] | None:
         """The rows that an entry names, None if one is not there or cannot be what it is to be."""
         found: dict[str, Any] = {"pool": None}
@@ -270,6 +326,10 @@ class Work:
         return found if len(found) == 3 else None
 
 
+def _awaited(entry: Values) -> list[str]:
+    return [each["pipeline"] for each in entry.get("dependencies", ())]
+
+
 def _nameless(what: str, name: str, of: str) -> PipelineRefused:
     hint = f"Correct the name, or put the {what} into the file."
     return PipelineRefused("no_such_name", f"There is no {what} called {name}.", hint, of)
@@ -278,7 +338,8 @@ def _nameless(what: str, name: str, of: str) -> PipelineRefused:
 def _before(pipeline: Pipeline | None) -> Values:
     if pipeline is None:
         return {}
-    return values.of_pipeline(pipeline, map(ScheduleSpec.of, pipeline.current_schedules))  # type: ignore[attr-defined]
+    specs = map(ScheduleSpec.of, pipeline.current_schedules)  # type: ignore[attr-defined]
+    return values.of_pipeline(pipeline, specs, pipeline.current_dependencies)  # type: ignore[attr-defined]
 
 
 def _renamed(row: Any, name: str) -> str:
@@ -288,7 +349,7 @@ def _renamed(row: Any, name: str) -> str:
 def _set(row: models.Model, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Set what differs: what is written another way and means the same stays as it is stored."""
     for name, value in wanted.items():
-        if name == "schedules" or (name in before and before[name] == value):
+        if name in ("schedules", "dependencies") or (name in before and before[name] == value):
             continue
         setattr(row, name, fields.WORDS[name][value.upper()] if name in fields.WORDS else value)
 

@@ -179,4 +179,21 @@ class Migration(migrations.Migration):
             model_name='schedule',
             constraint=models.CheckConstraint(condition=models.Q(models.Q(('kind', 'cron'), models.Q(('cron', ''), _negated=True), ('every_s__isnull', True)), models.Q(('kind', 'interval'), ('cron', ''), ('every_s__isnull', False)), _connector='OR'), name='schedule_rule_fits_kind', violation_error_message='Give a cron text or an interval.'),
         ),
+        migrations.CreateModel(
+            name='Dependency',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('rule', models.CharField(choices=[('same_interval', 'It succeeded for the same data interval'), ('offset', 'It succeeded for the data interval a fixed time earlier'), ('new_data', "It succeeded since this pipeline's last run")], default='same_interval', help_text='With a schedule of its own, a run of this pipeline waits for that. Without one, it starts when all its upstreams have succeeded.', max_length=20, verbose_name='what is waited for')),
+                ('offset_s', models.PositiveIntegerField(blank=True, help_text='Only for the interval a fixed time earlier: by how much. 86400 is the day before.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(31622400)], verbose_name='offset (seconds)')),
+                ('give_up_hours', models.PositiveSmallIntegerField(default=24, help_text='How long a run waits for it at most.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(720)], verbose_name='give up after (hours)')),
+                ('on_give_up', models.CharField(choices=[('fail', 'The run fails'), ('skip', 'The run is skipped')], default='fail', max_length=10, verbose_name='then')),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='dependencies', to='pipelines.pipeline')),
+                ('upstream', models.ForeignKey(help_text='The pipeline to wait for.', on_delete=django.db.models.deletion.PROTECT, related_name='dependents', to='pipelines.pipeline')),
+            ],
+            options={
+                'verbose_name_plural': 'dependencies',
+                'ordering': ['pk'],
+                'constraints': [models.UniqueConstraint(fields=('pipeline', 'upstream'), name='dependency_once', violation_error_message='It waits for this pipeline already.'), models.CheckConstraint(condition=models.Q(('pipeline', models.F('upstream')), _negated=True), name='dependency_on_another', violation_error_message='A pipeline cannot wait for itself.'), models.CheckConstraint(condition=models.Q(models.Q(('offset_s__isnull', False), ('rule', 'offset')), models.Q(models.Q(('rule', 'offset'), _negated=True), ('offset_s__isnull', True)), _connector='OR'), name='dependency_offset_fits_rule', violation_error_message='An offset goes with its rule, and only with it.')],
+            },
+        ),
     ]

@@ -1,6 +1,7 @@
 """What people configure: connections, pipelines, their revisions and schedules."""
 
 from pipelines.models.connections import Connection, Pool
+from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
 from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
 from pipelines.models.schedules import Schedule
 from pipelines.models.tokens import ApiToken
@@ -8,6 +9,9 @@ from pipelines.models.tokens import ApiToken
 __all__ = [
     "ApiToken",
     "Connection",
+    "Dependency",
+    "DependencyRule",
+    "GiveUp",
     "LoadMethod",
     "Missed",
     "Overlap",

@@ -42,6 +42,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "retries": 3, "time_limit_s": 3600,
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,
         "revisions-TOTAL_FORMS": 0, "revisions-INITIAL_FORMS": 0,
+        "dependencies-TOTAL_FORMS": 0, "dependencies-INITIAL_FORMS": 0,
     }  # fmt: skip
     for number, schedule in enumerate(schedules):
         plain = {"kind": "cron", "cron": "", "zone": "UTC", "every_s": "", **schedule}

@@ -112,7 +112,11 @@ def test_applying_twice_changes_nothing_and_says_so(everything, tmp_path):
 
 
 def test_a_file_holds_every_field_of_the_form():
-    assert {field.name for field in fields.PIPELINE} == {*PipelineForm.Meta.fields, "schedules"} - {"name"}
+    assert {field.name for field in fields.PIPELINE} == {
+        *PipelineForm.Meta.fields,
+        "schedules",
+        "dependencies",
+    } - {"name"}
 
 
 def test_a_file_is_short_readable_and_without_secrets(everything):

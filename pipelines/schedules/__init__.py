@@ -16,16 +16,9 @@ from __future__ import annotations
 
 from pipelines.schedules.cron import MAX_CRON_LENGTH, crontab_fields, parse
 from pipelines.schedules.errors import RuleError
-from pipelines.schedules.rules import (
-    MAX_EVERY_S,
-    Rule,
-    check,
-    due_times,
-    in_words,
-    next_time,
-    next_times,
-    previous_time,
-)
+from pipelines.schedules.rules import MAX_EVERY_S, Rule, check
+from pipelines.schedules.ticks import due_times, next_time, next_times, previous_time
+from pipelines.schedules.words import in_words
 
 __all__ = [
     "MAX_CRON_LENGTH",

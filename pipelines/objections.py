@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import IntegrityError, transaction
 
 from connectors import column_rules, target_options
 from connectors.base import WriteDisposition
@@ -31,6 +34,12 @@ BROKEN_CONSTRAINTS = {
         "Fill in one of them and leave the other empty.",
         "source_table",
     ),
+    "pipelines_calendar_name_key": (
+        "name_taken",
+        "Another calendar has this name.",
+        "Choose a name that is free.",
+        "name",
+    ),
     "pipelines_pool_name_key": ("name_taken", "Another pool has this name.", "Choose a name that is free.", "name"),
     "pipelines_pipeline_name_key": (
         "name_taken",
@@ -40,6 +49,20 @@ BROKEN_CONSTRAINTS = {
     ),
 }
 NAME_TAKEN = BROKEN_CONSTRAINTS["pipelines_pipeline_name_key"]
+
+
+@contextmanager
+def constraints_in_words() -> Iterator[None]:
+    """Turn a broken constraint (somebody was faster than the form's own check) into PipelineRefused."""
+    try:
+        with transaction.atomic():
+            yield
+    except IntegrityError as error:
+        broken = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
+        for name, words in BROKEN_CONSTRAINTS.items():
+            if broken == name:
+                raise PipelineRefused(*words) from error
+        raise
 
 
 def against(pipeline: Pipeline) -> list[PipelineRefused]:

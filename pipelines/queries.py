@@ -18,7 +18,11 @@ def database_now() -> datetime:
 
 
 def current_schedules() -> QuerySet[Schedule]:
-    return Schedule.objects.filter(ends_at__isnull=True).order_by("starts_at", "kind", "cron", "zone", "every_s")
+    return (
+        Schedule.objects.filter(ends_at__isnull=True)
+        .select_related("calendar")
+        .order_by("starts_at", "kind", "cron", "zone", "every_s")
+    )
 
 
 def current_dependencies() -> QuerySet[Dependency]:

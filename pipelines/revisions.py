@@ -83,7 +83,7 @@ def _given(definition: Mapping[str, Any]) -> Values:
 
 
 def _specs(definition: Mapping[str, Any]) -> list[ScheduleSpec]:
-    return [ScheduleSpec(**schedule) for schedule in definition.get("schedules", ())]
+    return [ScheduleSpec.from_json(schedule) for schedule in definition.get("schedules", ())]
 
 
 def _waits_for(definition: Mapping[str, Any]) -> list[DependencySpec]:

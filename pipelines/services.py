@@ -6,15 +6,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Case, F, ProtectedError, QuerySet, When
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule
@@ -22,11 +20,12 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import registry
 from connectors.base import WriteDisposition
 from connectors.options import build
+from pipelines import calendars, queries, schedules
 from pipelines import dependencies as graph
-from pipelines import queries, schedules
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
-from pipelines.objections import BROKEN_CONSTRAINTS, PipelineRefused
+from pipelines.objections import PipelineRefused, constraints_in_words
+from pipelines.specs import Key, ScheduleSpec
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +38,8 @@ MOVING = frozenset(
     }
 )  # fmt: skip
 
-Key = tuple[str, str, str, int]
-
 MAX_NAME = 200
 MAX_TABLE_BYTES = 63
-
-
-@dataclass(frozen=True)
-class ScheduleSpec:
-    """A rule as a person states it."""
-
-    kind: str
-    cron: str = ""
-    zone: str = "UTC"
-    every_s: int | None = None
-
-    @classmethod
-    def of(cls, schedule: Schedule) -> ScheduleSpec:
-        return cls(schedule.kind, schedule.cron, schedule.zone, schedule.every_s)
-
-    @property
-    def key(self) -> Key:
-        return self.kind, self.cron, self.zone, self.every_s or 0
-
-    def tidy(self) -> ScheduleSpec:
-        """The same rule in the one form it is stored in; raises RuleError if it is none."""
-        schedules.check(schedules.Rule.of(self))
-        if self.kind == Schedule.Kind.INTERVAL:
-            return ScheduleSpec(self.kind, every_s=self.every_s)
-        return ScheduleSpec(self.kind, cron=" ".join(self.cron.split()), zone=self.zone)
 
 
 # Pipelines ------------------------------------------------------------------------------------
@@ -100,7 +72,7 @@ def save_pipeline(
             pipeline.active_from = now if resumed else before.active_from
             if _reads_elsewhere(before, pipeline) and pipeline.source_columns == before.source_columns:
                 pipeline.source_columns = None  # nobody has looked at the new source yet
-        with _constraints_in_words():
+        with constraints_in_words():
             pipeline.save()
         if pipeline.state == PipelineState.ARCHIVED:
             specs, dependencies = {}, ()
@@ -120,7 +92,7 @@ def _reads_elsewhere(before: Pipeline, now: Pipeline) -> bool:
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
     kept: set[Key] = set()
-    for schedule in pipeline.schedules.filter(ends_at__isnull=True):
+    for schedule in pipeline.schedules.filter(ends_at__isnull=True).select_related("calendar"):
         key = ScheduleSpec.of(schedule).key
         if key in wanted and key not in kept:
             kept.add(key)
@@ -138,6 +110,10 @@ def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime) -> None:
         cron=spec.cron,
         zone=spec.zone,
         every_s=spec.every_s,
+        active_from=spec.active_from,
+        active_until=spec.active_until,
+        calendar=calendars.calendar_named(spec.calendar) if spec.calendar else None,
+        jitter_s=spec.jitter_s,
         starts_at=now,
         ticked_through=now,
     )
@@ -208,10 +184,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "load_method": str(pipeline.load_method),
         "text_policy": str(pipeline.text_policy),
         "target_options": pipeline.target_options.to_json(),
-        "schedules": [
-            {"kind": spec.kind, "cron": spec.cron, "zone": spec.zone, "every_s": spec.every_s}
-            for spec in sorted(current, key=lambda spec: spec.key)
-        ],
+        "schedules": [spec.to_json() for spec in sorted(current, key=lambda spec: spec.key)],
         "dependencies": [spec.to_json() for spec in graph.specs_of(pipeline)],
         "overlap": str(pipeline.overlap),
         "missed": str(pipeline.missed),
@@ -345,20 +318,6 @@ def _endings(first: str, more: str) -> Iterator[str]:
         yield more.format(number)
 
 
-@contextmanager
-def _constraints_in_words() -> Iterator[None]:
-    """Turn a broken constraint (somebody was faster than the form's own check) into PipelineRefused."""
-    try:
-        with transaction.atomic():
-            yield
-    except IntegrityError as error:
-        broken = getattr(getattr(error.__cause__, "diag", None), "constraint_name", None)
-        for name, words in BROKEN_CONSTRAINTS.items():
-            if broken == name:
-                raise PipelineRefused(*words) from error
-        raise
-
-
 # How pipelines are run ------------------------------------------------------------------------
 
 
@@ -380,7 +339,7 @@ def set_limits(pipelines: QuerySet[Pipeline], *, priority: int | None, pool: Poo
 
 def save_pool(pool: Pool) -> None:
     """Save a pool; its slots count at once, for what waits already. Raises PipelineRefused if its name is taken."""
-    with _constraints_in_words():
+    with constraints_in_words():
         pool.save()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from pipelines import schedules
@@ -38,6 +38,8 @@ class Decisions:
     """
 
     before: dict[Instant, datetime | None]
+    # Where the data interval of a tick begins that comes after ticks which a calendar closed.
+    since: dict[Instant, datetime | None]
     newest: dict[UUID, Skip]
     done: set[Instant]
     runs: list[Run] = field(default_factory=list)
@@ -65,34 +67,57 @@ class Decisions:
             [list(firsts), list(firsts.values())],
         )
         newest = {skip.schedule_id: skip for skip in adjoining}
+        since = {
+            (pk, first.at): schedules.previous_time(schedules.Rule.of(first.schedule), newest[pk].first)
+            for pk, first in _first_of_each(ticks).items()
+            if pk in newest and newest[pk].reason == Skip.Reason.CALENDAR
+        }
         done: set[Instant] = set()
         if ticks:
             ran = Run.objects.filter(schedule__in=list(last), scheduled_for__gte=min(tick.at for tick in ticks))
             done = set(ran.values_list("schedule", "scheduled_for"))
-        return cls(before, newest, done)
+        return cls(before, since, newest, done)
 
     def has_run(self, tick: Tick) -> bool:
         """Whether the tick has its run already: a database that was put back in time ticks again."""
         return tick.instant in self.done
 
-    def run(self, same: Sequence[Tick], pipeline: Pipeline) -> Run:
+    def close(self, ticks: Sequence[Tick], closed: Mapping[Instant, str]) -> None:
+        """Skip what calendars closed, by their names; the next tick's data interval reaches back over it."""
+        start: dict[UUID, datetime | None] = {}
+        for tick in ticks:
+            pk = tick.schedule.pk
+            if tick.instant in closed:
+                start.setdefault(pk, self.begin_of(tick))
+                self.skip([tick], Skip.Reason.CALENDAR, calendar=closed[tick.instant])
+            elif pk in start:
+                self.since[tick.instant] = start.pop(pk)
+
+    def begin_of(self, tick: Tick) -> datetime | None:
+        return self.since.get(tick.instant, self.before[tick.instant])
+
+    def run(self, same: Sequence[Tick], pipeline: Pipeline, *, behind: Run | None) -> Run:
         """One run for ticks of one instant."""
-        run = self.new_run(same[0], pipeline)
+        run = self.new_run(same[0], pipeline, behind=behind)
         self.merge(same, run)
         return run
 
-    def new_run(self, tick: Tick, pipeline: Pipeline, *, since: datetime | None = None) -> Run:
+    def new_run(self, tick: Tick, pipeline: Pipeline, *, behind: Run | None, since: datetime | None = None) -> Run:
+        """A run that comes after the one it waits `behind`, whatever the jitter of both."""
+        due = schedules.start_of(tick.schedule.pk, tick.at, tick.schedule.jitter_s)
+        if behind is not None and behind.due >= due:
+            due = behind.due + timedelta(microseconds=1)
         run = Run(
             pipeline=pipeline,
             revision_id=pipeline.revision_id,
             trigger=Trigger.SCHEDULE,
             schedule=tick.schedule,
             scheduled_for=tick.at,
-            data_interval_start=since or self.before[tick.instant],
+            data_interval_start=since or self.begin_of(tick),
             data_interval_end=tick.at,
             priority=priorities.scheduled(pipeline),
             # Runs of one pass get in line in the order of their ticks.
-            due=tick.at,
+            due=due,
         )
         self.runs.append(run)
         return run
@@ -109,10 +134,10 @@ class Decisions:
     def start_of_missed(self, first: Tick) -> datetime | None:
         """Where the data interval begins that reaches back over everything missed up to `first`."""
         if not self.missed_before(first):
-            return self.before[first.instant]
+            return self.begin_of(first)
         return schedules.previous_time(schedules.Rule.of(first.schedule), self.newest[first.schedule.pk].first)
 
-    def skip(self, ticks: Iterable[Tick], reason: Skip.Reason, run: Run | None = None) -> None:
+    def skip(self, ticks: Iterable[Tick], reason: Skip.Reason, run: Run | None = None, *, calendar: str = "") -> None:
         """Record skips, one row per schedule and unbroken range."""
         by_schedule: dict[Schedule, list[Tick]] = defaultdict(list)
         for tick in ticks:
@@ -121,6 +146,7 @@ class Decisions:
             newest = self.newest.get(schedule.pk)
             if newest is not None and self._grows(newest, its[0], reason, run):
                 newest.last, newest.ticks, newest.run = its[-1].at, newest.ticks + len(its), run
+                newest.calendar = calendar
                 if newest.pk:
                     self.grown_skips[newest.pk] = newest
                 continue
@@ -132,6 +158,7 @@ class Decisions:
                 ticks=len(its),
                 reason=reason,
                 run=run,
+                calendar=calendar,
             )
             self.newest[schedule.pk] = skip
             self.new_skips.append(skip)
@@ -149,4 +176,11 @@ class Decisions:
         insert_alike(self.runs, ("id", "pipeline", "revision", "schedule", "priority", *TIMES, "due"))
         Skip.objects.bulk_create(self.new_skips)
         if self.grown_skips:
-            Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run"])
+            Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run", "calendar"])
+
+
+def _first_of_each(ticks: Sequence[Tick]) -> dict[UUID, Tick]:
+    firsts: dict[UUID, Tick] = {}
+    for tick in ticks:
+        firsts.setdefault(tick.schedule.pk, tick)
+    return firsts

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from pipelines import schedules
 from pipelines.models import Missed, Overlap, Pipeline, PipelineState, Schedule
 from runs import capacity, live, queries
+from runs.closings import Closings
 from runs.decisions import Decisions, Tick
 from runs.models import Run, RunAction, Skip
 from runs.states import ACTIVE
@@ -74,12 +75,13 @@ def _tick_some() -> list[Run]:
     due: dict[UUID, list[Schedule]] = defaultdict(list)
     for schedule in Schedule.objects.filter(pipeline__in=pipelines, next_due__lte=now).order_by("starts_at", "pk"):
         due[schedule.pipeline_id].append(schedule)
+    closings = Closings.of(schedule for its_schedules in due.values() for schedule in its_schedules)
     readings = {pk: _read(its_schedules, now) for pk, its_schedules in due.items()}
     standings = _standings(pipelines)
     decisions = Decisions.after([tick for reading in readings.values() for tick in reading.ticks])
     for pk, reading in readings.items():
         ticks = [tick for tick in reading.ticks if not decisions.has_run(tick)]
-        _decide(pipelines[pk], ticks, reading.has_more, standings[pk], decisions, now)
+        _decide(pipelines[pk], ticks, reading.has_more, standings[pk], decisions, closings, now)
     decisions.save()
     _move_on([schedule for its_schedules in due.values() for schedule in its_schedules])
     return decisions.runs
@@ -108,9 +110,9 @@ def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
     # The last of each queue, however long it is, by the index that workers take from.
     waiting = Run.objects.raw(
         """
-        SELECT last.id, last.pipeline_id, last.status FROM unnest(%s::uuid[]) AS chosen (id)
+        SELECT last.id, last.pipeline_id, last.status, last.due FROM unnest(%s::uuid[]) AS chosen (id)
         CROSS JOIN LATERAL (
-            SELECT id, pipeline_id, status FROM runs_run
+            SELECT id, pipeline_id, status, due FROM runs_run
             WHERE pipeline_id = chosen.id AND status = 'queued' AND trigger = 'schedule'
             ORDER BY priority DESC, due DESC, id DESC LIMIT 1
         ) AS last
@@ -153,18 +155,27 @@ def _next_due(schedule: Schedule) -> datetime | None:
 
 
 def _decide(
-    pipeline: Pipeline, ticks: list[Tick], has_more: bool, standing: Standing, decisions: Decisions, now: datetime
+    pipeline: Pipeline,
+    ticks: list[Tick],
+    has_more: bool,
+    standing: Standing,
+    decisions: Decisions,
+    closings: Closings,
+    now: datetime,
 ) -> None:
-    """Give each tick its run or its skip: pause first, then what was missed, then what overlaps."""
+    """Give each tick its run or its skip: pause first, then calendars, what was missed, what overlaps."""
     resting = pipeline.state != PipelineState.ACTIVE or pipeline.revision_id is None
     paused = [t for t in ticks if resting or t.at <= pipeline.active_from]
     decisions.skip(paused, Skip.Reason.PAUSED)
     ticks = ticks[len(paused) :]
+    if closed := closings.closed(ticks):
+        decisions.close(ticks, closed)
+        ticks = [tick for tick in ticks if tick.instant not in closed]
     late = [t for t in ticks if t.at < now - LATE_AFTER]
     on_time = _by_instant(ticks[len(late) :])
     if pipeline.missed == Missed.ALL:
         for same in _by_instant(late):
-            standing.waiting = decisions.run(same, pipeline)
+            standing.waiting = decisions.run(same, pipeline, behind=standing.waiting)
     elif pipeline.missed == Missed.SKIP:
         decisions.skip(late, Skip.Reason.MISSED)
     elif ticks and (late or decisions.missed_before(ticks[0])):
@@ -173,7 +184,7 @@ def _decide(
         if blocker := _blocker(pipeline, standing):
             decisions.skip(same, Skip.Reason.OVERLAP, blocker)
         else:
-            standing.waiting = decisions.run(same, pipeline)
+            standing.waiting = decisions.run(same, pipeline, behind=standing.waiting)
 
 
 def _run_latest(
@@ -195,7 +206,8 @@ def _run_latest(
         decisions.skip(missed, Skip.Reason.MISSED, blocker)
         decisions.skip(chosen, Skip.Reason.OVERLAP, blocker)
         return left
-    run = decisions.new_run(chosen[0], pipeline, since=decisions.start_of_missed((missed or chosen)[0]))
+    since = decisions.start_of_missed((missed or chosen)[0])
+    run = decisions.new_run(chosen[0], pipeline, behind=standing.waiting, since=since)
     decisions.skip(missed, Skip.Reason.MISSED, run)
     decisions.merge(chosen, run)
     standing.waiting = run

@@ -105,6 +105,8 @@ def _for_its_time(run: Run) -> Wait | None:
         return Wait(why.removesuffix(", after: "))
     if run.status == RunStatus.RESOLVING:
         return Wait(f"Waiting {_span(wait_s)} before the destination is asked again what was published.")
+    if run.scheduled_for and run.due > run.scheduled_for:
+        return Wait(f"Waiting {_span(wait_s)} more: the starts of its schedule are spread over time.")
     return Wait(f"Waiting {_span(wait_s)} until it is due.")
 
 

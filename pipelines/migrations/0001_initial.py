@@ -39,6 +39,21 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(condition=models.Q(('slots__gte', 1)), name='pool_has_a_slot', violation_error_message='A pool has at least one slot.'),
         ),
         migrations.CreateModel(
+            name='Calendar',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=100, unique=True)),
+                ('zone', models.CharField(default='UTC', help_text='Whose clocks its days go by.', max_length=64, verbose_name='time zone')),
+                ('closed', models.JSONField(blank=True, default=list, help_text='A line each: a day (2026-12-24), days (2026-12-24 to 2026-12-26), a span (2026-12-24 18:00 to 2026-12-27 06:00), a day of every year (every 12-25), days of the week (every Sat,Sun) or hours of them (every Sun 02:00-04:00, every day 22:00-06:00). Words may follow: 2026-12-24 Christmas Eve.', verbose_name='times without runs')),
+                ('description', models.TextField(blank=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+            ],
+            options={
+                'ordering': ['name'],
+            },
+        ),
+        migrations.CreateModel(
             name='Connection',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
@@ -148,10 +163,14 @@ class Migration(migrations.Migration):
                 ('cron', models.CharField(blank=True, help_text='minute hour day-of-month month day-of-week, for example 30 6 * * 1-5', max_length=200)),
                 ('zone', models.CharField(default='UTC', max_length=64, verbose_name='time zone')),
                 ('every_s', models.PositiveIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(31622400)], verbose_name='every (seconds)')),
+                ('active_from', models.DateTimeField(blank=True, help_text='On the clocks of the time zone. Intervals count from here.', null=True, verbose_name='not before')),
+                ('active_until', models.DateTimeField(blank=True, help_text='On the clocks of the time zone.', null=True, verbose_name='not after')),
+                ('jitter_s', models.PositiveIntegerField(default=0, help_text='Runs start up to so much later, each by another share of it, so that not all start at once. What they are scheduled for stays the same.', validators=[django.core.validators.MaxValueValidator(21600)], verbose_name='jitter (seconds)')),
                 ('starts_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('ends_at', models.DateTimeField(editable=False, null=True)),
                 ('ticked_through', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('next_due', models.DateTimeField(db_index=True, editable=False, null=True)),
+                ('calendar', models.ForeignKey(blank=True, help_text='Times in which it starts nothing: its ticks are recorded as skipped.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='schedules', to='pipelines.calendar')),
                 ('crontab', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='owner', to='django_celery_beat.crontabschedule')),
                 ('pipeline', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='schedules', to='pipelines.pipeline')),
             ],
@@ -195,5 +214,9 @@ class Migration(migrations.Migration):
                 'ordering': ['pk'],
                 'constraints': [models.UniqueConstraint(fields=('pipeline', 'upstream'), name='dependency_once', violation_error_message='It waits for this pipeline already.'), models.CheckConstraint(condition=models.Q(('pipeline', models.F('upstream')), _negated=True), name='dependency_on_another', violation_error_message='A pipeline cannot wait for itself.'), models.CheckConstraint(condition=models.Q(models.Q(('offset_s__isnull', False), ('rule', 'offset')), models.Q(models.Q(('rule', 'offset'), _negated=True), ('offset_s__isnull', True)), _connector='OR'), name='dependency_offset_fits_rule', violation_error_message='An offset goes with its rule, and only with it.')],
             },
+        ),
+        migrations.AddConstraint(
+            model_name='schedule',
+            constraint=models.CheckConstraint(condition=models.Q(('active_from__isnull', True), ('active_until__isnull', True), ('active_from__lt', models.F('active_until')), _connector='OR'), name='schedule_window_is_one', violation_error_message='It ends before it begins.'),
         ),
     ]

@@ -1,5 +1,6 @@
 """What people configure: connections, pipelines, their revisions and schedules."""
 
+from pipelines.models.calendars import Calendar
 from pipelines.models.connections import Connection, Pool
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
 from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
@@ -8,6 +9,7 @@ from pipelines.models.tokens import ApiToken
 
 __all__ = [
     "ApiToken",
+    "Calendar",
     "Connection",
     "Dependency",
     "DependencyRule",

@@ -10,6 +10,8 @@ from django.db.models import Q
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule
 
+from pipelines import schedules
+from pipelines.models.calendars import Calendar
 from pipelines.models.pipelines import Pipeline
 
 
@@ -34,6 +36,25 @@ class Schedule(models.Model):
     every_s = models.PositiveIntegerField(
         "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
     )
+    active_from = models.DateTimeField(
+        "not before", null=True, blank=True, help_text="On the clocks of the time zone. Intervals count from here."
+    )
+    active_until = models.DateTimeField("not after", null=True, blank=True, help_text="On the clocks of the time zone.")
+    calendar = models.ForeignKey(
+        Calendar,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="schedules",
+        help_text="Times in which it starts nothing: its ticks are recorded as skipped.",
+    )
+    jitter_s = models.PositiveIntegerField(
+        "jitter (seconds)",
+        default=0,
+        validators=[MaxValueValidator(schedules.MAX_JITTER_S)],
+        help_text="Runs start up to so much later, each by another share of it, so that not all start at once. "
+        "What they are scheduled for stays the same.",
+    )
     # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
     crontab = models.OneToOneField(
         CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="owner"
@@ -53,7 +74,14 @@ class Schedule(models.Model):
                 condition=(Q(kind="cron") & ~Q(cron="") & Q(every_s__isnull=True))
                 | (Q(kind="interval") & Q(cron="") & Q(every_s__isnull=False)),
                 violation_error_message="Give a cron text or an interval.",
-            )
+            ),
+            models.CheckConstraint(
+                name="schedule_window_is_one",
+                condition=Q(active_from__isnull=True)
+                | Q(active_until__isnull=True)
+                | Q(active_from__lt=models.F("active_until")),
+                violation_error_message="It ends before it begins.",
+            ),
         ]
 
     def __str__(self) -> str:

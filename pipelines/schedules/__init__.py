@@ -9,13 +9,16 @@ A cron rule is reckoned on the wall clock of its zone and then mapped to UTC:
 - Day of month and day of week combine as crontab(5) says: a time must match both if either field begins with `*`,
   and one of them suffices if both are restricted.
 
-An interval ticks at midnight UTC of the day it started plus whole multiples of its length.
+An interval ticks at midnight UTC of the day it started, or at the start of its window, plus whole multiples of its
+length. Ticks lie in the rule's window, both ends included. What a calendar closes still ticks, and is skipped.
 """
 
 from __future__ import annotations
 
+from pipelines.schedules.calendars import Closure, Closures, tidy_lines
 from pipelines.schedules.cron import MAX_CRON_LENGTH, crontab_fields, parse
 from pipelines.schedules.errors import RuleError
+from pipelines.schedules.jitter import MAX_JITTER_S, start_of
 from pipelines.schedules.rules import MAX_EVERY_S, Rule, check
 from pipelines.schedules.ticks import due_times, next_time, next_times, previous_time
 from pipelines.schedules.words import in_words
@@ -23,6 +26,9 @@ from pipelines.schedules.words import in_words
 __all__ = [
     "MAX_CRON_LENGTH",
     "MAX_EVERY_S",
+    "MAX_JITTER_S",
+    "Closure",
+    "Closures",
     "Rule",
     "RuleError",
     "check",
@@ -33,4 +39,6 @@ __all__ = [
     "next_times",
     "parse",
     "previous_time",
+    "start_of",
+    "tidy_lines",
 ]

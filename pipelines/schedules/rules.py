@@ -19,13 +19,18 @@ remembered = lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Rule:
-    """When something is due. An interval without `starts_at` counts from the day of the time asked about."""
+    """When something is due, both ends of its window included.
+
+    An interval counts from `active_from`, or else from the day of `starts_at`, or else of the time asked about.
+    """
 
     kind: str
     cron: str = ""
     zone: str = "UTC"
     every_s: int | None = None
     starts_at: datetime | None = None
+    active_from: datetime | None = None
+    active_until: datetime | None = None
 
     @classmethod
     def of(cls, schedule: Any) -> Rule:
@@ -38,6 +43,8 @@ class Rule:
             every_s=schedule.every_s,
             # Cron does not count from anywhere: schedules with one text are one rule.
             starts_at=getattr(schedule, "starts_at", None) if kind == "interval" else None,
+            active_from=schedule.active_from,
+            active_until=schedule.active_until,
         )
 
 
@@ -51,3 +58,5 @@ def check(rule: Rule) -> None:
         zone_of(rule.zone)
     else:
         raise RuleError("kind", f"{rule.kind} is not a kind of schedule.", "Choose cron or interval.")
+    if rule.active_from and rule.active_until and rule.active_until <= rule.active_from:
+        raise RuleError("active_until", "It ends before it begins.", "Give a later end, or none.")

@@ -17,7 +17,8 @@ HORIZON = timedelta(days=41 * 366)
 
 def due_times(rule: Rule, after: datetime, until: datetime, *, limit: int = 1000) -> list[datetime]:
     """The first `limit` ticks in (after, until], ascending, in UTC."""
-    return list(_due_times(rule, after, until, limit))
+    until = min(until, rule.active_until) if rule.active_until else until
+    return list(_due_times(rule, _no_earlier(rule, after), until, limit))
 
 
 @remembered
@@ -31,17 +32,26 @@ def _due_times(rule: Rule, after: datetime, until: datetime, limit: int) -> tupl
 
 
 def next_times(rule: Rule, after: datetime, count: int) -> list[datetime]:
-    return list(islice(_ticks(rule, after, _later(after, HORIZON)), count))
+    after = _no_earlier(rule, after)
+    ticks = islice(_ticks(rule, after, _later(after, HORIZON)), count)
+    return [tick for tick in ticks if not rule.active_until or tick <= rule.active_until]
 
 
 @remembered
 def next_time(rule: Rule, after: datetime) -> datetime | None:
-    return next(_ticks(rule, after, _later(after, HORIZON)), None)
+    return next(iter(next_times(rule, after, 1)), None)
+
+
+def _no_earlier(rule: Rule, after: datetime) -> datetime:
+    return max(after, rule.active_from - timedelta(microseconds=1)) if rule.active_from else after
 
 
 @remembered
 def previous_time(rule: Rule, at: datetime) -> datetime | None:
-    """The last tick strictly before `at`, looked for in windows that double."""
+    """The last tick strictly before `at`, as if the rule had no window, looked for in windows that double.
+
+    So the first run of a window has a data interval as long as any other.
+    """
     if rule.kind == "interval":
         anchor, every = _lattice(rule, at)
         return anchor + ((at - anchor) // every - (not (at - anchor) % every)) * every
@@ -72,6 +82,8 @@ def _ticks(rule: Rule, after: datetime, until: datetime) -> Iterator[datetime]:
 
 
 def _lattice(rule: Rule, near: datetime) -> tuple[datetime, timedelta]:
+    if rule.active_from:
+        return rule.active_from.astimezone(UTC), timedelta(seconds=rule.every_s or 0)
     start = (rule.starts_at or near).astimezone(UTC)
     return start.replace(hour=0, minute=0, second=0, microsecond=0), timedelta(seconds=rule.every_s or 0)
 

@@ -16,6 +16,7 @@ class Skip(models.Model):
         OVERLAP = "overlap", "A run was active or waiting"
         MISSED = "missed", "Missed during an outage"
         PAUSED = "paused", "The pipeline was paused"
+        CALENDAR = "calendar", "The calendar has no runs then"
         MERGED = "merged", "Another schedule fired at the same instant"
 
     id = models.BigAutoField(primary_key=True)
@@ -25,6 +26,8 @@ class Skip(models.Model):
     last = models.DateTimeField()
     ticks = models.PositiveIntegerField()
     reason = models.CharField(max_length=10, choices=Reason)
+    # The name of the calendar that closed these ticks: it may be deleted one day.
+    calendar = models.CharField(max_length=100, blank=True)
     run = models.ForeignKey(Run, on_delete=models.SET_NULL, null=True, related_name="skips")
     created_at = models.DateTimeField(db_default=Now())
 

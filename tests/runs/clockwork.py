@@ -19,12 +19,12 @@ from runs.models import Run, Skip
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 
-def cron(text: str, zone: str = "UTC") -> ScheduleSpec:
-    return ScheduleSpec("cron", cron=text, zone=zone)
+def cron(text: str, zone: str = "UTC", **more: Any) -> ScheduleSpec:
+    return ScheduleSpec("cron", cron=text, zone=zone, **more)
 
 
-def every(seconds: int) -> ScheduleSpec:
-    return ScheduleSpec("interval", every_s=seconds)
+def every(seconds: int, **more: Any) -> ScheduleSpec:
+    return ScheduleSpec("interval", every_s=seconds, **more)
 
 
 @dataclass

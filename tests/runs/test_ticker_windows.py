@@ -1,0 +1,207 @@
+"""Active windows, calendars of times without runs, and jitter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db.models import F
+
+from pipelines import calendars
+from pipelines import services as definitions
+from pipelines.models import Calendar, Missed, Overlap, Pipeline
+from runs import services, ticker, waiting
+from runs.models import Run, Skip
+from tests.runs.clockwork import Clock, at, check_books, clock, cron, every, run_times, runs_of, skips_of
+
+__all__ = ["clock"]
+pytestmark = pytest.mark.django_db
+
+
+def calendar(*lines: str, name: str = "Holidays", zone: str = "UTC") -> str:
+    calendars.save_calendar(Calendar(name=name, zone=zone, closed=list(lines)), by=None)
+    return name
+
+
+def intervals(pipeline: Pipeline) -> list[tuple[datetime, datetime]]:
+    return [(run.data_interval_start, run.data_interval_end) for run in runs_of(pipeline)]
+
+
+# Windows
+
+
+def test_a_schedule_ticks_within_its_window_both_ends_included(clock: Clock) -> None:
+    hourly = cron("0 * * * *", active_from=at(14), active_until=at(16))
+    pipeline = clock.pipeline(hourly, overlap=Overlap.QUEUE, missed=Missed.ALL)
+    schedule = pipeline.schedules.get()
+    assert schedule.next_due == at(14)
+    clock.tick_at(at(13), at(13, 30), at(14), at(15), at(16), at(17), at(18))
+    assert run_times(pipeline) == [at(14), at(15), at(16)]
+    assert skips_of(pipeline) == [], "outside of the window there is nothing to skip"
+    assert runs_of(pipeline)[0].data_interval_start == at(13)
+    schedule.refresh_from_db()
+    assert schedule.next_due is None, "and nobody looks at it again"
+    check_books(pipeline, clock.now)
+
+
+def test_an_interval_counts_from_the_start_of_its_window(clock: Clock) -> None:
+    pipeline = clock.pipeline(every(1500, active_from=at(12, 10)), overlap=Overlap.QUEUE, missed=Missed.ALL)
+    clock.tick_at(at(13, 1))
+    assert run_times(pipeline) == [at(12, 10), at(12, 35), at(13)]
+    check_books(pipeline, clock.now)
+
+
+def test_a_window_that_is_widened_runs_nothing_of_the_past(clock: Clock, operator: User) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", active_from=at(16)), overlap=Overlap.QUEUE, missed=Missed.ALL)
+    clock.tick_at(at(14, 30))
+    definitions.save_pipeline(pipeline, schedules=[cron("0 * * * *", active_from=at(9))], by=operator)
+    clock.tick_at(at(14, 45))
+    assert run_times(pipeline) == []
+    clock.tick_at(at(15))
+    assert run_times(pipeline) == [at(15)]
+
+
+# Calendars
+
+
+def test_a_tick_that_a_calendar_closes_is_a_skip_that_names_it(clock: Clock) -> None:
+    closed = calendar("2026-03-02 14:00 to 2026-03-02 16:00 Stock-taking")
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=closed), overlap=Overlap.QUEUE)
+    clock.tick_at(at(13), at(14), at(15), at(16))
+    assert run_times(pipeline) == [at(13), at(16)]
+    assert skips_of(pipeline) == [("calendar", at(14), at(15), 2)]
+    assert Skip.objects.get().calendar == "Holidays"
+    check_books(pipeline, clock.now)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_run_after_closed_times_has_their_data_as_well(clock: Clock, at_once: bool) -> None:
+    closed = calendar("every day 14:00-16:00", "every day 17:00-18:00")
+    rules = cron("0 * * * *", calendar=closed)
+    pipeline = clock.pipeline(rules, overlap=Overlap.QUEUE, missed=Missed.ALL)
+    hours = [at(hour) for hour in range(13, 20)]
+    clock.tick_at(*(hours[-1:] if at_once else hours))
+    assert intervals(pipeline) == [
+        (at(12), at(13)), (at(13), at(16)), (at(16), at(18)), (at(18), at(19)),
+    ]  # fmt: skip
+    check_books(pipeline, clock.now)
+
+
+def test_what_was_missed_in_closed_times_is_not_made_up_for(clock: Clock) -> None:
+    closed = calendar("every day 13:30-16:30")
+    latest = clock.pipeline(cron("0 * * * *", calendar=closed), missed=Missed.LATEST)
+    clock.tick_at(at(16, 10))
+    assert run_times(latest) == [at(13)], "the newest that was open"
+    assert skips_of(latest) == [("calendar", at(14), at(16), 3)]
+    check_books(latest, clock.now)
+
+
+def test_only_the_schedules_that_go_by_a_calendar_are_closed(clock: Clock) -> None:
+    closed = calendar("2026-03-02")
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=closed), cron("30 * * * *"), overlap=Overlap.QUEUE)
+    clock.tick_at(at(12, 30), at(13), at(13, 30))
+    assert run_times(pipeline) == [at(12, 30), at(13, 30)]
+    both = clock.pipeline(cron("0 * * * *", calendar=closed), cron("*/30 * * * *"), overlap=Overlap.QUEUE)
+    clock.tick_at(at(14))
+    assert run_times(both) == [at(14)], "an instant that one of two closes still has its run"
+    check_books(both, clock.now)
+
+
+def test_a_calendar_that_is_changed_counts_from_now_on_and_runs_nothing_of_the_past(clock: Clock) -> None:
+    closed = calendar("every day")
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=closed), overlap=Overlap.QUEUE, missed=Missed.ALL)
+    clock.tick_at(at(13), at(14))
+    holidays = Calendar.objects.get()
+    holidays.closed = []
+    calendars.save_calendar(holidays, by=None)
+    clock.tick_at(at(14, 30))
+    assert run_times(pipeline) == []
+    clock.tick_at(at(15))
+    assert run_times(pipeline) == [at(15)]
+    check_books(pipeline, clock.now)
+
+
+def test_a_pause_comes_before_a_calendar(clock: Clock, operator: User) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=calendar("every day")))
+    definitions.pause([pipeline], by=operator)
+    clock.tick_at(at(13))
+    assert skips_of(pipeline) == [("paused", at(13), at(13), 1)]
+
+
+def test_a_calendar_that_cannot_be_read_stops_nobody(clock: Clock) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=calendar("every day")))
+    Calendar.objects.update(closed=["no such thing"])
+    clock.tick_at(at(13))
+    assert run_times(pipeline) == [at(13)]
+
+
+def test_fifty_calendars_take_as_many_queries_as_one(clock: Clock, django_assert_max_num_queries: Any) -> None:
+    for number in range(50):
+        name = calendar("every day 12:00-13:30", name=f"Calendar {number}")
+        clock.pipeline(cron("0 * * * *", calendar=name, jitter_s=60))
+    with django_assert_max_num_queries(40) as closed:
+        assert clock.tick_at(at(13)) == 0
+    with django_assert_max_num_queries(40) as run:
+        assert clock.tick_at(at(14)) == 50
+    plain = [clock.pipeline(cron("0 * * * *")) for _ in range(50)]
+    Pipeline.objects.exclude(pk__in=[pipeline.pk for pipeline in plain]).update(state="archived")
+    Pipeline.objects.get(pk=plain[0].pk).schedules.model.objects.exclude(pipeline__in=plain).delete()
+    with django_assert_max_num_queries(40) as without:
+        clock.tick_at(at(15))
+    assert len(run) == len(without) + 1, "one for all calendars, none where there is none"
+    assert len(closed) <= len(run)
+
+
+# Jitter
+
+
+def test_jitter_delays_the_start_and_nothing_else(clock: Clock) -> None:
+    pipelines = [clock.pipeline(cron("0 * * * *", jitter_s=600)) for _ in range(20)]
+    clock.tick_at(at(13))
+    runs = [runs_of(pipeline)[0] for pipeline in pipelines]
+    assert {(run.scheduled_for, run.data_interval_start, run.data_interval_end) for run in runs} == {
+        (at(13), at(12), at(13))
+    }
+    starts = {run.due for run in runs}
+    assert len(starts) == 20
+    assert min(starts) >= at(13)
+    assert max(starts) < at(13, 10)
+    assert max(starts) - min(starts) > timedelta(minutes=5), "spread out"
+
+
+def test_jitter_is_the_same_whoever_ticks_and_another_for_the_next_tick(clock: Clock) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", jitter_s=600), overlap=Overlap.QUEUE)
+    clock.tick_at(at(13), at(14))
+    first, second = (run.due - run.scheduled_for for run in runs_of(pipeline))
+    assert first != second
+    Run.objects.all().delete()
+    pipeline.schedules.update(ticked_through=at(12), next_due=at(13))
+    clock.tick_at(at(13, 0, 30), at(14, 0, 30))
+    assert [run.due - run.scheduled_for for run in runs_of(pipeline)] == [first, second]
+
+
+def test_jitter_longer_than_the_rule_does_not_turn_runs_round(clock: Clock) -> None:
+    pipeline = clock.pipeline(every(60, jitter_s=3600), overlap=Overlap.QUEUE)
+    for minute in range(1, 31):
+        clock.tick_at(at(12, minute))
+    starts = [run.due for run in runs_of(pipeline)]
+    assert starts == sorted(set(starts))
+
+
+def test_a_worker_waits_for_the_jitter_and_the_page_says_so(
+    clock: Clock, claim: Callable[..., services.Claim | None]
+) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", jitter_s=3600))
+    clock.tick_at(at(13))
+    # As the real clock sees it: the tick was just now.
+    run = runs_of(pipeline)[0]
+    shift = ticker.queries.timezone.now() - at(13)
+    Run.objects.update(scheduled_for=F("scheduled_for") + shift, due=F("due") + shift)
+    run.refresh_from_db()
+    assert claim() is None
+    assert "spread" in waiting.why_waiting(run)
+    Run.objects.update(due=F("scheduled_for"))
+    assert claim() is not None

@@ -159,7 +159,8 @@ class PartLoad:
         Raises StaleToken where somebody else has gone on from this position, or plans anew.
         """
         session = self._session
-        session.execute(begin_long(session, self._name))
+        # Rows and checkpoint come or go together: what a crash takes back is read again, and the publish waits for all.
+        session.execute(begin_long(session, self._name, is_safe=False))
         copied = copy_feed(
             session.connection.cursor(),
             sql.Identifier(self._staging.schema, self._staging.table),

@@ -7,9 +7,9 @@ from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import Run, Skip
+from runs.models import PartLoad, Run, Skip
 
-LINES_PER_RUN = 10
+ROWS_PER_RUN = 10
 
 
 def trim(*, batch: int = 200) -> int:
@@ -24,13 +24,17 @@ def trim(*, batch: int = 200) -> int:
                 SELECT l.ctid FROM runs_logline l JOIN runs_run r ON r.id = l.run_id
                 WHERE l.at < now() - %s AND r.finished_at IS NOT NULL ORDER BY l.at LIMIT %s))
             """,
-            [settings.LOG_RETENTION, batch * LINES_PER_RUN],
+            [settings.LOG_RETENTION, batch * ROWS_PER_RUN],
         )
         trimmed = cursor.rowcount
     long_ago = Now() - Value(settings.RETENTION)
     old = Run.objects.filter(finished_at__lt=long_ago).order_by("finished_at")
     if ids := list(old.values_list("pk", flat=True)[:batch]):
-        trimmed += Run.objects.filter(pk__in=ids).only("pk").delete()[0]
+        parts = list(PartLoad.objects.filter(run__in=ids).values_list("pk", flat=True)[: batch * ROWS_PER_RUN])
+        trimmed += PartLoad.objects.filter(pk__in=parts).delete()[0]
+        # Of loads in parts a batch may have thousands: then the runs follow with the next one.
+        if len(parts) < batch * ROWS_PER_RUN:
+            trimmed += Run.objects.filter(pk__in=ids).only("pk").delete()[0]
     if skips := list(Skip.objects.filter(last__lt=long_ago).order_by("last").values_list("pk", flat=True)[:batch]):
         trimmed += Skip.objects.filter(pk__in=skips).delete()[0]
     return trimmed

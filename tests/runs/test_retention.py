@@ -12,7 +12,7 @@ from django.utils import timezone
 from pipelines.models import Pipeline
 from pipelines.services import ScheduleSpec
 from runs import services
-from runs.models import Attempt, LogLine, Run, Skip
+from runs.models import Attempt, LogLine, PartLoad, Run, Skip
 from runs.states import TERMINAL, RunStatus
 
 pytestmark = pytest.mark.django_db
@@ -74,6 +74,15 @@ def test_a_lot_goes_in_portions(queue: Queue, old: datetime, make_pipeline: Call
     while services.trim(batch=2):
         pass
     assert Run.objects.count() == 0
+
+
+def test_of_loads_in_parts_the_parts_go_in_portions_too(queue: Queue, old: datetime) -> None:
+    run = ended(queue, old, lines=0)
+    PartLoad.objects.bulk_create(PartLoad(run=run, number=number) for number in range(25))
+    left = []
+    while services.trim(batch=1):
+        left.append((PartLoad.objects.count(), Run.objects.count()))
+    assert left == [(15, 1), (5, 1), (0, 0)]
 
 
 def test_old_skips_go_and_young_ones_survive_the_run_they_name(

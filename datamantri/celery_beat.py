@@ -13,6 +13,8 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
+from runs.alerts.bell import Watchman
+
 log = logging.getLogger(__name__)
 
 LONGEST_SLEEP_S = 1.0
@@ -36,6 +38,7 @@ class Ticker(Scheduler):
         self._is_in_round = False
         self._seen_at = self._trimmed_at = float("-inf")
         self._kept_at = time.monotonic()
+        self._watchman = Watchman()
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -82,6 +85,7 @@ class Ticker(Scheduler):
         services.sweep()
         if bells := ticker.bells_due(queued):
             doorbell.ring(bells)
+        self._watchman.look()
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -46,6 +47,18 @@ def seconds(name: str, default: float, *, least: float) -> float:
 def names(name: str) -> list[str]:
     """A comma-separated list; empty when unset."""
     return [item.strip() for item in text(name, "").split(",") if item.strip()]
+
+
+def networks(name: str) -> list[IPv4Network | IPv6Network]:
+    """A comma-separated list of networks or single addresses, as in 10.1.0.0/16; empty when unset."""
+    found = []
+    for text_of_one in names(name):
+        try:
+            found.append(ip_network(text_of_one))
+        except ValueError:
+            message = f"{name} must be networks like 10.1.0.0/16 or addresses, and {text_of_one!r} is none."
+            raise ImproperlyConfigured(message) from None
+    return found
 
 
 def http_url(name: str, default: object = MISSING) -> str:

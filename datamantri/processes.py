@@ -38,12 +38,12 @@ def web(host: str = "127.0.0.1", port: int = 8000) -> ProcessSpec:
 
 def worker(children: int = 2, name: str = "worker") -> ProcessSpec:
     """Runs transfers, in `children` processes; names tell several workers on one machine apart."""
-    return _worker(name, "transfers,control", "prefork", children, memory.FOR_BATCHES)
+    return _worker(name, "transfers", "prefork", children, memory.FOR_BATCHES)
 
 
-def lookups(threads: int = 4, name: str = "lookups") -> ProcessSpec:
-    """Answers what a page waits for; apart from `worker`, so that a page never waits behind a transfer."""
-    return _worker(name, "lookups", "threads", threads, {})
+def lookups(threads: int = 6, name: str = "lookups") -> ProcessSpec:
+    """Answers what a page waits for, and sends alerts; apart from `worker`: neither waits behind a transfer."""
+    return _worker(name, "lookups,control", "threads", threads, {})
 
 
 def beat(name: str = "beat") -> ProcessSpec:

@@ -26,6 +26,8 @@ RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
 BROKER_URL = env.broker()
 LIVE_URL = env.live("LIVE_URL", BROKER_URL)
+# Where alerts may be sent to although it is no address of the internet.
+ALERT_PRIVATE_NETWORKS = env.networks("ALERT_PRIVATE_NETWORKS")
 # An emulator in place of Google's BigQuery; the connector reads them itself.
 env.http_url("BIGQUERY_REST_ENDPOINT", "")
 env.host_and_port("BIGQUERY_STORAGE_ENDPOINT", "")

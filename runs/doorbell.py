@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from celery import current_app
 
@@ -13,6 +14,8 @@ log = logging.getLogger(__name__)
 
 RING = "runs.ring"
 QUEUE = "transfers"
+# Of what takes seconds and must not wait behind transfers.
+CONTROL_QUEUE = "control"
 PENDING_LIMIT = 1000
 
 
@@ -22,7 +25,7 @@ def ring(times: int = 1) -> None:
     if _ringer is None:
         with _lock:
             if _ringer is None:
-                _ringer = _Ringer()
+                _ringer = Ringer()
     _ringer.ring(times)
 
 
@@ -37,10 +40,11 @@ def ring_now(times: int = 1) -> bool:
     return True
 
 
-class _Ringer:
+class Ringer:
     """What is asked for while a bell is on its way is rung together; what fails is the ticker's to ring again."""
 
-    def __init__(self) -> None:
+    def __init__(self, ring_now: Callable[[int], bool] | None = None) -> None:
+        self._ring_now = ring_now
         self._bells = 0
         self._asked = threading.Condition()
         threading.Thread(target=self._run, name="bell-ringer", daemon=True).start()
@@ -56,11 +60,11 @@ class _Ringer:
                 self._asked.wait_for(lambda: self._bells)
                 times, self._bells = self._bells, 0
             try:
-                ring_now(times)
+                (self._ring_now or ring_now)(times)
             except Exception:
                 # Without this thread nobody would ring any more.
                 log.exception("The bell could not be rung")
 
 
-_ringer: _Ringer | None = None
+_ringer: Ringer | None = None
 _lock = threading.Lock()

@@ -26,8 +26,9 @@ PAGES = sorted([*DOCS.glob("*.md"), CHECKOUT / "README.md", CHECKOUT / "CHANGELO
 # Callables whose first text is a code, and those whose second one is.
 FIRST = {
     "Failure", "KeyReused", "LookupFailed", "PipelineRefused", "RunRefused", "_Meaning", "_Saying", "_broke", "problem",
+    "Objection", "Outcome", "_answer",
 }  # fmt: skip
-SECOND = {"refusal", "ValidationError"}
+SECOND = {"refusal", "ValidationError", "_drop"}
 # What tells of a command line that failed; the sentence is all that anybody sees.
 NOT_SHOWN = ("datamantri/embedded/", "datamantri/demo/", "datamantri/management/")
 

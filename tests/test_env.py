@@ -32,7 +32,8 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def read(**variables: str) -> dict[str, Any]:
         names = {"PUBLIC_URL", "PORT", "WORKERS", "LEASE_TTL_S", "HEARTBEAT_S", "RETENTION_DAYS", "LOG_RETENTION_DAYS"}
-        for name in names | {"LIVE_URL", "BIGQUERY_REST_ENDPOINT", "BIGQUERY_STORAGE_ENDPOINT"}:
+        names |= {"LIVE_URL", "ALERT_PRIVATE_NETWORKS", "BIGQUERY_REST_ENDPOINT", "BIGQUERY_STORAGE_ENDPOINT"}
+        for name in names:
             monkeypatch.delenv(name, raising=False)
         for name, value in {**GOOD, **variables}.items():
             monkeypatch.setenv(name, value)
@@ -80,6 +81,8 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("RETENTION_DAYS", "0"),
         ("RETENTION_DAYS", "a year"),
         ("LOG_RETENTION_DAYS", "-1"),
+        ("ALERT_PRIVATE_NETWORKS", "intranet"),
+        ("ALERT_PRIVATE_NETWORKS", "10.0.0.0/8, 10.1.2.3/8"),
         ("BIGQUERY_REST_ENDPOINT", "127.0.0.1:9050"),
         ("BIGQUERY_STORAGE_ENDPOINT", "http://127.0.0.1:9060"),
         ("BIGQUERY_STORAGE_ENDPOINT", "127.0.0.1"),

@@ -1,5 +1,6 @@
 """What people configure: connections, pipelines, their revisions and schedules."""
 
+from pipelines.models.alerts import AlertChannel, AlertKind, AlertRule, Quiet
 from pipelines.models.calendars import Calendar
 from pipelines.models.connections import Connection, Pool
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
@@ -8,6 +9,9 @@ from pipelines.models.schedules import Schedule
 from pipelines.models.tokens import ApiToken
 
 __all__ = [
+    "AlertChannel",
+    "AlertKind",
+    "AlertRule",
     "ApiToken",
     "Calendar",
     "Connection",
@@ -21,6 +25,7 @@ __all__ = [
     "PipelineState",
     "Pool",
     "Priority",
+    "Quiet",
     "Revision",
     "Schedule",
 ]

@@ -1,5 +1,6 @@
 """What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
 
+from runs.models.alerts import Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
 from runs.models.processes import Installation, Process
@@ -9,8 +10,14 @@ from runs.models.steps import Attempt, PartLoad
 
 __all__ = [
     "MOVE_NOTHING",
+    "Alert",
+    "AlertDelivery",
+    "AlertEvent",
     "Attempt",
+    "Closing",
     "Decision",
+    "DeliveryEvent",
+    "DeliveryState",
     "Installation",
     "Lane",
     "LastEnd",

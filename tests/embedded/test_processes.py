@@ -19,11 +19,11 @@ def test_every_process_runs_an_installed_module_with_this_python(spec: processes
     assert spec.env["DJANGO_SETTINGS_MODULE"] == "datamantri.settings"
 
 
-def test_lookups_never_wait_behind_transfers() -> None:
+def test_lookups_and_alerts_never_wait_behind_transfers() -> None:
     queues = {
         spec.name: spec.argv[spec.argv.index("--queues") + 1] for spec in (processes.worker(), processes.lookups())
     }
-    assert queues == {"worker": "transfers,control", "lookups": "lookups"}
+    assert queues == {"worker": "transfers", "lookups": "lookups,control"}
 
 
 def test_the_container_becomes_the_named_process(monkeypatch: pytest.MonkeyPatch) -> None:

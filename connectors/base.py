@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
 from connectors.cursor import CursorRead, Interval
+from connectors.parameters import Parameter
 from connectors.target_options import TargetOptions
 
 if TYPE_CHECKING:
@@ -110,11 +111,12 @@ class ReadRequest:
     """What to read: exactly one of `table` ("project.dataset.table") and `query`; with `cursor`, only what is new.
 
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
-    `skip` names columns, in any case, that are not read.
+    `skip` names columns, in any case, that are not read. `parameters` are what the query may name as @name.
     """
 
     table: str = ""
     query: str = ""
+    parameters: tuple[Parameter, ...] = ()
     skip: tuple[str, ...] = ()
     job_key: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)

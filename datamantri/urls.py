@@ -10,7 +10,7 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import views
+from runs import value_pages, views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
@@ -18,6 +18,7 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
     path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
+    path("pipelines/<uuid:pk>/values/", value_pages.run_with_values, name="run_with_values"),
     path("pipelines/<uuid:pk>/start/<slug:name>/", views.start_action, name="start_action"),
     path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),
     path("pipelines/<uuid:pk>/resume/", views.resume_pipeline, name="resume_pipeline"),

@@ -21,6 +21,7 @@ from connectors.cursor import find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.options import build
+from connectors.parameters import Parameter
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type
 from pipelines.fields import fernet
@@ -35,6 +36,7 @@ ANSWER_LIMIT_S = 4.6
 PREVIEW_ROWS = 20
 
 System = dict[str, Any]
+Sent = list[dict[str, Any]]  # parameters with their values
 
 
 def answer(question: str) -> dict[str, Any]:
@@ -112,9 +114,9 @@ def _schemas(system: System) -> list[str]:
         return list(destination.schemas())
 
 
-def _describe(system: System, table: str, query: str) -> dict[str, Any]:
+def _describe(system: System, table: str, query: str, parameters: Sent) -> dict[str, Any]:
     with _source(system) as source:
-        seen = source.describe(ReadRequest(table=table, query=query))
+        seen = source.describe(_read(table, query, parameters))
     return {
         "columns": _columns(seen.columns),
         "rows": seen.rows,
@@ -123,15 +125,19 @@ def _describe(system: System, table: str, query: str) -> dict[str, Any]:
     }
 
 
-def _source_columns(system: System, table: str, query: str) -> list[dict[str, Any]]:
+def _source_columns(system: System, table: str, query: str, parameters: Sent) -> list[dict[str, Any]]:
     with _source(system) as source:
-        return [asdict(column) for column in source.describe(ReadRequest(table=table, query=query)).columns]
+        return [asdict(column) for column in source.describe(_read(table, query, parameters)).columns]
 
 
-def _preview(system: System, table: str, query: str) -> dict[str, Any]:
+def _preview(system: System, table: str, query: str, parameters: Sent) -> dict[str, Any]:
     with _source(system) as source:
-        seen = source.preview(ReadRequest(table=table, query=query), limit=PREVIEW_ROWS)
+        seen = source.preview(_read(table, query, parameters), limit=PREVIEW_ROWS)
     return {"columns": _columns(seen.columns), "rows": [list(row) for row in seen.rows]}
+
+
+def _read(table: str, query: str, parameters: Sent) -> ReadRequest:
+    return ReadRequest(table=table, query=query, parameters=tuple(map(Parameter.from_json, parameters)))
 
 
 def _columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
@@ -157,6 +163,7 @@ def _validate(
     adopt: bool,
     rules: dict[str, Any],
     options: dict[str, Any],
+    parameters: Sent,
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
@@ -177,7 +184,7 @@ def _validate(
 
     def look_at_source() -> Description:
         with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
-            return end.describe(ReadRequest(table=table, query=query))
+            return end.describe(_read(table, query, parameters))
 
     def look_at_destination() -> tuple[list[ConnectorError], Forecast | None]:
         with _destination(destination) as end:
@@ -234,8 +241,9 @@ def _comparison_cost(
     schema: str,
     target: str,
     key: list[str],
+    parameters: Sent,
 ) -> dict[str, Any]:
-    wanted, read = Target(schema, target), ReadRequest(table=table, query=query)
+    wanted, read = Target(schema, target), _read(table, query, parameters)
     with _destination(destination) as end:
         published, here = end.published(wanted), end.size(wanted)
     if published is None or str(published.pipeline) != pipeline:

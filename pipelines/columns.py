@@ -8,6 +8,7 @@ from typing import Any
 from connectors.base import TextPolicy, column_from_json
 from connectors.preflight import Preflight, look_ahead
 from pipelines import lookups
+from pipelines.given import sample_parameters
 from pipelines.models import Pipeline
 
 
@@ -21,7 +22,8 @@ def known_columns(pipeline: Pipeline) -> Preflight | None:
 def columns_now(pipeline: Pipeline) -> Preflight:
     """By the source's columns as they are; raises LookupFailed."""
     table, query = pipeline.source_table, pipeline.source_query
-    found = lookups.source_columns(pipeline.source, table=table, query=query)
+    parameters = sample_parameters(pipeline)
+    found = lookups.source_columns(pipeline.source, table=table, query=query, parameters=parameters)
     return preflight(found, pipeline.column_rules, pipeline.text_policy)
 
 

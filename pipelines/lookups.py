@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,13 @@ from django.db import transaction
 from connectors import registry
 from connectors.errors import ConnectorError
 from connectors.options import build
-from pipelines import broker
+from connectors.parameters import Parameter
+from pipelines import broker, given
 from pipelines.fields import fernet
 from pipelines.models import Connection, Pipeline
 from pipelines.tasks import look_up
+
+Parameters = Sequence[Parameter]
 
 WAIT_S = 5.0
 # A question that nobody took up is not worth answering; generous, for workers whose clock is off.
@@ -70,19 +74,23 @@ def schemas(connection: Connection) -> list[str]:
     return _ask("schemas", system=_saved(connection))
 
 
-def describe(connection: Connection, *, table: str = "", query: str = "") -> dict[str, Any]:
+def describe(
+    connection: Connection, *, table: str = "", query: str = "", parameters: Parameters = ()
+) -> dict[str, Any]:
     """What a read would give, without cost: columns (name, type), rows, bytes, warnings."""
-    return _ask("describe", system=_saved(connection), table=table, query=query)
+    return _ask("describe", system=_saved(connection), table=table, query=query, parameters=_sent(parameters))
 
 
-def source_columns(connection: Connection, *, table: str = "", query: str = "") -> list[dict[str, Any]]:
+def source_columns(
+    connection: Connection, *, table: str = "", query: str = "", parameters: Parameters = ()
+) -> list[dict[str, Any]]:
     """The columns of a read, as `column_from_json` takes them, without cost."""
-    return _ask("source_columns", system=_saved(connection), table=table, query=query)
+    return _ask("source_columns", system=_saved(connection), table=table, query=query, parameters=_sent(parameters))
 
 
-def preview(connection: Connection, *, table: str = "", query: str = "") -> dict[str, Any]:
+def preview(connection: Connection, *, table: str = "", query: str = "", parameters: Parameters = ()) -> dict[str, Any]:
     """The first 20 rows as text: columns (name, type) and rows, where None is NULL."""
-    return _ask("preview", system=_saved(connection), table=table, query=query)
+    return _ask("preview", system=_saved(connection), table=table, query=query, parameters=_sent(parameters))
 
 
 def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
@@ -105,13 +113,18 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
             findings.append(Finding(field, failure.code, failure.message, failure.hint))
     if findings:
         return findings, None
+    parameters = given.sample_parameters(pipeline)
+    try:
+        target = given.target_of(pipeline, parameters)
+    except ConnectorError as error:
+        return [Finding(error.field, error.code, error.message, error.hint)], None
     answer = _ask(
         "validate",
         **systems,
         table=pipeline.source_table,
         query=pipeline.source_query,
-        schema=pipeline.target_schema,
-        target=pipeline.target_table,
+        schema=target.schema,
+        target=target.table,
         disposition=pipeline.write_disposition,
         key=pipeline.merge_key,
         cursor=pipeline.cursor_column,
@@ -121,20 +134,26 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         adopt=pipeline.adopt_target,
         rules=pipeline.column_rules,
         options=pipeline.target_options.to_json(),
+        parameters=_sent(parameters),
     )
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]
     return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
 
 
-def comparison_cost(pipeline: Pipeline) -> dict[str, Any]:
-    """What comparing both sides would read.
+def comparison_cost(pipeline: Pipeline, parameters: Parameters | None = None) -> dict[str, Any]:
+    """What comparing both sides would read, as a run with these values left it.
 
     `source`: bytes of one pass, least_billed, most_billed, no_snapshot (why it cannot be read as the last run read
     it; empty if it can), is_gone (it could once), is_unchanged (nothing of it changed since, by its own record);
     `target`: rows and bytes, about, None if there is no table; `snapshot_time`. Raises LookupFailed, code
     nothing_published, before the first run.
     """
+    parameters = given.sample_parameters(pipeline) if parameters is None else parameters
+    try:
+        target = given.target_of(pipeline, tuple(parameters))
+    except ConnectorError as error:
+        raise LookupFailed(error.code, error.message, error.hint, error.field) from error
     return _ask(
         "comparison_cost",
         source=_saved(pipeline.source),
@@ -142,10 +161,15 @@ def comparison_cost(pipeline: Pipeline) -> dict[str, Any]:
         pipeline=str(pipeline.pk),
         table=pipeline.source_table,
         query=pipeline.source_query,
-        schema=pipeline.target_schema,
-        target=pipeline.target_table,
+        schema=target.schema,
+        target=target.table,
         key=pipeline.merge_key,
+        parameters=_sent(parameters),
     )
+
+
+def _sent(parameters: Parameters) -> list[dict[str, Any]]:
+    return [each.to_json() for each in parameters]
 
 
 def _saved(connection: Connection) -> dict[str, Any]:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 
 from django.db import IntegrityError, transaction
 
-from connectors import column_rules, target_options
+from connectors import column_rules, naming, parameters, target_options
 from connectors.base import WriteDisposition
+from connectors.errors import ConnectorError
+from connectors.postgres.names import check_identifier
 from pipelines import queries
+from pipelines.given import kinds_of, sample_target
 from pipelines.models import Pipeline, PipelineState
 
 
@@ -74,6 +77,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
     found += _column_objections(pipeline)
     found += _form_objections(pipeline)
     found += _incremental_objections(pipeline)
+    found += _parameter_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
     )
@@ -119,6 +123,44 @@ def _column_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     if pipeline.cursor_column.lower() in by_name:
         message = f"Column {pipeline.cursor_column} is the cursor: it is read, and keeps its type."
         yield PipelineRefused("column_rule", message, "Remove its rule.", "column_rules")
+
+
+def _parameter_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    declared, errors = parameters.declared(pipeline.parameters)
+    for error in errors:
+        yield PipelineRefused(error.code, error.message, error.hint, "parameters")
+    names = {"target_schema": pipeline.target_schema, "target_table": pipeline.target_table}
+    try:
+        for field, text in names.items():
+            naming.check(text, kinds_of(pipeline), field)
+    except ConnectorError as error:
+        yield PipelineRefused(error.code, error.message, error.hint, error.field)
+        return
+    used = {name for text in names.values() for name in naming.names_in(text)}
+    for name in sorted(used):
+        if name in declared and declared[name].default is None:
+            message = f"Parameter {name} is part of the target's name, and has no default."
+            yield PipelineRefused("parameter", message, "Give it one: scheduled runs take it.", "parameters")
+    if used and not errors:
+        yield from _name_objections(pipeline)
+    if used and pipeline.incremental:
+        yield PipelineRefused(
+            "name_template",
+            "Reading only new rows needs one target: each table would begin with all rows of the source.",
+            "Give the table a fixed name, or let the query say which rows a run reads.",
+            "target_table",
+        )
+
+
+def _name_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    """Whether the values that are known now make a name that PostgreSQL takes."""
+    try:
+        target = sample_target(pipeline)
+        check_identifier(target.schema, field="target_schema")
+        check_identifier(target.table, field="target_table")
+    except ConnectorError as error:
+        field = error.field if error.field.startswith("target_") else "parameters"
+        yield PipelineRefused(error.code, error.message, error.hint, field)
 
 
 def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Prefetch, Q, QuerySet
 
+from connectors import naming
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Schedule
 
 
@@ -47,11 +48,25 @@ def pipelines_with_parts() -> QuerySet[Pipeline]:
 def pipeline_writing_to(
     destination: Connection, schema: str, table: str, *, besides: Pipeline | None = None
 ) -> Pipeline | None:
-    """The pipeline that owns a target; archived ones own none."""
-    owners = Pipeline.objects.exclude(state=PipelineState.ARCHIVED).filter(
-        destination=destination, target_schema=schema, target_table=table
-    )
-    return owners.exclude(pk=besides.pk).first() if besides else owners.first()
+    """The pipeline that owns a target, or may come to write it under a name that follows its runs.
+
+    Archived ones own none. `schema` and `table` may be such names themselves.
+    """
+    others = Pipeline.objects.exclude(state=PipelineState.ARCHIVED).filter(destination=destination)
+    others = others.exclude(pk=besides.pk) if besides else others
+    owner = others.filter(target_schema=schema, target_table=table).first()
+    if owner is not None:
+        return owner
+    if naming.is_template(schema) or naming.is_template(table):
+        candidates = others.only("name", "target_schema", "target_table")
+    else:
+        follows = Q(target_schema__contains="{") | Q(target_table__contains="{")
+        candidates = others.filter(follows).only("name", "target_schema", "target_table")
+    return next((each for each in candidates if naming.may_meet((schema, table), _names_of(each))), None)
+
+
+def _names_of(pipeline: Pipeline) -> tuple[str, str]:
+    return pipeline.target_schema, pipeline.target_table
 
 
 def pipelines_of(connection_: Connection) -> QuerySet[Pipeline]:

@@ -13,6 +13,7 @@ from rest_framework.exceptions import ErrorDetail
 
 from connectors import registry
 from connectors.options import secret_names
+from connectors.parameters import TYPES
 from connectors.preflight import COSTS, ColumnPlan, Preflight
 from pipelines import dependencies, objections, schedules
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
@@ -118,6 +119,18 @@ class ColumnRulesField(serializers.JSONField):
     """Rules by column; objections.against says what is wrong with them, column by column."""
 
 
+class ParameterSerializer(serializers.Serializer[Any]):
+    """A parameter: its type, and what a run takes that is given nothing else."""
+
+    type = serializers.CharField(help_text=f"{', '.join(TYPES)}, or ARRAY<…> of one of these.")
+    default = serializers.JSONField(required=False, allow_null=True)
+
+
+@extend_schema_field(serializers.DictField(child=ParameterSerializer()))
+class ParametersField(serializers.JSONField):
+    """Parameters by name; objections.against says what is wrong with them, one by one."""
+
+
 class ColumnPlanSerializer(serializers.Serializer[ColumnPlan]):
     """What becomes of one column of the source."""
 
@@ -218,6 +231,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
     column_rules = ColumnRulesField(
         required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
     )
+    parameters = ParametersField(required=False, help_text="Typed values that the query names as @name.")
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
     dependencies = DependencySerializer(source="current_dependencies", many=True, required=False, max_length=50)
     indexes = IndexSerializer(many=True, required=False)
@@ -227,7 +241,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
     class Meta:
         model = Pipeline
         fields = (
-            "id", "name", "description", "state", "source", "source_table", "source_query", "destination",
+            "id", "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",

@@ -17,7 +17,7 @@ from django.db.models import Case, F, ProtectedError, QuerySet, When
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule
 
-from connectors import registry
+from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
 from pipelines import calendars, queries, schedules
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # What decides which rows go where: a change of these is checked against the live systems.
 MOVING = frozenset(
     {
-        "source", "source_table", "source_query", "destination", "target_schema", "target_table",
+        "source", "source_table", "source_query", "parameters", "destination", "target_schema", "target_table",
         "adopt_target", "write_disposition", "merge_key", "cursor_column", "incremental", "initial_value",
         "column_rules", "primary_key", "indexes", "partition_column", "partition_unit",
     }
@@ -59,6 +59,7 @@ def save_pipeline(
     Raises PipelineRefused or RuleError, and then nothing is saved.
     """
     specs = None if schedules is None else {spec.key: spec for spec in (raw.tidy() for raw in schedules)}
+    pipeline.parameters = parameters.canonical(pipeline.parameters)
     with transaction.atomic():
         if dependencies is not None:
             graph.lock()
@@ -164,6 +165,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
             "query": pipeline.source_query,
             "columns": pipeline.source_columns,
         },
+        "parameters": pipeline.parameters,
         "destination": {
             "connection": str(pipeline.destination_id),
             "schema": pipeline.target_schema,
@@ -196,6 +198,8 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
 def fingerprint_of(definition: dict[str, Any]) -> str:
     """SHA-256 of what decides which rows belong in the target: source, target, key, the cursor that tells new rows."""
     merges = definition["write_disposition"] == WriteDisposition.MERGE
+    # Named only where there are any: what was written before they could be declared is still the same.
+    declared = definition.get("parameters")
     told = json.dumps(
         {
             "source": {name: definition["source"][name] for name in ("connection", "table", "query")},
@@ -203,6 +207,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
             "key": [name.lower() for name in definition["merge_key"]] if merges else [],
             "columns": definition.get("column_rules", {}),
             "cursor": definition["cursor_column"].lower() if definition["incremental"] else "",
+            **({"parameters": declared} if declared else {}),
         },
         sort_keys=True,
     )
@@ -261,6 +266,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         source_id=pipeline.source_id,
         source_table=pipeline.source_table,
         source_query=pipeline.source_query,
+        parameters=dict(pipeline.parameters),
         destination_id=pipeline.destination_id,
         target_schema=pipeline.target_schema,
         target_table=target_table or _free_table(pipeline),

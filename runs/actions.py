@@ -32,6 +32,7 @@ from runs.models import Decision, PartLoad, RunAction
 from runs.reporter import Reporter
 from runs.services import Claim, Failure
 from runs.states import RunStatus, Step
+from runs.values import parameters_of
 
 if TYPE_CHECKING:
     from connectors.receipt import Receipt
@@ -214,6 +215,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
         read=ReadRequest(
             table=definition["source"]["table"],
             query=definition["source"]["query"],
+            parameters=parameters_of(claimed),
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
             cursor=cursor_read(definition),

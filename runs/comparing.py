@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from connectors import column_rules, comparing
-from connectors.base import Destination, ReadRequest, Target, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import Destination, ReadRequest, TextPolicy, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
+from connectors.parameters import INTERVAL, names_it
 from connectors.sides import Published
 from runs import actions, ends
 from runs.lease import Lease
@@ -16,6 +17,7 @@ from runs.models import Run, RunAction
 from runs.reporter import Reporter
 from runs.services import Claim
 from runs.states import RunStatus
+from runs.values import as_last_moved, as_run, parameters_of, target_of
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,15 @@ def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
     actions.go_on(claimed, reporter, "A comparison publishes nothing: starting over.")
     lease.check()
     reporter.phase("comparing")
+    # What is there is what the last run that moved rows left there, with the values that it had.
+    claimed = as_last_moved(claimed)
     destination = ends.open_destination(claimed, ends.connections(claimed))
     try:
         published = _published(claimed, destination)
+        _refuse_intervals(claimed)
         # What is there was read and written as the published run's definition said, not as the next run's will.
-        former = replace(claimed, definition=_definition(claimed, published, reporter))
+        run = Run.objects.filter(pk=published.run, pipeline=claimed.pipeline).select_related("revision").first()
+        former = replace(as_run(claimed, run), definition=_definition(claimed, published, run, reporter))
         source = ends.open_source(former, ends.connections(former))
         try:
             request = request_of(former, Options.of(claimed.options))
@@ -59,16 +65,27 @@ def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
 
 
 def _published(claimed: Claim, destination: Destination) -> Published:
-    target = _target(claimed)
+    target = target_of(claimed)
     published = destination.published(target)
     if published is None or published.pipeline != claimed.pipeline:
         raise comparing.nothing_published(target)
     return published
 
 
-def _definition(claimed: Claim, published: Published, reporter: Reporter) -> dict[str, Any]:
-    """The definition that the published run went by."""
-    run = Run.objects.filter(pk=published.run, pipeline=claimed.pipeline).select_related("revision").first()
+def _refuse_intervals(claimed: Claim) -> None:
+    """Rows of many runs cannot be compared with what one of them would read."""
+    definition = claimed.definition
+    query, adds = definition["source"]["query"], definition["write_disposition"] != WriteDisposition.REPLACE
+    if adds and any(names_it(query, name) for name in INTERVAL):
+        raise ConnectorError(
+            "Each run of this pipeline reads another data interval: no single query gives all rows of its target.",
+            hint="Compare pipelines that replace their table, or that read only new rows by a cursor.",
+            code="comparison_of_intervals",
+        )
+
+
+def _definition(claimed: Claim, published: Published, run: Run | None, reporter: Reporter) -> dict[str, Any]:
+    """The definition that the published run went by; None is one that is not known here any more."""
     if run is not None:
         if run.revision.number != claimed.revision:
             reporter.log("info", f"What is there came by revision {run.revision.number}: it is compared by that one.")
@@ -76,15 +93,10 @@ def _definition(claimed: Claim, published: Published, reporter: Reporter) -> dic
     if published.fingerprint == claimed.fingerprint:
         return claimed.definition
     raise ConnectorError(
-        f"What {_target(claimed)} has came by another definition, which is not known here any more.",
+        f"What {target_of(claimed)} has came by another definition, which is not known here any more.",
         hint="Run the pipeline as it is now, then compare.",
         code="definition_changed",
     )
-
-
-def _target(claimed: Claim) -> Target:
-    where = claimed.definition["destination"]
-    return Target(where["schema"], where["table"])
 
 
 def request_of(claimed: Claim, options: Options) -> comparing.ComparisonRequest:
@@ -94,12 +106,13 @@ def request_of(claimed: Claim, options: Options) -> comparing.ComparisonRequest:
         read=ReadRequest(
             table=definition["source"]["table"],
             query=definition["source"]["query"],
+            parameters=parameters_of(claimed),
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
             maximum_bytes_billed=options.maximum_bytes_billed,
             cursor=actions.cursor_read(definition),
         ),
-        target=_target(claimed),
+        target=target_of(claimed),
         mode=WriteMode(
             WriteDisposition(definition["write_disposition"]),
             tuple(definition["merge_key"]),

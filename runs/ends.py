@@ -7,13 +7,14 @@ from typing import Any
 from uuid import UUID
 
 from connectors import registry
-from connectors.base import Destination, Fence, Owner, Source, Target
+from connectors.base import Destination, Fence, Owner, Source
 from connectors.errors import ConnectorError
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
 from runs import services
 from runs.lease import Lease
 from runs.services import Claim, PartClaim
+from runs.values import target_of
 
 # Connecting and raising the fence have time limits of their own, which add up to less than this.
 FENCE_S = 30.0
@@ -65,19 +66,17 @@ def _installation() -> UUID:
 
 def fence_of_part(claimed: PartClaim) -> Fence:
     """The fence that the plan was made under, or that was raised since by who found parts undone."""
-    where = claimed.definition["destination"]
     owner = Owner(_installation(), claimed.pipeline, claimed.run, claimed.token)
-    target = Target(where["schema"], where["table"])
-    return Fence(target, owner, claimed.fence_token, last_run=None, fingerprint="", applied=None)
+    return Fence(target_of(claimed), owner, claimed.fence_token, last_run=None, fingerprint="", applied=None)
 
 
 def raise_fence(claimed: Claim, destination: Destination, lease: Lease) -> Fence:
     """Become the only one who can commit. A wish to stop does not stop it: how the run stands is asked first."""
-    where = claimed.definition["destination"]
+    target, adopt = target_of(claimed), claimed.definition["destination"]["adopt"]
     owner = Owner(_installation(), claimed.pipeline, claimed.run, claimed.token)
     with lease.patience(FENCE_S):
         lease.check_ownership()
-        fence = destination.raise_fence(Target(where["schema"], where["table"]), owner, adopt=where["adopt"])
+        fence = destination.raise_fence(target, owner, adopt=adopt)
         # Leases go by clocks, which may have stood still with their machine. Who owns the run now, with the fence
         # raised, was the last to raise it: a later owner raises it again, and this one can then commit no more.
         lease.obey(services.read_flags(claimed.run, claimed.token, process=lease.process))

@@ -9,7 +9,7 @@ from rest_framework import serializers
 
 from connectors.errors import ConnectorError
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
-from runs import asking, queries, receipts
+from runs import asking, giving, queries, receipts, values
 from runs.models import LogLine, PartLoad, Run, RunAction
 from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
@@ -29,17 +29,22 @@ class RunSerializer(serializers.ModelSerializer[Run]):
         choices=Step.choices,
         help_text="Of a run in parts: parts or publish; empty while it is planned, and for others.",
     )
+    parameters = serializers.SerializerMethodField(help_text="The values it goes by, of the parameters it has.")
     error = serializers.SerializerMethodField()
 
     class Meta:
         model = Run
         fields: tuple[str, ...] = (
             "id", "pipeline", "pipeline_name", "revision", "trigger", "action", "requested_by", "scheduled_for",
-            "data_interval_start", "data_interval_end", "status", "step", "attempt", "phase", "cancel_requested",
-            "rows", "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error", "created_at", "started_at",
-            "finished_at",
+            "data_interval_start", "data_interval_end", "parameters", "status", "step", "attempt", "phase",
+            "cancel_requested", "rows", "bytes", "estimated_rows", "estimated_bytes", "last_seq", "error",
+            "created_at", "started_at", "finished_at",
         )  # fmt: skip
         read_only_fields = fields
+
+    @extend_schema_field(serializers.DictField())
+    def get_parameters(self, run: Run) -> dict[str, Any]:
+        return values.shown(run)
 
     @extend_schema_field(ProblemSerializer(allow_null=True))
     def get_error(self, run: Run) -> dict[str, str] | None:
@@ -161,6 +166,13 @@ class TriggerSerializer(serializers.Serializer[Any]):
         max_value=2**63 - 1,
         help_text="For compare: what its queries may bill together.",
     )
+    parameters = serializers.DictField(
+        required=False, help_text="Values of the pipeline's parameters, by name; defaults stand for the others."
+    )
+    data_interval_start = serializers.DateTimeField(
+        required=False, help_text="The data interval begins here; without one it is that of the last tick."
+    )
+    data_interval_end = serializers.DateTimeField(required=False, help_text="It ends before this moment.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Adds `options`, what the action needs to know; `context` has the pipeline."""
@@ -179,9 +191,16 @@ class TriggerSerializer(serializers.Serializer[Any]):
         for name in {"at", "keys", "maximum_bytes_billed"} & set(attrs):
             if attrs["action"] != RunAction.COMPARE:
                 found[name] = [problem("only_for_compare", f"{name} goes with compare, and only with it.")]
+        start, end = attrs.pop("data_interval_start", None), attrs.pop("data_interval_end", None)
+        asked = giving.check(pipeline, attrs["action"], attrs.pop("parameters", {}), start, end)
+        for name, error in asked.errors.items():
+            found.setdefault(name, []).append(problem(error.code, error.message, error.hint))
         if found:
             raise FieldErrors(found)
-        return {"action": attrs["action"], "options": {k: v for k, v in attrs.items() if k != "action"}}
+        options = {k: v for k, v in attrs.items() if k != "action"}
+        if asked.values:
+            options["parameters"] = asked.values
+        return {"action": attrs["action"], "options": options, "interval": asked.interval}
 
 
 class DecisionSerializer(serializers.Serializer[Any]):

@@ -15,10 +15,22 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 
+from pipelines import given
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
-from runs import asking, board_queries, comparisons, live, page_queries, part_queries, queries, receipts, services
+from runs import (
+    asking,
+    board_queries,
+    comparisons,
+    live,
+    page_queries,
+    part_queries,
+    queries,
+    receipts,
+    services,
+    values,
+)
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
 from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
@@ -59,6 +71,8 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "pipeline": pipeline,
         "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
         "actions": asking.actions_of(pipeline),
+        "takes_values": given.takes_values(pipeline),
+        "parameters": given.declared_by(pipeline).values(),
         "runs": moves[::-1],
         "places": page_queries.CHART if len(moves) > page_queries.CHART / 2 else page_queries.CHART // 2,
         "newest": runs[:RUNS_LISTED],
@@ -131,6 +145,8 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
         "state": queries.run_state(run, parts),
         "parts": parts,
         "attempts": list(run.attempts.all()),
+        "values": values.shown(run),
+        "target": values.target_of_run(run),
     }
     if run.action == RunAction.COMPARE and run.receipt:
         may_see_rows = request.user.has_perm("pipelines.run_pipeline")
@@ -210,6 +226,8 @@ def run_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     try:
         run, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=request.user)
     except services.RunRefused as refused:
+        if refused.code == "interval_needed":
+            return redirect("run_with_values", pk)
         return _say_refused(request, refused, pipeline)
     messages.success(request, "The run is on its way.")
     return redirect(run)

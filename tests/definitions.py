@@ -43,7 +43,7 @@ def make_pipeline(source: Connection, destination: Connection, operator: User) -
     def make(name: str = "Orders", schedules: Any = (), **changes: Any) -> Pipeline:
         table = changes.pop("target_table", name.lower().replace(" ", "_"))
         values = {"source_table": f"sales.{table}", "target_table": table, **changes}
-        pipeline = Pipeline(name=name, source=source, destination=destination, **values)
+        pipeline = Pipeline(name=name, source=source, **{"destination": destination, **values})
         services.save_pipeline(pipeline, schedules=schedules, by=operator)
         return pipeline
 

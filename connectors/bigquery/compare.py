@@ -15,6 +15,7 @@ from connectors.bigquery.client import REUSE_ONCE, Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import columns_of, parse_table
 from connectors.errors import ConnectorError
+from connectors.parameters import Parameter
 from connectors.sides import COLUMNS_A_QUERY, Bucket, ColumnDigest, Cost, Keyed, Row, Scope, Survey, TableDigest
 from connectors.types import bigquery_text
 
@@ -105,6 +106,7 @@ class BigQuerySide:
             self._clients,
             sql,
             timeout_s=self._timeout_s,
+            parameters=self._request.parameters,
             job_key=self._request.job_key,
             labels=self._request.labels,
             maximum_bytes_billed=self._left(),
@@ -141,7 +143,7 @@ def survey(clients: Clients, request: ReadRequest, at: datetime | None, *, timeo
     """
     if request.query:
         why = "a query cannot be read as it was: BigQuery keeps the past of tables, not of queries"
-        return _survey_query(clients, request.query, at, why, query.QUERY, timeout_s)
+        return _survey_query(clients, request.query, at, why, query.QUERY, timeout_s, request.parameters)
     ref = parse_table(request.table, clients.options.project)
     doing = Doing(f"Table {ref}", field="table", permission="bigquery.tables.getData")
     table = None
@@ -175,8 +177,16 @@ def _more_exact(column: Column, declared: Column | None) -> Column:
     return declared
 
 
-def _survey_query(clients: Clients, sql: str, at: datetime | None, why: str, doing: Doing, timeout_s: float) -> Survey:
-    found = query.dry_run(clients, sql, timeout_s=timeout_s, doing=doing)
+def _survey_query(
+    clients: Clients,
+    sql: str,
+    at: datetime | None,
+    why: str,
+    doing: Doing,
+    timeout_s: float,
+    parameters: Sequence[Parameter] = (),
+) -> Survey:
+    found = query.dry_run(clients, sql, timeout_s=timeout_s, parameters=parameters, doing=doing)
     unchanged: bool | None = None
     if at is not None and found.tables and len(found.tables) <= _TABLES_LOOKED_AT and not _DEPENDS_ON_MORE.search(sql):
         unchanged = _are_unchanged(clients, found.tables, at, timeout_s)

@@ -141,7 +141,9 @@ class Planner:
         if request.cursor is not None and found is None:
             # On lines of its own: a query may end in a comment.
             source = f"(\n{sql}\n) AS t"
-            columns = query.dry_run(clients, sql, timeout_s=self._timeout_s, doing=doing).columns
+            columns = query.dry_run(
+                clients, sql, timeout_s=self._timeout_s, parameters=request.parameters, doing=doing
+            ).columns
             ask = partial(self.ask, doing=doing)
             found = bounds.find(request.cursor, columns, source, clients.now(), ask)
             sql = f"SELECT * FROM {source} WHERE {found.for_query}"
@@ -181,6 +183,7 @@ class Planner:
             self._clients,
             sql,
             timeout_s=self._timeout_s,
+            parameters=request.parameters,
             job_key=request.job_key,
             labels=request.labels,
             maximum_bytes_billed=request.maximum_bytes_billed,

@@ -7,7 +7,7 @@ import hashlib
 import re
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import requests
@@ -15,10 +15,12 @@ from google.api_core import exceptions as google_errors
 from google.cloud import bigquery
 
 from connectors.base import Column, NeverStop, StopSignal
+from connectors.bigquery import parameters as query_parameters
 from connectors.bigquery.client import REUSE_ONCE, Clients, TimeLimit
 from connectors.bigquery.errors import Doing, explain_job, explained
 from connectors.bigquery.schema import columns_of
 from connectors.errors import ConnectorError, TransientError
+from connectors.parameters import Parameter, used_in
 
 QUERY = Doing("The query", field="query", permission="bigquery.jobs.create")
 _POLL_FIRST_S, _POLL_MOST_S = 0.05, 1.0
@@ -39,9 +41,12 @@ class DryRun:
     tables: tuple[bigquery.TableReference, ...] = ()
 
 
-def dry_run(clients: Clients, sql: str, *, timeout_s: float, doing: Doing = QUERY) -> DryRun:
+def dry_run(
+    clients: Clients, sql: str, *, timeout_s: float, parameters: Sequence[Parameter] = (), doing: Doing = QUERY
+) -> DryRun:
     """Ask BigQuery to check `sql` without running it; raises ConnectorError if it is not one SELECT."""
     config = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False, use_legacy_sql=False)
+    config.query_parameters = query_parameters.of_query(sql, parameters)
     with explained(doing):
         job = _insert(clients, sql, job_id("", sql), config, timeout_s)
     if job.statement_type != "SELECT":
@@ -60,6 +65,7 @@ def run(
     sql: str,
     *,
     timeout_s: float,
+    parameters: Sequence[Parameter] = (),
     job_key: str = "",
     labels: Mapping[str, str] | None = None,
     maximum_bytes_billed: int | None = None,
@@ -67,15 +73,16 @@ def run(
     limit: TimeLimit | None = None,
     doing: Doing = QUERY,
 ) -> bigquery.QueryJob:
-    """Run `sql` and wait until it is done; the same `job_key` and text adopt the job that is there.
+    """Run `sql` and wait until it is done; the same `job_key`, text and values adopt the job that is there.
 
     `timeout_s` is for each call, `limit` for the whole. Stopping, or running out of time, cancels the job.
     """
     config = bigquery.QueryJobConfig(use_legacy_sql=False, labels=clean_labels(labels or {}))
+    config.query_parameters = query_parameters.of_query(sql, parameters)
     if maximum_bytes_billed is not None:  # Google's client would send the word None
         config.maximum_bytes_billed = maximum_bytes_billed
     stop = stop or NeverStop()
-    name = job_id(job_key, sql)
+    name = job_id(job_key, sql, used_in(sql, parameters))
     woken = threading.Event()
     forget = stop.on_stop(woken.set)
     try:
@@ -90,11 +97,11 @@ def run(
     return job
 
 
-def job_id(key: str, sql: str) -> str:
-    """A name that the same key and text make again, of letters, digits and `_`."""
+def job_id(key: str, sql: str, parameters: Sequence[Parameter] = ()) -> str:
+    """A name that the same key, text and values make again, of letters, digits and `_`."""
     if not key:
         return f"datamantri_{uuid.uuid4().hex}"
-    digest = hashlib.sha256(f"{key}\n{sql}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{key}\n{sql}{query_parameters.told(parameters)}".encode()).hexdigest()[:16]
     return f"datamantri_{re.sub(r'[^A-Za-z0-9_]', '_', key)[:200]}_{digest}"
 
 

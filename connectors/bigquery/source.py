@@ -32,6 +32,7 @@ from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.column_rules import without
 from connectors.errors import ConnectorError
+from connectors.parameters import Parameter
 from connectors.sides import Cost, Scope, Survey
 
 PREVIEW_LIMIT_S = 4.0
@@ -87,7 +88,7 @@ class BigQuerySource(Source):
     def describe(self, request: ReadRequest) -> Description:
         limit = self._limit()
         if request.query:
-            return self._describe_query(request.query, limit, query.QUERY)
+            return self._describe_query(request.query, limit, query.QUERY, parameters=request.parameters)
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, limit.left())
         if table is None or table.table_type not in _DIRECT_KINDS:
@@ -104,12 +105,13 @@ class BigQuerySource(Source):
                 return self._page(PageSource.of_table(ref), limit, deadline, about(ref), _columns(table, ref))
         else:
             # Looking must not change anything: what is not one SELECT is refused before it runs.
-            query.dry_run(self._clients(), request.query, timeout_s=deadline.left())
+            query.dry_run(self._clients(), request.query, timeout_s=deadline.left(), parameters=request.parameters)
         doing = query.QUERY if request.query else about(ref)
         job = query.run(
             self._clients(),
             request.query or f"{_all_rows(ref)} LIMIT {limit}",
             timeout_s=deadline.left(),
+            parameters=request.parameters,
             labels=request.labels,
             maximum_bytes_billed=request.maximum_bytes_billed or PREVIEW_BYTES_BILLED,
             limit=deadline,
@@ -215,7 +217,7 @@ class BigQuerySource(Source):
         clients = self._clients()
         planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, spread=spread, stop=stop)
         if request.query:
-            query.dry_run(clients, request.query, timeout_s=self._timeout_s)
+            query.dry_run(clients, request.query, timeout_s=self._timeout_s, parameters=request.parameters)
             return planner.of_query(request.query, query.QUERY)
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
@@ -238,8 +240,15 @@ class BigQuerySource(Source):
         with explained(Doing(f"Table {ref}", field="table", permission="bigquery.tables.get")):
             return self._clients().rest.get_table(ref.reference, retry=REUSE_ONCE, timeout=timeout_s)
 
-    def _describe_query(self, sql: str, limit: TimeLimit, doing: Doing, warnings: tuple[str, ...] = ()) -> Description:
-        found = query.dry_run(self._clients(), sql, timeout_s=limit.left(), doing=doing)
+    def _describe_query(
+        self,
+        sql: str,
+        limit: TimeLimit,
+        doing: Doing,
+        warnings: tuple[str, ...] = (),
+        parameters: tuple[Parameter, ...] = (),
+    ) -> Description:
+        found = query.dry_run(self._clients(), sql, timeout_s=limit.left(), parameters=parameters, doing=doing)
         return Description(found.columns, bytes=found.bytes, warnings=warnings)
 
     def _page(

@@ -18,7 +18,9 @@ from django.views.decorators.http import require_GET, require_POST
 from connectors.base import TextPolicy
 from pipelines import lookups, schedules
 from pipelines.columns import preflight
+from pipelines.forms.parameters import ParametersField
 from pipelines.forms.pipelines import UncheckedForm, destinations, sources
+from pipelines.given import sample_parameters
 from pipelines.models import Connection, Pipeline
 
 NAMES = ("datasets", "tables", "schemas", "preview", "describe", "columns", "forecast", "schedule")
@@ -145,9 +147,13 @@ def _find(connections: Any, given: Any) -> Connection:
         raise lookups.LookupFailed("no_connection", "Choose a connection first.", "", "source") from None
 
 
-def _what(request: HttpRequest) -> dict[str, str]:
-    """The table or the query to look at; the form says which one is meant."""
+def _what(request: HttpRequest) -> dict[str, Any]:
+    """The table or the query to look at, with its parameters; the form says which one is meant."""
     table, query = request.POST.get("table", "").strip(), request.POST.get("query", "").strip()
     if bool(table) == bool(query):
         raise lookups.LookupFailed("nothing_to_read", "Name a table, or write a query.", "", "source_table")
-    return {"table": table, "query": query}
+    try:
+        declared = ParametersField().to_python(request.POST.get("parameters", ""))
+    except ValidationError as error:
+        raise lookups.LookupFailed("parameter", " ".join(error.messages), "", "parameters") from error
+    return {"table": table, "query": query, "parameters": sample_parameters(Pipeline(parameters=declared))}

@@ -112,7 +112,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     warn_unsaved_form = True
     fieldsets = (
         (None, {"fields": ("name", "description", "state")}),
-        ("Source", {"fields": ("source", "source_table", "source_query")}),
+        ("Source", {"fields": ("source", "source_table", "source_query", "parameters")}),
         (
             "Destination",
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},

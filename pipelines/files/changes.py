@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -141,6 +142,17 @@ def _column_rules(value: Any) -> Entries:
     return {(f"Column {name}", ""): _rule(rule) for name, rule in value.items()}
 
 
+def _parameters(value: Any) -> Entries:
+    return {
+        (f"Parameter {name}", ""): f"{each.get('type', '?')}, {_default(each.get('default'))}"
+        for name, each in value.items()
+    }
+
+
+def _default(value: Any) -> str:
+    return "NULL" if value is None else json.dumps(value, ensure_ascii=False)
+
+
 def _rule(rule: Mapping[str, Any]) -> str:
     if rule.get("skip"):
         return "skipped"
@@ -160,5 +172,6 @@ _ENTRIES = {
     "dependencies": _dependencies,
     "indexes": _indexes,
     "column_rules": _column_rules,
+    "parameters": _parameters,
     "source_columns": _source_columns,
 }

@@ -19,6 +19,7 @@ from django.db import models
 from django.utils.text import capfirst
 
 from connectors import registry
+from connectors.parameters import TYPES
 from pipelines import schedules
 from pipelines.forms.pipelines import PipelineForm
 from pipelines.models import Connection, DependencyRule, GiveUp, Pipeline, Pool, Priority
@@ -113,13 +114,24 @@ _DEPENDENCY: Schema = {
     "required": ["pipeline"],
     "additionalProperties": False,
 }
+_PARAMETER: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"type": TEXT, "description": f"{', '.join(TYPES)}, or ARRAY<…> of one of these."},
+        "default": {"description": "What a run takes that is given nothing else; left out, NULL."},
+    },
+    "required": ["type"],
+    "additionalProperties": False,
+}
 _SPECIAL: dict[str, Schema] = {
+    "parameters": {"type": "object", "additionalProperties": _PARAMETER},
     "column_rules": {"type": "object", "additionalProperties": _COLUMN_RULE},
     "indexes": {"type": LIST, "items": _INDEX},
     # What is archived here is archived by hand, or for not being in the file.
     "state": {"type": TEXT, "enum": ["active", "paused"]},
 }
 _HELP = {
+    "parameters": "Typed values that the query names as @name.",
     "state": "Left out, a pipeline stays as it is, and a new one is active.",
     "source": "The name of the connection that is read from.",
     "destination": "The name of the connection that is written to.",

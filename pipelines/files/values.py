@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from connectors import parameters
 from pipelines import tidy
 from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
@@ -27,6 +28,8 @@ def canonical(name: str, value: Any) -> Any:
         return sorted(value, key=lambda each: str(each.get("pipeline", "")))
     if name == "indexes":
         return [_index(index) for index in value]
+    if name == "parameters":
+        return dict(sorted(parameters.canonical(value).items()))
     if name == "column_rules":
         return dict(sorted(value.items()))
     if not isinstance(value, str):

@@ -15,6 +15,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 from connectors import registry
 from pipelines import lookups, objections, services, tidy
 from pipelines.forms.indexes import IndexesField
+from pipelines.forms.parameters import ParametersField
 from pipelines.models import Connection, Pipeline, PipelineState
 
 
@@ -68,11 +69,13 @@ class PipelineForm(forms.ModelForm):
     """`warnings` holds what the person should know although the pipeline may be saved."""
 
     indexes = IndexesField()
+    parameters = ParametersField()
 
     class Meta:
         model = Pipeline
         fields = (
-            "name", "description", "state", "source", "source_table", "source_query", "destination", "target_schema",
+            "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
+            "target_schema",
             "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
             "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",

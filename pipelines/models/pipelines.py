@@ -62,12 +62,25 @@ class Pipeline(models.Model):
     source_table = models.CharField(
         max_length=1100, blank=True, help_text="dataset.table or project.dataset.table. Leave empty to use a query."
     )
-    source_query = models.TextField(blank=True, help_text="One SELECT statement in BigQuery's SQL.")
+    source_query = models.TextField(
+        blank=True,
+        help_text="One SELECT statement in BigQuery's SQL. It may name @data_interval_start, @data_interval_end, "
+        "@scheduled_for, @run_id and the parameters below.",
+    )
+    parameters = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Values that the query names as @name, as JSON: {"country": {"type": "STRING", "default": "DE"}}.',
+    )
     # As they were when the source was last looked at; a run refuses a source that lost or retyped one of them.
     source_columns = models.JSONField(null=True, editable=False)
     destination = models.ForeignKey(Connection, on_delete=models.PROTECT, related_name="pipelines_to")
     target_schema = models.CharField(max_length=63, default="public")
-    target_table = models.CharField(max_length=63)
+    target_table = models.CharField(
+        max_length=63,
+        help_text="A name, or one that follows the run: events_{data_interval_start:%Y%m%d}, with @Europe/Berlin "
+        "behind the format for the clocks of a zone, or {country} for a parameter.",
+    )
     adopt_target = models.BooleanField(
         "take over the existing table",
         default=False,

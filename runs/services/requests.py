@@ -9,7 +9,8 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from pipelines.models import Pipeline, PipelineState
-from runs import doorbell, live, priorities
+from runs import doorbell, giving, intervals, live, priorities
+from runs.intervals import Interval
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
@@ -25,10 +26,13 @@ def request_run(
     by: Any,
     action: str = RunAction.LOAD,
     options: Mapping[str, Any] | None = None,
+    interval: Interval | None = None,
     idempotency_key: str | None = None,
     request_digest: str = "",
 ) -> tuple[Run, bool]:
     """Queue a run of the pipeline's current revision that does `action`; says whether it is new.
+
+    `interval` is the data interval; not given, and needed, it is that of the last tick.
 
     A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
     when the key came with another request.
@@ -39,6 +43,7 @@ def request_run(
         raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
     if pipeline.revision_id is None:
         raise RunRefused("no_revision", f"{pipeline.name} was never saved as a whole.", "Open it and save it once.")
+    start, end = interval or intervals.of_a_run_by_hand(pipeline, action)
     try:
         with transaction.atomic():
             run = Run.objects.create(
@@ -47,6 +52,8 @@ def request_run(
                 trigger=trigger,
                 action=action,
                 action_options=dict(options or {}),
+                data_interval_start=start,
+                data_interval_end=end,
                 requested_by=by,
                 priority=priorities.asked_for(pipeline),
                 idempotency_key=idempotency_key or None,
@@ -75,7 +82,18 @@ def _requested_before(by: Any, key: str, digest: str) -> Run | None:
 
 def run_again(run: Run, *, by: Any) -> Run:
     """Queue a new run that does the same, with the pipeline's definition as it is now."""
-    again, _ = request_run(run.pipeline, trigger=Trigger.MANUAL, by=by, action=run.action, options=run.action_options)
+    start, end = intervals.of(run) or intervals.NONE
+    asked = giving.check(run.pipeline, run.action, run.action_options.get("parameters") or {}, start, end)
+    for error in asked.errors.values():
+        raise RunRefused(error.code, error.message, error.hint)
+    again, _ = request_run(
+        run.pipeline,
+        trigger=Trigger.MANUAL,
+        by=by,
+        action=run.action,
+        options=run.action_options,
+        interval=asked.interval,
+    )
     return again
 
 

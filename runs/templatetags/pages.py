@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from pipelines.forms.parameters import typed
 from runs import charts, part_queries, receipts
 from runs.models import Attempt, Run, RunAction
 from runs.part_queries import Counts
@@ -147,3 +148,9 @@ def address(context: dict[str, Any], **changes: Any) -> str:
         else:
             query[name] = value
     return f"?{query.urlencode()}"
+
+
+@register.filter
+def as_typed(value: Any) -> str:
+    """The value of a parameter as a person would type it."""
+    return typed(value) if value is not None else "NULL"

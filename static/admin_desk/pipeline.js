@@ -24,7 +24,12 @@ document.addEventListener("formset:removed", pickSchedules);
 /** The table or the query: the one that is shown will be sent. */
 function reads() {
   const isQuery = table.closest(".field-row").hidden || (!table.value.trim() && query.value.trim());
-  return isQuery ? { query: query.value } : { table: table.value };
+  return isQuery ? asked() : { table: table.value };
+}
+
+/** The query with what it may name. */
+function asked() {
+  return { query: query.value, parameters: document.getElementById("id_parameters")?.value ?? "" };
 }
 
 function pickSchedules() {
@@ -70,7 +75,7 @@ function browse() {
   const place = { table: el("div", { class: "desk-finder", "aria-live": "polite" }), query: el("div", { class: "desk-finder", "aria-live": "polite" }) };
   const under = (input, ...parts) => input.closest(".grow.relative").append(...parts);
   under(table, el("div", { class: "desk-row" }, button("Browse tables", datasets), button("Preview", () => preview({ table: table.value }, place.table))), place.table);
-  under(query, el("div", { class: "desk-row" }, button("Check query", check), button("Preview", () => preview({ query: query.value }, place.query))), place.query);
+  under(query, el("div", { class: "desk-row" }, button("Check query", check), button("Preview", () => preview(asked(), place.query))), place.query);
 
   const rows = { table: table.closest(".field-row"), query: query.closest(".field-row") };
   const tabs = {
@@ -152,7 +157,7 @@ function browse() {
 
   async function check() {
     place.query.replaceChildren(el("p", { class: "desk-quiet" }, "Checking…"));
-    const answer = await ask(urls().describe, { data: { connection: source.value, query: query.value } });
+    const answer = await ask(urls().describe, { data: { connection: source.value, ...asked() } });
     if (answer.error) return place.query.replaceChildren(note(answer.error));
     const cost = answer.bytes === null ? "" : ` It reads ${size(answer.bytes)}.`;
     place.query.replaceChildren(

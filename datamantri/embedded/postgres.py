@@ -33,10 +33,13 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",  # paths of checkouts can be longer than a socket's name may be
     "max_connections": "200",
-    "shared_buffers": "192MB",
+    "shared_buffers": "256MB",
     "maintenance_work_mem": "128MB",
     # Nobody replicates it: a table that is loaded in the transaction that made it needs no WAL.
     "wal_level": "minimal",
+    # Loads in parts write it: no segment is written twice, and its buffer holds more than one of their messages.
+    "wal_init_zero": "off",
+    "wal_buffers": "16MB",
     "max_wal_senders": "0",
     "backend_flush_after": "1MB",  # what such a load must have on the disk by its commit is on its way there
     "max_wal_size": "3GB",

@@ -11,11 +11,13 @@ from rest_framework.routers import SimpleRouter
 
 from datamantri.api_errors import NothingHere
 from pipelines.api import ConnectionViewSet, PipelineViewSet
+from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
 from runs.api_pools import PoolViewSet
 
 router = SimpleRouter(use_regex_path=False)
 router.register("connections", ConnectionViewSet, basename="connection")
+router.register("calendars", CalendarViewSet, basename="calendar")
 router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
@@ -24,6 +26,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),
     path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
+    path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),
     path("", include(router.urls)),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
     path("docs/", login_required(SpectacularSwaggerView.as_view(url_name="api-schema")), name="api-docs"),

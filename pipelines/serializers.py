@@ -15,11 +15,11 @@ from connectors import registry
 from connectors.options import secret_names
 from connectors.parameters import TYPES
 from connectors.preflight import COSTS, ColumnPlan, Preflight
-from pipelines import dependencies, objections, schedules
+from pipelines import dependencies, objections, schedules, upcoming
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from pipelines.dependencies import DependencySpec
-from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Priority, Schedule
-from pipelines.services import ScheduleSpec
+from pipelines.models import Calendar, Connection, Dependency, Pipeline, PipelineState, Pool, Priority, Schedule
+from pipelines.specs import ScheduleSpec
 
 
 class ConnectionSerializer(serializers.ModelSerializer[Connection]):
@@ -84,11 +84,34 @@ class ScheduleSerializer(NoUnknownFields, serializers.Serializer[Schedule]):
     every_s = serializers.IntegerField(
         default=None, allow_null=True, min_value=1, max_value=schedules.MAX_EVERY_S, help_text="An interval's seconds."
     )
+    active_from = serializers.DateTimeField(
+        default=None, allow_null=True, help_text="No tick before it. Intervals count from here."
+    )
+    active_until = serializers.DateTimeField(default=None, allow_null=True, help_text="No tick after it.")
+    calendar = serializers.PrimaryKeyRelatedField(
+        queryset=Calendar.objects.all(),
+        pk_field=serializers.UUIDField(),
+        default=None,
+        allow_null=True,
+        help_text="Ticks that it closes are skipped.",
+    )
+    jitter_s = serializers.IntegerField(
+        default=0,
+        min_value=0,
+        max_value=schedules.MAX_JITTER_S,
+        help_text="Runs start up to so many seconds later; what they are scheduled for stays the same.",
+    )
     words = serializers.SerializerMethodField()
     next_due = serializers.DateTimeField(read_only=True)
 
     def get_words(self, schedule: Schedule) -> str:
-        return schedules.in_words(schedules.Rule.of(schedule))
+        return ScheduleSpec.of(schedule).words
+
+
+def spec_of(rule: dict[str, Any]) -> ScheduleSpec:
+    """What ScheduleSerializer read; a partial update leaves defaults out, but schedules are given as a whole."""
+    calendar = rule.get("calendar")
+    return ScheduleSpec(**{"kind": Schedule.Kind.CRON, **rule, "calendar": calendar.name if calendar else ""})
 
 
 class DependencySerializer(NoUnknownFields, serializers.ModelSerializer[Dependency]):
@@ -257,8 +280,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
     def get_next_due(self, pipeline: Pipeline) -> datetime | None:
         if pipeline.state != PipelineState.ACTIVE:
             return None
-        due = [schedule.next_due for schedule in pipeline.current_schedules if schedule.next_due]  # type: ignore[attr-defined]
-        return min(due, default=None)
+        found = upcoming.next_of(pipeline.current_schedules)  # type: ignore[attr-defined]
+        return found[0] if found else None
 
     def validate_state(self, state: str) -> str:
         if self.instance is not None and state != self.instance.state:
@@ -289,8 +312,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
         for refused in dependencies.against(candidate, waits_for) if waits_for is not None else ():
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
-        # A partial update leaves defaults out, of schedules too; but those are given as a whole.
-        specs = None if rules is None else [ScheduleSpec(**{"kind": Schedule.Kind.CRON, **rule}) for rule in rules]
+        specs = None if rules is None else [spec_of(rule) for rule in rules]
         for number, spec in enumerate(specs or ()):
             try:
                 spec.tidy()

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from django.core.paginator import Page, Paginator
 from django.db.models import BooleanField, Prefetch, Q, QuerySet
 from django.db.models.expressions import RawSQL
 from django.db.models.fields.json import KT
-from django.utils import timezone
 
-from pipelines import schedules
+from pipelines import schedules, upcoming
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
+from pipelines.specs import ScheduleSpec
 from runs.models import MOVE_NOTHING, LogLine, Run, Skip
 from runs.states import RunStatus
 
@@ -47,11 +46,11 @@ class Card:
 
 @dataclass(frozen=True)
 class ScheduleView:
-    """A schedule in words, and its next times in its own zone."""
+    """A schedule in words, and its next times in its own zone, with what clocks and calendars do to them."""
 
     words: str
     zone: str
-    next_times: Sequence[datetime]
+    next_times: Sequence[schedules.Upcoming]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class RunsPage:
 
 
 def current_schedules() -> Prefetch:
-    return Prefetch("schedules", Schedule.objects.filter(ends_at__isnull=True), to_attr="current_schedules")
+    current = Schedule.objects.filter(ends_at__isnull=True).select_related("calendar")
+    return Prefetch("schedules", current, to_attr="current_schedules")
 
 
 def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
@@ -105,14 +105,15 @@ def cards(pipelines: Sequence[Pipeline]) -> list[Card]:
 
 
 def schedule_words(pipeline: Pipeline) -> list[str]:
-    return [schedules.in_words(schedules.Rule.of(schedule)) for schedule in pipeline.current_schedules]
+    return [ScheduleSpec.of(schedule).words for schedule in pipeline.current_schedules]
 
 
 def next_due(pipeline: Pipeline) -> datetime | None:
     """When the pipeline runs next by itself."""
     if pipeline.state != PipelineState.ACTIVE:
         return None
-    return min((schedule.next_due for schedule in pipeline.current_schedules if schedule.next_due), default=None)
+    found = upcoming.next_of(pipeline.current_schedules)
+    return found[0] if found else None
 
 
 def find_pipelines(
@@ -137,13 +138,11 @@ def pipelines_page(number: str, **filters: Any) -> tuple[Page[Pipeline], list[Ca
 
 
 def schedule_views(pipeline: Pipeline, *, count: int = 5) -> list[ScheduleView]:
-    now = timezone.now()
-    views = []
-    for schedule in pipeline.schedules.filter(ends_at__isnull=True):
-        rule = schedules.Rule.of(schedule)
-        times = [time.astimezone(ZoneInfo(schedule.zone)) for time in schedules.next_times(rule, now, count)]
-        views.append(ScheduleView(schedules.in_words(rule), schedule.zone, times))
-    return views
+    current = pipeline.schedules.filter(ends_at__isnull=True).select_related("calendar")
+    return [
+        ScheduleView(ScheduleSpec.of(schedule).words, schedule.zone, upcoming.times_of(schedule, count))
+        for schedule in current
+    ]
 
 
 def runs_of(pipeline: Pipeline, *, count: int = CHART) -> list[Run]:

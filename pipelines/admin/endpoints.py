@@ -7,24 +7,23 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, JsonResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.views.decorators.http import require_GET, require_POST
 
 from connectors.base import TextPolicy
-from pipelines import lookups, schedules
+from pipelines import lookups
+from pipelines.admin.meaning import preview_of
 from pipelines.columns import preflight
 from pipelines.forms.parameters import ParametersField
 from pipelines.forms.pipelines import UncheckedForm, destinations, sources
+from pipelines.forms.schedules import ScheduleForm
 from pipelines.given import sample_parameters
 from pipelines.models import Connection, Pipeline
 
 NAMES = ("datasets", "tables", "schemas", "preview", "describe", "columns", "forecast", "schedule")
-LONGEST_NUMBER = 20  # digits; Python refuses to read some thousands of them
 
 
 class PipelineEndpoints:
@@ -83,23 +82,13 @@ class PipelineEndpoints:
         return JsonResponse({"forecast": forecast, "findings": [asdict(finding) for finding in findings]})
 
     def schedule_view(self, request: HttpRequest) -> JsonResponse:
-        """A rule in words with its next five times, while it is being typed."""
-        given = request.GET
-        every = given.get("every_s", "")
-        is_number = every.isascii() and every.isdigit() and len(every) <= LONGEST_NUMBER
-        interval = given.get("kind") == "interval"
-        rule = schedules.Rule(
-            kind="interval" if interval else "cron",
-            cron="" if interval else given.get("cron", ""),
-            zone="UTC" if interval else given.get("zone", ""),
-            every_s=int(every) if interval and is_number else None,
-        )
-        try:
-            schedules.check(rule)
-        except schedules.RuleError as error:
-            message = {"code": "bad_rule", "message": error.message, "hint": error.hint, "field": error.field}
-            return JsonResponse({"error": message})
-        return JsonResponse({"words": schedules.in_words(rule), "next": next_times_said(rule)})
+        """A rule in words with its next times, while it is being typed."""
+        form = ScheduleForm(request.GET)
+        if not form.is_valid():
+            field, messages = next(iter(form.errors.items()))
+            error = {"code": "bad_rule", "message": messages[0], "hint": "", "field": field}
+            return JsonResponse({"error": error})
+        return JsonResponse(preview_of(form.spec))
 
     def _for_definers(self, view: Callable[[HttpRequest], JsonResponse]) -> Callable[[HttpRequest], JsonResponse]:
         def answer(request: HttpRequest) -> JsonResponse:
@@ -117,15 +106,6 @@ class PipelineEndpoints:
 def endpoint_addresses() -> dict[str, str]:
     """Where a page's script finds the endpoints."""
     return {name: reverse(f"admin:pipelines_desk_{name}") for name in NAMES}
-
-
-def next_times_said(rule: schedules.Rule, count: int = 5) -> list[str]:
-    """The next times of a rule, each on the clocks of its zone."""
-    zone = ZoneInfo(rule.zone)
-    return [
-        f"{tick.astimezone(zone):%a %d %b %Y, %H:%M:%S %Z}"
-        for tick in schedules.next_times(rule, timezone.now(), count)
-    ]
 
 
 def _edited(request: HttpRequest) -> Pipeline:

@@ -10,23 +10,25 @@ from django.db.models import QuerySet
 from django.forms import Script
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, StackedInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from pipelines import queries, schedules, services
+from pipelines import queries, services, upcoming
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.dependencies import DependencyInline
-from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses, next_times_said
+from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses
 from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url
+from pipelines.admin.meaning import meaning_of
 from pipelines.admin.revisions import RevisionInline, RevisionPages
 from pipelines.forms.dependencies import DependencyFormSet
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
 from pipelines.models import Pipeline, PipelineState, Schedule
+from pipelines.specs import ScheduleSpec
 
 STATE_COLOURS = {
     PipelineState.ACTIVE.value: "success",
@@ -59,7 +61,10 @@ class ScheduleInline(StackedInline):
     model = Schedule
     form = ScheduleForm
     formset = ScheduleFormSet
-    fields = ("kind", "cron", "every_s", "zone", "meaning")
+    fields = (
+        *("kind", "cron", "every_s", "zone", ("active_from", "active_until"), ("calendar", "jitter_s")),
+        "meaning",
+    )
     readonly_fields = ("meaning",)
     extra = 0
 
@@ -72,12 +77,7 @@ class ScheduleInline(StackedInline):
 
     @display(description="Meaning")
     def meaning(self, schedule: Schedule) -> SafeString:
-        if schedule._state.adding:
-            return format_html('<span class="desk-meaning" data-desk-meaning>{}</span>', "")
-        rule = schedules.Rule.of(schedule)
-        times = format_html_join("", "<li>{}</li>", ((time,) for time in next_times_said(rule)))
-        text = '<span class="desk-meaning" data-desk-meaning><strong>{}</strong><ol>{}</ol></span>'
-        return format_html(text, schedules.in_words(rule), times)
+        return meaning_of(None if schedule._state.adding else ScheduleSpec.of(schedule))
 
     # A schedule is a part of its pipeline: who may change the one may change the other.
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -152,16 +152,16 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
 
     @display(description="schedule")
     def when(self, pipeline: Pipeline) -> str:
-        words = [schedules.in_words(schedules.Rule.of(schedule)) for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
+        words = [ScheduleSpec.of(schedule).words for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
         return "; ".join(words) or "By hand"
 
     @display(description="next")
     def next_tick(self, pipeline: Pipeline) -> str:
         """The next tick, on the clocks of the schedule it comes from."""
-        due = [(s.next_due, s.zone) for s in pipeline.current_schedules if s.next_due]  # type: ignore[attr-defined]
-        if pipeline.state != PipelineState.ACTIVE or not due:
+        found = upcoming.next_of(pipeline.current_schedules)  # type: ignore[attr-defined]
+        if pipeline.state != PipelineState.ACTIVE or found is None:
             return "-"
-        tick, zone = min(due)
+        tick, zone = found
         return f"{tick.astimezone(ZoneInfo(zone)):%a %d %b, %H:%M %Z}"
 
     # The form ---------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from typing import Any
 
 from connectors.base import column_from_json
 from connectors.types import bigquery_type
-from pipelines import schedules
 from pipelines.dependencies import in_words
 from pipelines.files.fields import Field
 from pipelines.files.values import Values, spec_of
@@ -118,7 +117,7 @@ Entries = dict[tuple[str, str], str]
 
 
 def _schedules(value: Any) -> Entries:
-    return {("Schedule", str(each)): schedules.in_words(schedules.Rule.of(spec_of(each))) for each in value}
+    return {("Schedule", str(each)): spec_of(each).words for each in value}
 
 
 def _dependencies(value: Any) -> Entries:

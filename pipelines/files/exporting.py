@@ -8,10 +8,10 @@ from typing import Any
 from pipelines import queries
 from pipelines.files import fields, text, values
 from pipelines.files.schema import VERSION
-from pipelines.models import Connection, PipelineState, Pool
+from pipelines.models import Calendar, Connection, PipelineState, Pool
 from pipelines.services import ScheduleSpec
 
-SECTIONS = ("connections", "pools", "pipelines")
+SECTIONS = ("connections", "calendars", "pools", "pipelines")
 HEAD = """\
 Definitions of DataMantri, for `manage.py apply`. Secrets are never in here.
 What is not said is as usual; `manage.py export --schema` tells all that can be said."""
@@ -20,7 +20,8 @@ What is not said is as usual; `manage.py export --schema` tells all that can be 
 def export(only: Collection[str] = SECTIONS) -> str:
     """All but secrets and what is archived; sections and names in one order."""
     made: dict[str, Any] = {"version": VERSION}
-    for name, section in (("connections", _connections), ("pools", _pools), ("pipelines", _pipelines)):
+    writers = {"connections": _connections, "calendars": _calendars, "pools": _pools, "pipelines": _pipelines}
+    for name, section in writers.items():
         if name in only and (found := section()):
             made[name] = dict(sorted(found.items()))
     return text.write(made, HEAD)
@@ -35,6 +36,10 @@ def _connection(connection: Connection) -> dict[str, Any]:
     spared = values.spared(fields.CONNECTION, has)
     options = values.spared(fields.options_of(connection.kind), has)
     return {"kind": spared.pop("kind"), "options": options, **spared}
+
+
+def _calendars() -> dict[str, Any]:
+    return {each.name: values.spared(fields.CALENDAR, values.of_calendar(each)) for each in Calendar.objects.all()}
 
 
 def _pools() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a file says of pools, connections and pipelines: the one list that schema, reading, writing and diffs go by.
+"""What a file says of each kind of definition: the one list that schema, reading, writing and diffs go by.
 
 Labels, help, defaults and limits are those of the models and of the connectors' options; a pipeline has what its form
 has.
@@ -22,7 +22,7 @@ from connectors import registry
 from connectors.parameters import TYPES
 from pipelines import schedules
 from pipelines.forms.pipelines import PipelineForm
-from pipelines.models import Connection, DependencyRule, GiveUp, Pipeline, Pool, Priority
+from pipelines.models import Calendar, Connection, DependencyRule, GiveUp, Pipeline, Pool, Priority
 from pipelines.models.dependencies import LONGEST_OFFSET_S, LONGEST_WAIT_HOURS
 
 TEXT, NUMBER, SWITCH, LIST = "string", "integer", "boolean", "array"
@@ -76,6 +76,20 @@ _SCHEDULE: Schema = {
             "maximum": schedules.MAX_EVERY_S,
             "description": "An interval in seconds, in place of a cron text.",
         },
+        "active_from": {
+            "type": TEXT,
+            "description": "No tick before it, and intervals count from here: on the clocks of the zone, for example "
+            "2026-12-01T06:00, or with an offset.",
+        },
+        "active_until": {"type": TEXT, "description": "No tick after it."},
+        "calendar": {"type": TEXT, "minLength": 1, "description": "The name of the calendar that closes ticks of it."},
+        "jitter_s": {
+            "type": NUMBER,
+            "minimum": 0,
+            "maximum": schedules.MAX_JITTER_S,
+            "default": 0,
+            "description": "Runs start up to so many seconds later.",
+        },
     },
     "oneOf": [{"required": ["cron"]}, {"required": ["every_s"]}],
     "dependentRequired": {"zone": ["cron"]},
@@ -127,6 +141,11 @@ _SPECIAL: dict[str, Schema] = {
     "parameters": {"type": "object", "additionalProperties": _PARAMETER},
     "column_rules": {"type": "object", "additionalProperties": _COLUMN_RULE},
     "indexes": {"type": LIST, "items": _INDEX},
+    "closed": {
+        "type": LIST,
+        "items": {"type": TEXT, "maxLength": schedules.MAX_LINE_LENGTH},
+        "maxItems": schedules.MAX_LINES,
+    },
     # What is archived here is archived by hand, or for not being in the file.
     "state": {"type": TEXT, "enum": ["active", "paused"]},
 }
@@ -202,6 +221,7 @@ def _schema_of(of: Any, choices: Mapping[Any, str]) -> Schema:
     return schema
 
 
+CALENDAR = _of_model(Calendar, "zone", "closed", "description")
 POOL = _of_model(Pool, "slots", "description")
 CONNECTION = _of_model(Connection, "kind", "max_running")
 PIPELINE = (

@@ -23,6 +23,7 @@ def schema() -> Schema:
         "properties": {
             "version": {"const": VERSION, "description": "Of this format."},
             "connections": _by_name("Systems to read from and write to, without their secrets.", 100, _connection()),
+            "calendars": _by_name("Times in which schedules start nothing.", 100, _entry(fields.CALENDAR)),
             "pools": _by_name("Slots that pipelines share.", 100, _entry(fields.POOL)),
             "pipelines": _by_name("What to move, how and when.", 200, _entry(fields.PIPELINE)),
         },

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from connectors import parameters
-from pipelines import tidy
+from pipelines import schedules, tidy
 from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
 from pipelines.files.fields import Field
-from pipelines.models import Connection, Dependency, Pipeline, Pool
-from pipelines.services import ScheduleSpec
+from pipelines.models import Calendar, Connection, Dependency, Pipeline, Pool
+from pipelines.specs import WINDOW, ScheduleSpec
 
 Values = dict[str, Any]
 
@@ -26,6 +28,8 @@ def canonical(name: str, value: Any) -> Any:
         return [tidy.name(each) for each in value]
     if name == "dependencies":
         return sorted(value, key=lambda each: str(each.get("pipeline", "")))
+    if name == "closed":
+        return [" ".join(line.split()) for line in value if line.strip()]
     if name == "indexes":
         return [_index(index) for index in value]
     if name == "parameters":
@@ -59,6 +63,10 @@ def of_pool(pool: Pool) -> Values:
     return filled(fields.POOL, {field.name: getattr(pool, field.name) for field in fields.POOL})
 
 
+def of_calendar(calendar: Calendar) -> Values:
+    return filled(fields.CALENDAR, {field.name: getattr(calendar, field.name) for field in fields.CALENDAR})
+
+
 def of_connection(connection: Connection) -> Values:
     """The options lie among the rest: the fields of its kind follow those that all have."""
     plain = {field.name: getattr(connection, field.name) for field in fields.CONNECTION}
@@ -86,9 +94,22 @@ def of_schedules(specs: Iterable[ScheduleSpec]) -> list[Values]:
 
 
 def _of_schedule(spec: ScheduleSpec) -> Values:
-    if spec.kind == "interval":
-        return {"every_s": spec.every_s}
-    return {"cron": spec.cron, **({"zone": spec.zone} if spec.zone != "UTC" else {})}
+    is_cron = spec.kind == "cron"
+    values: Values = {"cron": spec.cron} if is_cron else {"every_s": spec.every_s}
+    if is_cron and spec.zone != "UTC":
+        values["zone"] = spec.zone
+    for name in WINDOW:
+        if moment := getattr(spec, name):
+            values[name] = _on_the_clock(moment, spec.zone)
+    return values | {name: value for name in ("calendar", "jitter_s") if (value := getattr(spec, name))}
+
+
+def _on_the_clock(moment: datetime, zone: str) -> str:
+    """A wall time of the zone, with its offset only where it would mean another instant without."""
+    local = moment.astimezone(schedules.zone_of(zone))
+    wall = local.replace(tzinfo=None)
+    is_plain = schedules.instant_of(wall, schedules.zone_of(zone)) == moment
+    return (wall if is_plain else local).isoformat(timespec="auto" if wall.second or wall.microsecond else "minutes")
 
 
 def of_dependencies(named: Iterable[tuple[str, DependencySpec]]) -> list[Values]:
@@ -108,6 +129,16 @@ def dependency_of(upstream: UUID, entry: Mapping[str, Any]) -> DependencySpec:
 
 def spec_of(schedule: Mapping[str, Any]) -> ScheduleSpec:
     """The rule that a file's entry means; raises RuleError if it is none."""
-    if "every_s" in schedule:
-        return ScheduleSpec("interval", every_s=schedule["every_s"]).tidy()
-    return ScheduleSpec("cron", cron=schedule["cron"], zone=schedule.get("zone", "UTC")).tidy()
+    kind = "interval" if "every_s" in schedule else "cron"
+    zone = schedules.zone_of(schedule.get("zone", "UTC"))
+    window = {name: _moment(name, schedule[name], zone) for name in WINDOW if name in schedule}
+    return ScheduleSpec(**{"kind": kind, **schedule, **window}).tidy()
+
+
+def _moment(name: str, text: str, zone: ZoneInfo) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        hint = "Write for example 2026-12-01T06:00, on the clocks of the zone."
+        raise schedules.RuleError(name, f"{text[:40]} is no date and time.", hint) from None
+    return moment if moment.tzinfo else schedules.instant_of(moment, zone)

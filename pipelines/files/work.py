@@ -15,8 +15,8 @@ from django.db import models
 
 from connectors import registry
 from connectors.errors import ConnectorError
+from pipelines import calendars, objections, queries, schedules, services
 from pipelines import dependencies as graph
-from pipelines import objections, queries, schedules, services
 from pipelines.dependencies import DependencySpec
 from pipelines.files import fields, values
 from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
@@ -24,7 +24,7 @@ from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
 from pipelines.files.values import Values
-from pipelines.models import Connection, Pipeline, PipelineState, Pool
+from pipelines.models import Calendar, Connection, Pipeline, PipelineState, Pool
 from pipelines.services import PipelineRefused, ScheduleSpec
 
 # One at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
@@ -66,6 +66,7 @@ class Work:
         self.plan = Plan()
         self.connections: dict[str, Connection] = {}
         self.pools: dict[str, Pool] = {}
+        self.calendars: dict[str, Calendar] = {}
         self.pipelines: dict[str, Pipeline] = {}
 
     def do(self) -> Plan:
@@ -74,6 +75,8 @@ class Work:
         graph.lock()
         self.connections = {each.name: each for each in Connection.objects.select_for_update()}
         self.pools = {each.name: each for each in Pool.objects.select_for_update()}
+        self.calendars = {each.name: each for each in Calendar.objects.select_for_update()}
+        self._each("calendars", self.calendars, self._calendar)
         self._each("pools", self.pools, self._pool)
         self._each("connections", self.connections, self._connection)
         if self.problems:
@@ -95,7 +98,7 @@ class Work:
             row = known.get(name)
             try:
                 one(name, entry, row)
-            except (ConnectorError, PipelineRefused) as refused:
+            except (ConnectorError, PipelineRefused, schedules.RuleError) as refused:
                 in_options = section == "connections" and refused.field not in ("", "name", "kind")
                 self._refuse((section, name, *(("options",) if in_options else ())), refused)
 
@@ -115,7 +118,22 @@ class Work:
         flag = ADDITION if sign == ADDED else CHANGE
         LogEntry.objects.log_actions(by.pk, [row], flag, self.wish.note, single_object=True)
 
-    # Pools and connections --------------------------------------------------------------------
+    # Calendars, pools and connections ---------------------------------------------------------
+
+    def _calendar(self, name: str, entry: Values, calendar: Calendar | None) -> None:
+        wanted = values.filled(fields.CALENDAR, entry)
+        if calendar is None:
+            made = self.calendars[name] = Calendar(name=name, **wanted)
+            calendars.save_calendar(made, by=self.wish.by)
+            return self._told(ADDED, made, Change(ADDED, "calendar", name, first(fields.CALENDAR, wanted)))
+        before = values.of_calendar(calendar)
+        changes, note = between(fields.CALENDAR, before, wanted), _renamed(calendar, name)
+        if not changes and not note:
+            self.plan.unchanged += 1
+            return None
+        _set(calendar, before, {**wanted, "name": name})
+        calendars.save_calendar(calendar, by=self.wish.by)
+        return self._told(CHANGED, calendar, Change(CHANGED, "calendar", name, changes, note))
 
     def _pool(self, name: str, entry: Values, pool: Pool | None) -> None:
         wanted = values.filled(fields.POOL, entry)
@@ -264,6 +282,9 @@ class Work:
                 spec = values.spec_of(schedule)
             except schedules.RuleError as error:
                 self._refuse(place, error)
+                continue
+            if spec.calendar and spec.calendar not in self.calendars:
+                self._refuse(place, _nameless("calendar", spec.calendar, "calendar"))
                 continue
             if spec in specs:
                 self._refuse(place, PipelineRefused("twice", "The same schedule is there twice.", "Take one out."))

@@ -15,30 +15,41 @@ length. Ticks lie in the rule's window, both ends included. What a calendar clos
 
 from __future__ import annotations
 
-from pipelines.schedules.calendars import Closure, Closures, tidy_lines
+from pipelines.schedules.calendars import MAX_LINE_LENGTH, MAX_LINES, Closure, Closures, tidy_lines
+from pipelines.schedules.clocks import instant_of, zone_of
 from pipelines.schedules.cron import MAX_CRON_LENGTH, crontab_fields, parse
 from pipelines.schedules.errors import RuleError
 from pipelines.schedules.jitter import MAX_JITTER_S, start_of
+from pipelines.schedules.preview import TIMES, Upcoming, next_clock_change, upcoming
 from pipelines.schedules.rules import MAX_EVERY_S, Rule, check
 from pipelines.schedules.ticks import due_times, next_time, next_times, previous_time
-from pipelines.schedules.words import in_words
+from pipelines.schedules.words import in_words, span_in_words
 
 __all__ = [
     "MAX_CRON_LENGTH",
     "MAX_EVERY_S",
     "MAX_JITTER_S",
+    "MAX_LINES",
+    "MAX_LINE_LENGTH",
+    "TIMES",
     "Closure",
     "Closures",
     "Rule",
     "RuleError",
+    "Upcoming",
     "check",
     "crontab_fields",
     "due_times",
     "in_words",
+    "instant_of",
+    "next_clock_change",
     "next_time",
     "next_times",
     "parse",
     "previous_time",
+    "span_in_words",
     "start_of",
     "tidy_lines",
+    "upcoming",
+    "zone_of",
 ]

@@ -38,6 +38,11 @@ def instants(wall: datetime, zone: ZoneInfo) -> tuple[datetime, datetime | None]
     return _jump(as_utc - after, as_utc - before, zone), None
 
 
+def instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
+    """The instant of a wall time: the first of two, the first that exists."""
+    return instants(wall, zone)[0]
+
+
 def _jump(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
     """The first second in (low, high] with the offset of `high`: where the clocks jump."""
     offset = high.astimezone(zone).utcoffset()

@@ -20,7 +20,7 @@ MOST_OF_A_DAY = 4
 
 @dataclass(frozen=True)
 class Upcoming:
-    """One tick. `note`: what the clocks do on its day; `closed`: in which words a calendar closes it, or "-"."""
+    """One tick. `note`: what the clocks do on its day; `closed`: the words of the line that closes it, or "-"."""
 
     at: datetime
     zone: str

@@ -20,11 +20,17 @@ def in_words(rule: Rule) -> str:
 
 
 def _interval_in_words(every_s: int) -> str:
-    for length, name in ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
-        if every_s >= length and every_s % length == 0:
-            count = every_s // length
-            return f"Every {name}" if count == 1 else f"Every {count} {name}s"
-    raise RuleError("every_s", "An interval is at least one second.")
+    if every_s < 1:
+        raise RuleError("every_s", "An interval is at least one second.")
+    return f"Every {span_in_words(every_s).removeprefix('1 ')}"
+
+
+def span_in_words(seconds: int) -> str:
+    """As in "90 seconds" or "2 weeks": in the largest unit that it is whole in."""
+    units = ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    length, name = next((unit for unit in units if seconds >= unit[0] and seconds % unit[0] == 0), units[-1])
+    count = seconds // length
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _evenly(index: int, field: str, numbers: Sequence[int]) -> str:

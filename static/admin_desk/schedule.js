@@ -80,6 +80,8 @@ export function pickSchedule(place) {
   const plain = { kind: field("kind"), cron: field("cron"), zone: field("zone"), every_s: field("every_s") };
   if (!plain.kind || !plain.cron || drawn.has(plain.cron)) return;
   drawn.add(plain.cron);
+  // What goes with a rule, and is told in its meaning, but picked by nobody.
+  const others = ["active_from", "active_until", "calendar", "jitter_s"].map(field).filter(Boolean);
   // The admin copies rows as text when one above is removed: what it copied of a picker is dead.
   place.querySelector(".desk-picker")?.remove();
   const inputs = makeInputs();
@@ -115,12 +117,16 @@ export function pickSchedule(place) {
   }
 
   const rule = () => Object.fromEntries(Object.entries(plain).map(([name, input]) => [name, input.value]));
-  const say = explainer(place, rule);
+  const more = () => Object.fromEntries(others.map((input) => [input.name.replace(/^.*-/, ""), input.value]));
+  const say = explainer(place, () => ({ ...rule(), ...more() }));
 
   function explain() {
     // Such a copy also takes attributes, not values: keep them the same.
     for (const option of plain.kind.options) option.toggleAttribute("selected", option.selected);
-    for (const name of ["cron", "zone", "every_s"]) plain[name].setAttribute("value", plain[name].value);
+    for (const input of [plain.cron, plain.zone, plain.every_s, ...others]) {
+      if (input.options) for (const option of input.options) option.toggleAttribute("selected", option.selected);
+      else input.setAttribute("value", input.value);
+    }
     // An interval knows no zone.
     rowOf(plain.zone).hidden = plain.kind.value === "interval";
     say();
@@ -132,7 +138,7 @@ export function pickSchedule(place) {
     if (!target.checkValidity()) show(read(rule()));
   });
   plain.cron.addEventListener("input", typed);
-  plain.zone.addEventListener("input", explain);
+  for (const input of [plain.zone, ...others]) input.addEventListener("input", explain);
   show(read(rule()));
   explain();
 }
@@ -201,11 +207,19 @@ function explainer(place, rule) {
     try {
       const answer = await ask(`${urls().schedule}?${new URLSearchParams(now)}`, { signal: asked.signal });
       if (answer.error) return spot.replaceChildren(el("span", { class: "desk-error" }, `${answer.error.message} ${answer.error.hint ?? ""}`));
-      spot.replaceChildren(el("strong", {}, answer.words), el("ol", {}, ...answer.next.map((time) => el("li", {}, time))));
+      const rest = [answer.ends, answer.change].filter(Boolean).map((text) => el("p", {}, text));
+      spot.replaceChildren(el("strong", {}, answer.words), el("ol", {}, ...answer.next.map(timeOf)), ...rest);
     } catch (error) {
       if (error.name !== "AbortError") throw error;
     }
   });
+}
+
+/** One of the next times: on the clocks of the zone, in UTC, and what clocks or a calendar do to it. */
+function timeOf({ local, utc, note, closed }) {
+  const notes = [closed, note].filter(Boolean).join(", ");
+  return el("li", closed ? { class: "desk-closed" } : {}, el("span", {}, local),
+    ...(utc ? [el("span", {}, utc)] : []), ...(notes ? [el("em", {}, notes)] : []));
 }
 
 /** The row in which the admin, or one of our pages, draws a field. */

@@ -19,6 +19,8 @@ def test_the_schema_is_valid_and_gives_no_warnings():
     assert operations == {
         ("get", "connections/"), ("get", "connections/{id}/"), ("patch", "connections/{id}/"),
         ("get", "pools/"), ("post", "pools/"), ("get", "pools/{id}/"), ("patch", "pools/{id}/"),
+            ("get", "calendars/"), ("post", "calendars/"), ("get", "calendars/{id}/"), ("patch", "calendars/{id}/"),
+            ("delete", "calendars/{id}/"), ("post", "schedules/preview/"),
         ("delete", "pools/{id}/"),
         ("get", "pipelines/"), ("post", "pipelines/"), ("get", "pipelines/{id}/"), ("patch", "pipelines/{id}/"),
         ("get", "pipelines/{id}/columns/"),

@@ -26,10 +26,16 @@ HTML = """
   <div class="group"><input name="x-cron"></div>
   <div class="group"><input name="x-zone" value="UTC"></div>
   <div class="group"><input name="x-every_s" type="number"></div>
+  <div class="group"><input name="x-active_from" type="datetime-local"><input name="x-jitter_s"></div>
+  <div class="group">
+    <select name="x-calendar"><option value="">None</option><option value="17">Holidays</option></select>
+  </div>
   <p data-desk-meaning></p>
 </form>
 <script type="module" src="/admin_desk/schedule_page.js"></script>
 """
+
+NEXT = [{"local": "<i>soon</i>", "utc": "later", "note": "the clocks go back", "closed": "skipped: Holidays"}]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
@@ -44,7 +50,9 @@ def answer(route: Route) -> None:
     else:
         asked = {name: values[0] for name, values in parse_qs(urlsplit(route.request.url).query).items()}
         words = f"<b>{asked.get('cron') or asked.get('every_s')}</b>"
-        route.fulfill(body=json.dumps({"words": words, "next": ["soon"]}), content_type="application/json")
+        route.fulfill(
+            body=json.dumps({"words": words, "next": NEXT, "change": "", "ends": ""}), content_type="application/json"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +155,18 @@ def test_the_meaning_follows_and_is_text(page):
     page.wait_for_function("document.querySelector('[data-desk-meaning]').textContent.includes('0 6 * * *')")
     assert page.inner_text("[data-desk-meaning] strong") == "<b>0 6 * * *</b>"
     assert page.get_attribute("[data-desk-meaning]", "aria-live") == "polite"
+    assert page.eval_on_selector_all("[data-desk-meaning] li *", "all => all.map((each) => each.textContent)") == [
+        "<i>soon</i>", "later", "skipped: Holidays, the clocks go back",
+    ]  # fmt: skip
+
+
+def test_the_meaning_is_asked_for_with_all_that_goes_with_the_rule(page):
+    page.fill("[name=x-cron]", "0 6 * * *")
+    for name, value in (("active_from", "2026-12-01T06:00"), ("jitter_s", "600"), ("calendar", "17")):
+        with page.expect_request(lambda request: "/schedule/" in request.url) as asked:
+            if name == "calendar":
+                page.select_option(f"[name=x-{name}]", value)
+            else:
+                page.fill(f"[name=x-{name}]", value)
+        assert f"{name}={value.replace(':', '%3A')}" in asked.value.url
+        assert "cron=0+6" in asked.value.url

@@ -284,12 +284,13 @@ def test_look_ups_need_a_connection_and_something_to_read(admin_client, source):
 # Schedules while they are typed ---------------------------------------------------------------
 
 
-def test_a_rule_is_said_in_words_with_its_next_five_times_in_its_zone(admin_client):
+def test_a_rule_is_said_in_words_with_its_next_ten_times_in_its_zone_and_in_utc(admin_client):
     rule = {"kind": "cron", "cron": "30 6 * * 1-5", "zone": "Europe/Berlin", "every_s": ""}
     answer = admin_client.get(f"{DESK}schedule/", rule).json()
     assert "06:30" in answer["words"]
-    assert len(answer["next"]) == 5
-    assert all("06:30:00 CE" in time for time in answer["next"])
+    assert len(answer["next"]) == 10
+    assert all("06:30 CE" in time["local"] and ":30 UTC" in time["utc"] for time in answer["next"])
+    assert "the clocks go" in answer["change"]
 
 
 def test_an_interval_is_said_in_words(admin_client):

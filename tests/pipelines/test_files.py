@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,29 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from jsonschema import Draft202012Validator
 
-from pipelines import lookups, queries, services
+from pipelines import calendars, lookups, queries, services
 from pipelines.files import fields, text
 from pipelines.files.applying import Overtaken, apply, plan
 from pipelines.files.exporting import export
 from pipelines.files.schema import schema
 from pipelines.files.work import Wish
 from pipelines.forms.pipelines import PipelineForm
-from pipelines.models import Connection, Pipeline, PipelineState, Pool, Priority, Revision
+from pipelines.models import Calendar, Connection, Pipeline, PipelineState, Pool, Priority, Revision
 from pipelines.services import ScheduleSpec
 
 pytestmark = pytest.mark.django_db
 DAILY = ScheduleSpec("cron", "30 6 * * 1-5", "Europe/Berlin")
 QUARTER = ScheduleSpec("interval", every_s=900)
+WINDOW = ScheduleSpec(
+    "cron",
+    "0 * * * *",
+    "Europe/Berlin",
+    # The second of two: a wall time without an offset would be the first.
+    active_from=datetime(2026, 10, 25, 1, 30, tzinfo=UTC),
+    active_until=datetime(2027, 6, 1, 4, 0, 5, tzinfo=UTC),
+    calendar="off",
+    jitter_s=30,
+)
 QUERY = "SELECT id, -- no: 1e3\n\tamount \nFROM `sales.orders`\n\n  WHERE day > '2024-01-01'"
 
 
@@ -41,12 +52,14 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
     """One pipeline in which every field says something, one in which none does, and one of each in between."""
     pool = Pool(name="no", slots=3, description="Shared: by all\nof them")
     services.save_pool(pool)
+    closed = ["2026-12-24", "every Sun 02:00-04:00 no: #1"]
+    calendars.save_calendar(Calendar(name="off", zone="Asia/Kolkata", closed=closed, description="~"), by=None)
     Connection.objects.filter(pk=source.pk).update(max_running=4)
     Connection.objects.filter(pk=destination.pk).update(
         options={**destination.options, "sslrootcert": "-----BEGIN-----\nMIIB\n-----END-----"}
     )
     full = make_pipeline(
-        "1e3", schedules=[DAILY, QUARTER], source_table="", source_query=QUERY, description="# über\r\nzwei",
+        "1e3", schedules=[DAILY, QUARTER, WINDOW], source_table="", source_query=QUERY, description="# über\r\nzwei",
         state="paused", target_schema="on", target_table="orders", adopt_target=True, write_disposition="merge",
         merge_key=["id", "day"], cursor_column="2024-01-01", incremental=True, lookback=60, initial_value="2024-01-01",
         guard_zero_rows=False, guard_shrink_percent=None, held_days=3, load_method="staged", text_policy="strip",
@@ -64,7 +77,7 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
 
 def empty_the_installation() -> None:
     Pipeline.objects.update(revision=None)
-    for model in (Pipeline, Connection, Pool):
+    for model in (Pipeline, Connection, Pool, Calendar):
         model.objects.all().delete()
 
 
@@ -91,7 +104,7 @@ def test_an_export_applied_to_an_empty_installation_exports_the_same_bytes(every
     definitions = {each.name: services.definition_of(each) for each in everything}
     empty_the_installation()
     said = applied(before, tmp_path)
-    assert "6 to add, 0 to change, 0 to archive" in said
+    assert "7 to add, 0 to change, 0 to archive" in said
     assert export() == before
     for pipeline in Pipeline.objects.all():
         definition, old = services.definition_of(pipeline), definitions[pipeline.name]
@@ -106,7 +119,7 @@ def test_applying_twice_changes_nothing_and_says_so(everything, tmp_path):
     revisions = Revision.objects.count()
     schedules = list(queries.current_schedules().values_list("pk"))
     said = applied(content, tmp_path)
-    assert "Nothing to change: 6 as the file says already." in said
+    assert "Nothing to change: 7 as the file says already." in said
     assert (Revision.objects.count(), list(queries.current_schedules().values_list("pk"))) == (revisions, schedules)
     assert Pipeline.objects.get(name="1e3").description == "# über\r\nzwei"  # written otherwise, and the same
 
@@ -199,7 +212,7 @@ def test_a_plan_tells_what_changes_in_the_words_of_the_form(everything, tmp_path
         "    + Schedule: At 00:00, every day (UTC)\n",
         "    ~ Column amount: as numeric(12,2) → as text\n",
         "        -\tamount \n        +\tamount, vat\n",
-        "0 to add, 1 to change, 0 to archive; 5 as the file says already.\n",
+        "0 to add, 1 to change, 0 to archive; 6 as the file says already.\n",
     ):
         assert line in said
     pipeline = Pipeline.objects.get(name="1e3")
@@ -349,6 +362,11 @@ AT = "    schedules:\n      - "
         (HEAD + "    pool: none such\n", ":8: pipelines/A/pool: ", "no_such_name"),
         (HEAD + "    write_disposition: merge\n", ":3: pipelines/A/merge_key: ", "merge_key_missing"),
         (HEAD + AT + "cron: 61 * * * *\n", ":9: pipelines/A/schedules/0/cron: ", "bad_rule"),
+        (HEAD + AT + "every_s: 5\n        calendar: Off\n", ":10: pipelines/A/schedules/0/calendar: ", "no_such_name"),
+        (HEAD + AT + "every_s: 5\n        active_from: soon\n", ":10: pipelines/A/schedules/0/active_from: ",
+         "bad_rule"),
+        (HEAD + AT + "every_s: 5\n        jitter_s: 99999\n", ":10: pipelines/A/schedules/0/jitter_s: ", "max_value"),
+        ("version: 1\ncalendars:\n  Off:\n    closed: [never]\n", ":4: calendars/Off/closed: ", "bad_rule"),
         (HEAD + AT + "cron: '@daily'\n        every_s: 5\n", ":9: pipelines/A/schedules/0: ", "bad_rule"),
         (HEAD + AT + "every_s: 5\n      - every_s: 5\n", ":10: pipelines/A/schedules/1: ", "twice"),
         (HEAD + AT + "cron: * * * * *\n", ":9: ", "bad_yaml"),

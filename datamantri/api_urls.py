@@ -13,6 +13,7 @@ from datamantri.api_errors import NothingHere
 from pipelines.api import ConnectionViewSet, PipelineViewSet
 from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
+from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
 
 router = SimpleRouter(use_regex_path=False)
@@ -25,6 +26,7 @@ router.register("runs", RunViewSet, basename="run")
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),
     path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
+    path("pipelines/<uuid:pipeline_id>/runs/downstream/", DownstreamRunsView.as_view(), name="downstream-runs"),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
     path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),
     path("", include(router.urls)),

@@ -81,7 +81,7 @@ class Ticker(Scheduler):
         from runs import doorbell, services, ticker
         from runs.models import Process
 
-        queued = ticker.tick()
+        queued = ticker.tick() + services.settle()
         services.sweep()
         if bells := ticker.bells_due(queued):
             doorbell.ring(bells)

@@ -10,7 +10,7 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import value_pages, views
+from runs import graph_views, value_pages, views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
@@ -18,10 +18,12 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
     path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
+    path("pipelines/<uuid:pk>/downstream/", graph_views.run_downstream, name="run_downstream"),
     path("pipelines/<uuid:pk>/values/", value_pages.run_with_values, name="run_with_values"),
     path("pipelines/<uuid:pk>/start/<slug:name>/", views.start_action, name="start_action"),
     path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),
     path("pipelines/<uuid:pk>/resume/", views.resume_pipeline, name="resume_pipeline"),
+    path("graph/", graph_views.graph, name="graph"),
     path("monitor/", views.monitor, name="monitor"),
     path("runs/", views.runs, name="runs"),
     path("runs/<uuid:pk>/", views.run, name="run"),
@@ -31,6 +33,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/cancel/", views.cancel_run, name="cancel_run"),
     path("runs/<uuid:pk>/approve/", views.approve_run, name="approve_run"),
     path("runs/<uuid:pk>/discard/", views.discard_run, name="discard_run"),
+    path("runs/<uuid:pk>/start/", graph_views.start_run_anyway, name="start_run_anyway"),
     path("runs/<uuid:pk>/again/", views.run_again, name="run_again"),
     path("accounts/login/", accounts.LoginView.as_view(), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),

@@ -28,6 +28,7 @@ from runs.states import RunStatus
 __all__ = ["PoolAdmin", "RunAdmin", "RunnablePipelineAdmin"]
 
 STATUS_COLOURS = {
+    RunStatus.BLOCKED.value: "warning",
     RunStatus.QUEUED.value: "info",
     RunStatus.RUNNING.value: "primary",
     RunStatus.RETRYING.value: "warning",

@@ -60,7 +60,7 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
 
     lookup_value_converter = "uuid"
     filterset_class = RunFilter
-    action_permissions: ClassVar = dict.fromkeys(("cancel", "approve", "discard"), "pipelines.run_pipeline")
+    action_permissions: ClassVar = dict.fromkeys(("cancel", "approve", "discard", "start"), "pipelines.run_pipeline")
 
     def get_queryset(self) -> QuerySet[Run]:
         return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
@@ -75,6 +75,13 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         run = services.cancel_run(self.get_object(), by=request.user)
         if run.is_terminal and run.status != RunStatus.CANCELLED:
             raise RunRefused("run_ended", f"This run has ended already: {run.status}.", "There is nothing to cancel.")
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(summary="Start a blocked run anyway", request=None)
+    @action(detail=True, methods=["post"])
+    def start(self, request: Request, pk: Any = None) -> Response:
+        """Does not wait for its upstreams any more."""
+        services.start_anyway(self.get_object(), by=request.user)
         return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(summary="Approve a held run", request=DecisionSerializer)
@@ -142,14 +149,14 @@ class PipelineRunsViewSet(ApiView, viewsets.GenericViewSet[Run]):
         pipeline = get_object_or_404(Pipeline.objects.select_related("revision"), pk=pipeline_id)
         wanted = TriggerSerializer(data=request.data, context={"pipeline": pipeline})
         wanted.is_valid(raise_exception=True)
-        key = _idempotency_key(request)
+        key = idempotency_key(request)
         run, created = services.request_run(
             pipeline,
             trigger=Trigger.API,
             by=request.user,
             **wanted.validated_data,
             idempotency_key=key,
-            request_digest=_digest(request, pipeline_id) if key else "",
+            request_digest=request_digest(request, pipeline_id) if key else "",
         )
         # Both are at hand: the answer needs no query of its own.
         run.requested_by = request.user
@@ -177,7 +184,7 @@ class ComparisonCostView(ApiView, APIView):
             raise RunRefused(failure.code, failure.message, failure.hint) from failure
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
     key = request.headers.get(KEY_HEADER, "").strip()
     if len(key) > MAX_KEY_LENGTH:
         message = f"The key is longer than {MAX_KEY_LENGTH} characters."
@@ -185,6 +192,8 @@ def _idempotency_key(request: Request) -> str | None:
     return key or None
 
 
-def _digest(request: Request, pipeline_id: UUID) -> str:
-    told = json.dumps({"pipeline": str(pipeline_id), "body": request.data}, sort_keys=True)
+def request_digest(request: Request, pipeline_id: UUID, what: str = "") -> str:
+    """Tells a request from another one that comes with the same key."""
+    told = {"pipeline": str(pipeline_id), "body": request.data}
+    told = json.dumps({**told, "what": what} if what else told, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from connectors.base import WriteDisposition
 from connectors.cursor import CURSOR_TYPES, number_of, text_of
 from pipelines.models import Pipeline
+from runs import services
 from runs.models import RunAction
 from runs.page_queries import watermark_of
 from runs.states import RunStatus
@@ -29,6 +30,19 @@ def ask(pipeline: Pipeline, name: str) -> Asked | None:
     """What the action called `name` in addresses will do; None if this pipeline has no such action."""
     action, title, question = _QUESTIONS.get(name, (RunAction.LOAD, "", None))
     return question(pipeline, action, title) if question and has_action(pipeline, action) else None
+
+
+def ask_downstream(pipeline: Pipeline) -> Asked:
+    """What running a pipeline and all downstream of it comes to."""
+    chain = services.chain_from(pipeline)
+    names = [each.name for each in chain.pipelines]
+    said = [f"These run, each when those above it have succeeded: {', '.join(names)}."]
+    if chain.left_out:
+        out = ", ".join(each.name for each in chain.left_out)
+        said.append(f"Left out, because it is paused or waits for nothing else: {out}.")
+    said.append("When one fails, what is below it waits until it has succeeded after all, or gives up.")
+    button = f"Run {len(names)} pipelines" if len(names) > 1 else "Run it"
+    return Asked(RunAction.LOAD, "Run from here down", said, button)
 
 
 def has_action(pipeline: Pipeline, action: str) -> bool:

@@ -26,7 +26,7 @@ RECENT = 12
 SHOWN = 100
 NAMED = 8  # how many of a kind "needs attention" names
 TODAY_MAX_AGE_S = 10
-UNFINISHED = (*sorted(ACTIVE), RunStatus.QUEUED, RunStatus.HELD)
+UNFINISHED = (*sorted(ACTIVE), RunStatus.QUEUED, RunStatus.BLOCKED, RunStatus.HELD)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class Monitor:
 
     running: Sequence[tuple[Run, str, Counts | None]]
     waiting: Sequence[tuple[Run, str]]
+    blocked: Sequence[tuple[Run, str]]
     held: Sequence[Run]
     unfinished: Mapping[str, int]
     workforce: Workforce
@@ -151,11 +152,13 @@ def monitor() -> Monitor:
     runs = Run.objects.select_related("pipeline").defer("receipt")
     running = list(runs.filter(status__in=sorted(ACTIVE)).order_by("started_at")[:SHOWN])
     waiting = list(runs.filter(status=RunStatus.QUEUED).order_by("priority", "due", "pk")[:SHOWN])
-    reasons = reasons_to_wait([*running, *waiting])
+    blocked = list(runs.filter(status=RunStatus.BLOCKED).order_by("created_at", "pk")[:SHOWN])
+    reasons = reasons_to_wait([*running, *waiting, *blocked])
     parts = counts_of(running)
     return Monitor(
         running=[(run, reasons.get(run.pk, NO_WAIT).why, parts.get(run.pk)) for run in running],
         waiting=[(run, reasons.get(run.pk, NO_WAIT).why) for run in waiting],
+        blocked=[(run, reasons.get(run.pk, NO_WAIT).why) for run in blocked],
         held=list(runs.filter(status=RunStatus.HELD)[:SHOWN]),
         unfinished=unfinished_counts(),
         workforce=workforce(slots_in_use()),
@@ -196,6 +199,7 @@ def unfinished_counts() -> dict[str, int]:
     return {
         "running": sum(counted.get(status, 0) for status in ACTIVE),
         "queued": counted.get(RunStatus.QUEUED, 0),
+        "blocked": counted.get(RunStatus.BLOCKED, 0),
         "held": counted.get(RunStatus.HELD, 0),
     }
 

@@ -11,8 +11,10 @@ from uuid import UUID
 from pipelines import schedules
 from pipelines.models import Pipeline, Schedule
 from runs import priorities
-from runs.models import Run, Skip, Trigger
+from runs.models import Prerequisite, Run, Skip, Trigger
 from runs.services.bulk import insert_alike
+from runs.services.prerequisites import hold_back
+from runs.states import RunStatus
 
 TIMES = ("scheduled_for", "data_interval_start", "data_interval_end")
 Instant = tuple[UUID, datetime]
@@ -173,7 +175,12 @@ class Decisions:
         return skip.last == self.before[tick.instant]
 
     def save(self) -> None:
-        insert_alike(self.runs, ("id", "pipeline", "revision", "schedule", "priority", *TIMES, "due"))
+        prerequisites = hold_back(self.runs)
+        for status in (RunStatus.QUEUED, RunStatus.BLOCKED):
+            alike = [run for run in self.runs if run.status == status]
+            insert_alike(alike, ("id", "pipeline", "revision", "schedule", "priority", *TIMES, "due"))
+        if prerequisites:
+            Prerequisite.objects.bulk_create(prerequisites)
         Skip.objects.bulk_create(self.new_skips)
         if self.grown_skips:
             Skip.objects.bulk_update(self.grown_skips.values(), ["last", "ticks", "run", "calendar"])

@@ -95,6 +95,7 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "cancel_requested": run.cancel_requested,
         "can_cancel": not run.is_terminal and not run.cancel_requested,
         "can_run_again": run.is_terminal,
+        "is_blocked": run.status == RunStatus.BLOCKED,
         "is_held": run.status == RunStatus.HELD,
         "receipt": receipts.public(run),
     }

@@ -15,6 +15,7 @@ from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
 from runs.shortage import Holder
 from runs.states import Step
+from runs.upstream_waits import Shown, prerequisites_of
 from runs.waiting import Wait, wait_of
 
 
@@ -79,20 +80,35 @@ class HolderSerializer(serializers.Serializer[Holder]):
 
     run = serializers.UUIDField()
     pipeline = serializers.CharField(help_text="The name of its pipeline.")
-    slots = serializers.IntegerField(help_text="How many it has: parts of one load have one each.")
+    slots = serializers.IntegerField(help_text="How many it has: parts of one load have one each; an upstream none.")
+
+
+class PrerequisiteSerializer(serializers.Serializer[Shown]):
+    """An upstream that a run waits for, or has waited for."""
+
+    upstream = serializers.UUIDField()
+    name = serializers.CharField()
+    words = serializers.CharField(help_text="What is waited for.")
+    is_met = serializers.BooleanField()
+    met_by = serializers.UUIDField(allow_null=True, help_text="The run that succeeded; null if nobody waited for it.")
+    at = serializers.DateTimeField(allow_null=True)
+    gives_up_at = serializers.DateTimeField()
 
 
 class RunDetailSerializer(RunSerializer):
     """A run with what it waits for, how far it is, and its receipt."""
 
     waiting = serializers.SerializerMethodField(help_text="Why it waits; empty when it does not.")
-    waiting_on = serializers.SerializerMethodField(help_text="Runs that have the slots it waits for, if it is slots.")
+    waiting_on = serializers.SerializerMethodField(
+        help_text="Runs to look at: those that have the slots it waits for, or its upstreams'."
+    )
+    upstreams = serializers.SerializerMethodField(help_text="The upstreams that it waits for, or has waited for.")
     progress = serializers.SerializerMethodField()
     parts = serializers.SerializerMethodField(help_text="How its parts stand; null for a run that is loaded in one go.")
     receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
 
     class Meta(RunSerializer.Meta):
-        fields = (*RunSerializer.Meta.fields, "waiting", "waiting_on", "progress", "parts", "receipt")
+        fields = (*RunSerializer.Meta.fields, "waiting", "waiting_on", "upstreams", "progress", "parts", "receipt")
         read_only_fields = fields
 
     def get_waiting(self, run: Run) -> str:
@@ -101,6 +117,10 @@ class RunDetailSerializer(RunSerializer):
     @extend_schema_field(HolderSerializer(many=True))
     def get_waiting_on(self, run: Run) -> list[dict[str, Any]]:
         return HolderSerializer(self._wait(run).holders, many=True).data
+
+    @extend_schema_field(PrerequisiteSerializer(many=True))
+    def get_upstreams(self, run: Run) -> list[dict[str, Any]]:
+        return PrerequisiteSerializer(prerequisites_of(run), many=True).data
 
     def _wait(self, run: Run) -> Wait:
         """Looked up once for each run that is shown."""

@@ -6,6 +6,7 @@ from django.db import models
 
 
 class RunStatus(models.TextChoices):
+    BLOCKED = "blocked", "Blocked"
     QUEUED = "queued", "Queued"
     RUNNING = "running", "Running"
     RETRYING = "retrying", "Retrying"
@@ -19,6 +20,8 @@ class RunStatus(models.TextChoices):
 _S = RunStatus
 
 TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
+    # Waits for other pipelines, and stands in no line for workers until they have succeeded.
+    _S.BLOCKED: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
     _S.QUEUED: frozenset({_S.RUNNING, _S.CANCELLED}),
     _S.RUNNING: frozenset({_S.RETRYING, _S.HELD, _S.RESOLVING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.RETRYING: frozenset({_S.RUNNING, _S.CANCELLED}),
@@ -36,7 +39,7 @@ TERMINAL = frozenset(status for status, targets in TRANSITIONS.items() if not ta
 # What a worker may claim once it is due: a run without an owner, unless it waits for its parts.
 CLAIMABLE = frozenset({_S.QUEUED, _S.RUNNING, _S.RETRYING, _S.RESOLVING})
 # Nobody works on it, and nothing of it can be published: it may end without asking the destination.
-UNOWNED = frozenset({_S.QUEUED, _S.RETRYING})
+UNOWNED = frozenset({_S.BLOCKED, _S.QUEUED, _S.RETRYING})
 
 
 class Step(models.TextChoices):

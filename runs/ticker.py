@@ -107,14 +107,21 @@ def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
     active = Run.objects.filter(pipeline__in=chosen, status__in=sorted(ACTIVE)).exclude(action=RunAction.COMPARE)
     for run in active.order_by().only("id", "pipeline_id", "status"):
         standings[run.pipeline_id].active = run
-    # The last of each queue, however long it is, by the index that workers take from.
+    # The last of each queue, however long it is, by the index that workers take from. A run that waits for upstreams
+    # counts unless it is about its own data interval: of those, each tick has its own.
     waiting = Run.objects.raw(
         """
         SELECT last.id, last.pipeline_id, last.status, last.due FROM unnest(%s::uuid[]) AS chosen (id)
         CROSS JOIN LATERAL (
-            SELECT id, pipeline_id, status, due FROM runs_run
-            WHERE pipeline_id = chosen.id AND status = 'queued' AND trigger = 'schedule'
-            ORDER BY priority DESC, due DESC, id DESC LIMIT 1
+            (SELECT id, pipeline_id, status, due FROM runs_run
+             WHERE pipeline_id = chosen.id AND status = 'queued' AND trigger = 'schedule'
+             ORDER BY priority DESC, due DESC, id DESC LIMIT 1)
+            UNION ALL
+            (SELECT b.id, b.pipeline_id, b.status, b.due FROM runs_run b
+             WHERE b.pipeline_id = chosen.id AND b.status = 'blocked' AND b.trigger = 'schedule' AND NOT EXISTS (
+                 SELECT FROM runs_prerequisite p WHERE p.run_id = b.id AND p.interval_end IS NOT NULL)
+             LIMIT 1)
+            LIMIT 1
         ) AS last
         """,
         [chosen],

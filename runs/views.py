@@ -23,12 +23,14 @@ from runs import (
     asking,
     board_queries,
     comparisons,
+    graph_queries,
     live,
     page_queries,
     part_queries,
     queries,
     receipts,
     services,
+    upstream_waits,
     values,
 )
 from runs.models import Decision, Run, RunAction, Trigger
@@ -77,6 +79,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "places": page_queries.CHART if len(moves) > page_queries.CHART / 2 else page_queries.CHART // 2,
         "newest": runs[:RUNS_LISTED],
         "schedules": page_queries.schedule_views(pipeline),
+        "neighbours": graph_queries.neighbours_of(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),
         "preflight": known_columns(pipeline),
@@ -147,6 +150,8 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
         "attempts": list(run.attempts.all()),
         "values": values.shown(run),
         "target": values.target_of_run(run),
+        "upstreams": upstream_waits.prerequisites_of(run),
+        "chain": services.runs_of_chain(run),
     }
     if run.action == RunAction.COMPARE and run.receipt:
         may_see_rows = request.user.has_perm("pipelines.run_pipeline")

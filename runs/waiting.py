@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db.models import Count, Min, Q
 from django.utils import timezone
 
-from runs import capacity
+from runs import capacity, upstream_waits
 from runs.models import PartLoad, Run
 from runs.shortage import Holder, Shortage, shortages
 from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
@@ -22,7 +22,7 @@ TAKEN_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Wait:
-    """Why a run waits, in words; and the runs that have the slots it waits for, if it is slots."""
+    """Why a run waits, in words; and the runs to look at: those that have the slots it waits for, or its upstreams'."""
 
     why: str
     holders: Sequence[Holder] = ()
@@ -47,6 +47,7 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
     """What each run that neither runs nor has ended waits for; the same few queries for any number."""
     reasons = {run.pk: Wait("Waiting for a person's decision.") for run in runs if run.status == RunStatus.HELD}
     reasons |= {run.pk: Wait(_silence(run)) for run in runs if _is_silent(run)}
+    reasons |= _for_upstreams([run for run in runs if run.status == RunStatus.BLOCKED])
     reasons |= _for_parts([run for run in runs if run.status == RunStatus.RUNNING and run.step == Step.PARTS])
     waiting = [run for run in runs if run.status in CLAIMABLE and run.lease_until is None and run.pk not in reasons]
     if not waiting:
@@ -66,6 +67,14 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
             or _for_a_worker(run, slots, free, line, has_beat)
         )
     return reasons
+
+
+def _for_upstreams(runs: Sequence[Run]) -> dict[UUID, Wait]:
+    if not runs:
+        return {}
+    told = upstream_waits.reasons(run.pk for run in runs)
+    soon = Wait("Waiting for a scheduler to see that its upstreams have succeeded.")
+    return {run.pk: Wait(*told[run.pk]) if run.pk in told else soon for run in runs}
 
 
 def _for_parts(runs: Sequence[Run]) -> dict[UUID, Wait]:

@@ -60,13 +60,13 @@ class Migration(migrations.Migration):
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API')], max_length=10)),
+                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream')], max_length=10)),
                 ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
                 ('data_interval_start', models.DateTimeField(blank=True, null=True)),
                 ('data_interval_end', models.DateTimeField(blank=True, null=True)),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='queued', max_length=10)),
+                ('status', models.CharField(choices=[('blocked', 'Blocked'), ('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='queued', max_length=10)),
                 ('priority', models.SmallIntegerField(default=20)),
                 ('due', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
@@ -117,7 +117,7 @@ class Migration(migrations.Migration):
             name='LastEnd',
             fields=[
                 ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='last_end', serialize=False, to='pipelines.pipeline')),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=10)),
+                ('status', models.CharField(choices=[('blocked', 'Blocked'), ('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=10)),
                 ('created_at', models.DateTimeField()),
                 ('finished_at', models.DateTimeField(null=True)),
                 ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
@@ -263,7 +263,7 @@ class Migration(migrations.Migration):
             name='AlertEvent',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=10)),
+                ('status', models.CharField(choices=[('blocked', 'Blocked'), ('queued', 'Queued'), ('running', 'Running'), ('retrying', 'Retrying'), ('held', 'Held'), ('resolving', 'Resolving'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], max_length=10)),
                 ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pipelines.pipeline')),
                 ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
@@ -392,5 +392,43 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='skip',
             index=models.Index(fields=['last'], name='skip_by_age'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('status', 'blocked')), fields=['pipeline'], name='run_blocked'),
+        ),
+        migrations.CreateModel(
+            name='UpstreamSuccess',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('run', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
+            ],
+            options={
+                'ordering': ['pk'],
+            },
+        ),
+        migrations.CreateModel(
+            name='Prerequisite',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('rule', models.CharField(max_length=20)),
+                ('interval_start', models.DateTimeField(null=True)),
+                ('interval_end', models.DateTimeField(null=True)),
+                ('since', models.DateTimeField(null=True)),
+                ('give_up_at', models.DateTimeField()),
+                ('on_give_up', models.CharField(choices=[('fail', 'The run fails'), ('skip', 'The run is skipped')], default='fail', max_length=10)),
+                ('is_checked', models.BooleanField(default=False)),
+                ('met_at', models.DateTimeField(null=True)),
+                ('dependency', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='pipelines.dependency')),
+                ('head', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='runs.run')),
+                ('met_by', models.ForeignKey(db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.DO_NOTHING, related_name='+', to='runs.run')),
+                ('run', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='prerequisites', to='runs.run')),
+                ('upstream', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pipelines.pipeline')),
+            ],
+            options={
+                'ordering': ['pk'],
+                'indexes': [models.Index(condition=models.Q(('is_checked', False)), fields=['id'], name='prerequisite_unchecked'), models.Index(condition=models.Q(('met_at__isnull', True)), fields=['upstream'], name='prerequisite_open'), models.Index(condition=models.Q(('met_at__isnull', True)), fields=['give_up_at'], name='prerequisite_gives_up'), models.Index(condition=models.Q(('head__isnull', False)), fields=['head'], name='prerequisite_of_chain')],
+                'constraints': [models.UniqueConstraint(fields=('run', 'upstream'), name='prerequisite_once')],
+            },
         ),
     ]

@@ -3,7 +3,7 @@
 from django.db import migrations
 
 # A run that is being asked for while its pipeline changes may keep the lane that the pipeline had a moment before.
-# What a pipeline has unfinished is found by three small indexes.
+# What a pipeline has unfinished is found by four small indexes.
 KEEP = """
 CREATE FUNCTION runs_lane_of(pipeline uuid) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,6 +41,8 @@ BEGIN
         SELECT id FROM runs_run WHERE pipeline_id = NEW.id AND status IN ('running', 'retrying', 'resolving')
         UNION ALL
         SELECT id FROM runs_run WHERE pipeline_id = NEW.id AND status = 'held'
+        UNION ALL
+        SELECT id FROM runs_run WHERE pipeline_id = NEW.id AND status = 'blocked'
     );
     RETURN NULL;
 END $$;

@@ -7,8 +7,10 @@ from runs.models.processes import Installation, Process
 from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Trigger
 from runs.models.skips import Skip
 from runs.models.steps import Attempt, PartLoad
+from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
 
 __all__ = [
+    "CHAIN",
     "MOVE_NOTHING",
     "Alert",
     "AlertDelivery",
@@ -23,9 +25,11 @@ __all__ = [
     "LastEnd",
     "LogLine",
     "PartLoad",
+    "Prerequisite",
     "Process",
     "Run",
     "RunAction",
     "Skip",
     "Trigger",
+    "UpstreamSuccess",
 ]

@@ -19,6 +19,7 @@ class Trigger(models.TextChoices):
     SCHEDULE = "schedule", "Schedule"
     MANUAL = "manual", "By hand"
     API = "api", "API"
+    UPSTREAM = "upstream", "Upstream"
 
 
 class RunAction(models.TextChoices):
@@ -154,6 +155,7 @@ class Run(models.Model):
             ),
             models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="run_finished"),
             models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
+            models.Index(fields=["pipeline"], condition=Q(status=RunStatus.BLOCKED), name="run_blocked"),
             models.Index(fields=["held_until"], condition=Q(status=RunStatus.HELD), name="run_held"),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             models.Index(fields=["-created_at"], name="run_newest"),

@@ -1,5 +1,6 @@
 """Every write to a run: request, claim, renew, move, log, cancel, sweep."""
 
+from runs.services.chains import Chain, chain_from, request_chain, runs_of_chain
 from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
 from runs.services.journal import Line, Progress, is_written, write_lines
@@ -26,12 +27,15 @@ from runs.services.parts import (
     spread,
     spread_again,
 )
+from runs.services.prerequisites import start_anyway
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, sweep
 from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
+from runs.services.upstreams import settle
 
 __all__ = [
+    "Chain",
     "Claim",
     "Failure",
     "InvalidTransition",
@@ -45,6 +49,7 @@ __all__ = [
     "StaleToken",
     "Waiting",
     "cancel_run",
+    "chain_from",
     "claim",
     "claim_part",
     "decide",
@@ -65,14 +70,18 @@ __all__ = [
     "read_flags",
     "release_part",
     "renew",
+    "request_chain",
     "request_run",
     "resolve_later",
     "resume",
     "retry_later",
     "run_again",
+    "runs_of_chain",
     "seen",
+    "settle",
     "spread",
     "spread_again",
+    "start_anyway",
     "start_process",
     "sweep",
     "time_is_up",

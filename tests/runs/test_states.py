@@ -34,7 +34,8 @@ def test_only_a_claim_makes_a_queued_run_run() -> None:
 
 def test_what_may_end_without_asking_the_destination_is_claimable() -> None:
     assert {RunStatus.RUNNING, RunStatus.RESOLVING} == CLAIMABLE - UNOWNED
-    assert UNOWNED < CLAIMABLE
+    assert UNOWNED - {RunStatus.BLOCKED} < CLAIMABLE
+    assert RunStatus.BLOCKED not in CLAIMABLE
 
 
 def test_what_a_person_decides_on_is_tried_again_or_ends() -> None:

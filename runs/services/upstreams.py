@@ -1,0 +1,183 @@
+"""Upstreams' successes → downstream runs: those that waited go on, and pipelines without a schedule of their own start.
+
+Each success is handled once: its row goes in the transaction that acts on it, and one pass works at a time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
+
+from connectors.base import WriteDisposition
+from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, PipelineState, Schedule
+from runs import doorbell, live, priorities
+from runs.models import CHAIN, MOVE_NOTHING, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
+from runs.services import prerequisites
+from runs.states import ACTIVE, RunStatus
+
+# One pass at a time: pg_try_advisory_xact_lock of this number, which nothing else here uses.
+_LOCK = 7_305_801_140_428
+_HAS_WORK = """
+SELECT EXISTS (SELECT FROM runs_upstreamsuccess) OR EXISTS (SELECT FROM runs_run WHERE status = 'blocked')
+"""
+Interval = tuple[datetime | None, datetime] | None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that has not begun, and one of the upstreams that it was made to wait for."""
+
+    pipeline: UUID
+    upstream: UUID
+    interval: Interval
+    is_blocked: bool
+    is_of_chain: bool = False
+
+
+def settle() -> int:
+    """Act on upstreams' successes, on what waits and on what has waited too long; says how many runs may start now."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HAS_WORK)
+        if not cursor.fetchone()[0]:
+            return 0
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_xact_lock(%s), clock_timestamp()", [_LOCK])
+            is_mine, now = cursor.fetchone()
+        if not is_mine:
+            return 0
+        return _settle(now)
+
+
+def _settle(now: datetime) -> int:
+    found = UpstreamSuccess.objects.select_related("run__revision").defer("run__receipt")
+    successes = list(found.order_by("pk")[: prerequisites.AT_ONCE])
+    handled = [success.pk for success in successes]
+    prerequisites.forget_withdrawn()
+    prerequisites.meet({success.run.pipeline_id for success in successes}, handled)
+    if successes:
+        made = _trigger([success.run for success in successes], now)
+        UpstreamSuccess.objects.filter(pk__in=handled).delete()
+        if made:
+            prerequisites.meet((), handled)
+    free = prerequisites.release()
+    ended = prerequisites.give_up()
+    told = [(run, pipeline, RunStatus.QUEUED) for run, pipeline in free] + ended
+    for run, pipeline, status in told:
+        transaction.on_commit(partial(live.push_run, run))
+        transaction.on_commit(partial(live.push_board, run, pipeline, status))
+    if free:
+        transaction.on_commit(partial(doorbell.ring, len(free)))
+    return len(free)
+
+
+def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
+    """Make the runs that successes start: of active pipelines that depend on them and have no schedule of their own.
+
+    A success counts for a run that has not begun and is for the same data, if there is one.
+    """
+    told: dict[UUID, list[Dependency]] = defaultdict(list)
+    scheduled = Schedule.objects.filter(pipeline=OuterRef("pipeline"), ends_at__isnull=True)
+    edges = Dependency.objects.filter(
+        ~Exists(scheduled),
+        upstream__in={run.pipeline_id for run in succeeded},
+        pipeline__state=PipelineState.ACTIVE,
+        pipeline__revision__isnull=False,
+    )
+    for dependency in edges.select_related("pipeline").order_by("pk"):
+        told[dependency.upstream_id].append(dependency)
+    downstreams = {dependency.pipeline_id for its in told.values() for dependency in its}
+    if not downstreams:
+        return []
+    waiting = _waiting(downstreams)
+    busy = _busy(dependency.pipeline for its in told.values() for dependency in its)
+    waits_for = prerequisites.dependencies_of(downstreams)
+    since = prerequisites.last_starts(downstreams)
+    runs: list[Run] = []
+    needed: list[Prerequisite] = []
+    for success in succeeded:
+        for dependency in told[success.pipeline_id]:
+            if dependency.rule == DependencyRule.NEW_DATA and not _has_news(success):
+                continue
+            interval = _interval(success, dependency)
+            if _stands_for(waiting, success, dependency, interval) or dependency.pipeline_id in busy:
+                continue
+            run = _new_run(dependency.pipeline, interval)
+            its = prerequisites.prerequisites(run, waits_for[run.pipeline_id], now, since.get(run.pipeline_id))
+            for each in its:
+                waiting.append(Waiting(run.pipeline_id, each.upstream_id, interval, is_blocked=True))
+                if each.upstream_id == success.pipeline_id:
+                    each.is_checked, each.met_at, each.met_by = True, now, success
+            runs.append(run)
+            needed += its
+    Run.objects.bulk_create(runs)
+    Prerequisite.objects.bulk_create(needed)
+    return runs
+
+
+def _waiting(downstreams: Iterable[UUID]) -> list[Waiting]:
+    found = Prerequisite.objects.filter(
+        run__pipeline__in=list(downstreams), run__status__in=[RunStatus.BLOCKED, RunStatus.QUEUED]
+    ).values_list(
+        "run__pipeline", "upstream", "run__data_interval_start", "run__data_interval_end", "run__status", "rule"
+    )
+    return [
+        Waiting(pipeline, upstream, (start, end) if end else None, status == RunStatus.BLOCKED, rule == CHAIN)
+        for pipeline, upstream, start, end, status, rule in found
+    ]
+
+
+def _busy(pipelines: Iterable[Pipeline]) -> set[UUID]:
+    """Of those that are not to start while a run is active: which have one."""
+    skipping = [pipeline.pk for pipeline in pipelines if pipeline.overlap == Overlap.SKIP]
+    if not skipping:
+        return set()
+    active = Run.objects.filter(pipeline__in=skipping, status__in=sorted(ACTIVE)).exclude(action__in=MOVE_NOTHING)
+    return set(active.values_list("pipeline", flat=True))
+
+
+def _interval(success: Run, dependency: Dependency) -> Interval:
+    """What the downstream's data interval is; None where there is none to go by."""
+    if dependency.rule == DependencyRule.NEW_DATA or success.data_interval_end is None:
+        return None
+    later = timedelta(seconds=dependency.offset_s or 0)
+    start = success.data_interval_start
+    return start + later if start else None, success.data_interval_end + later
+
+
+def _stands_for(waiting: Iterable[Waiting], success: Run, dependency: Dependency, interval: Interval) -> bool:
+    any_will_do = dependency.rule == DependencyRule.NEW_DATA
+    queues = dependency.pipeline.overlap == Overlap.QUEUE
+    return any(
+        each.pipeline == dependency.pipeline_id
+        and each.upstream == success.pipeline_id
+        and (any_will_do or each.is_of_chain or each.interval == interval)
+        and (each.is_blocked or not queues)
+        for each in waiting
+    )
+
+
+def _has_news(run: Run) -> bool:
+    """Whether it brought new data: one that appended or merged no row did not."""
+    replaces = run.revision.definition["write_disposition"] == WriteDisposition.REPLACE
+    return bool(run.rows) or replaces or run.action == RunAction.FULL_REFRESH
+
+
+def _new_run(pipeline: Pipeline, interval: Interval) -> Run:
+    start, end = interval or (None, None)
+    return Run(
+        pipeline=pipeline,
+        revision_id=pipeline.revision_id,
+        trigger=Trigger.UPSTREAM,
+        status=RunStatus.BLOCKED,
+        data_interval_start=start,
+        data_interval_end=end,
+        priority=priorities.scheduled(pipeline),
+    )

@@ -93,18 +93,22 @@ def _reads_elsewhere(before: Pipeline, now: Pipeline) -> bool:
 
 def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now: datetime) -> None:
     kept: set[Key] = set()
+    ended: list[Schedule] = []
     for schedule in pipeline.schedules.filter(ends_at__isnull=True).select_related("calendar"):
         key = ScheduleSpec.of(schedule).key
         if key in wanted and key not in kept:
             kept.add(key)
         else:
+            ended.append(schedule)
             _end(pipeline.schedules.filter(pk=schedule.pk), now)
+    covered = max((end for each in ended if (end := schedules.covered_by(each, now))), default=None)
     for key, spec in wanted.items():
         if key not in kept:
-            _start(pipeline, spec, now)
+            _start(pipeline, spec, now, covered)
 
 
-def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime) -> None:
+def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime, covered: datetime | None) -> None:
+    """Start a schedule; its data begins where that of those it takes the place of ended."""
     schedule = Schedule(
         pipeline=pipeline,
         kind=spec.kind,
@@ -117,6 +121,7 @@ def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime) -> None:
         jitter_s=spec.jitter_s,
         starts_at=now,
         ticked_through=now,
+        covered_through=covered,
     )
     rule = schedules.Rule.of(schedule)
     schedule.next_due = schedules.next_time(rule, now)

@@ -115,17 +115,29 @@ class Decisions:
             trigger=Trigger.SCHEDULE,
             schedule=tick.schedule,
             scheduled_for=tick.at,
-            data_interval_start=since or self.begin_of(tick),
+            data_interval_start=self._covered(tick) or since or self.begin_of(tick),
             data_interval_end=tick.at,
             priority=priorities.scheduled(pipeline),
             # Runs of one pass get in line in the order of their ticks.
             due=due,
         )
         self.runs.append(run)
+        tick.schedule.covered_through = tick.at
         return run
+
+    def _covered(self, tick: Tick) -> datetime | None:
+        """Up to where earlier runs of the schedule reach, whatever was skipped since; None before the first."""
+        covered = tick.schedule.covered_through
+        return covered if covered is not None and covered < tick.at else None
+
+    def leave_out(self, ticks: Iterable[Tick]) -> None:
+        """The data of ticks that a run, or somebody's word, stands for: no later run reaches back over it."""
+        for tick in ticks:
+            tick.schedule.covered_through = tick.at
 
     def merge(self, same: Sequence[Tick], run: Run) -> None:
         """All but the first of the ticks of one instant are skips that name the run."""
+        self.leave_out(same[1:])
         self.skip(same[1:], Skip.Reason.MERGED, run)
 
     def missed_before(self, tick: Tick) -> bool:
@@ -145,6 +157,8 @@ class Decisions:
         for tick in ticks:
             by_schedule[tick.schedule].append(tick)
         for schedule, its in by_schedule.items():
+            if schedule.covered_through is None and reason == Skip.Reason.OVERLAP:
+                schedule.covered_through = self.begin_of(its[0])
             newest = self.newest.get(schedule.pk)
             if newest is not None and self._grows(newest, its[0], reason, run):
                 newest.last, newest.ticks, newest.run = its[-1].at, newest.ticks + len(its), run

@@ -80,6 +80,7 @@ def _tick_some() -> list[Run]:
     standings = _standings(pipelines)
     decisions = Decisions.after([tick for reading in readings.values() for tick in reading.ticks])
     for pk, reading in readings.items():
+        decisions.leave_out(tick for tick in reading.ticks if decisions.has_run(tick))
         ticks = [tick for tick in reading.ticks if not decisions.has_run(tick)]
         _decide(pipelines[pk], ticks, reading.has_more, standings[pk], decisions, closings, now)
     decisions.save()
@@ -92,11 +93,18 @@ def _move_on(read: list[Schedule]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             """
-            UPDATE pipelines_schedule s SET ticked_through = r.ticked_through, next_due = r.next_due
-            FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[]) AS r (id, ticked_through, next_due)
+            UPDATE pipelines_schedule s SET ticked_through = r.ticked_through, next_due = r.next_due,
+                covered_through = r.covered_through
+            FROM unnest(%s::uuid[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[])
+                AS r (id, ticked_through, next_due, covered_through)
             WHERE s.id = r.id
             """,
-            [[s.pk for s in read], [s.ticked_through for s in read], [s.next_due for s in read]],
+            [
+                [s.pk for s in read],
+                [s.ticked_through for s in read],
+                [s.next_due for s in read],
+                [s.covered_through for s in read],
+            ],
         )
 
 
@@ -173,6 +181,7 @@ def _decide(
     """Give each tick its run or its skip: pause first, then calendars, what was missed, what overlaps."""
     resting = pipeline.state != PipelineState.ACTIVE or pipeline.revision_id is None
     paused = [t for t in ticks if resting or t.at <= pipeline.active_from]
+    decisions.leave_out(paused)
     decisions.skip(paused, Skip.Reason.PAUSED)
     ticks = ticks[len(paused) :]
     if closed := closings.closed(ticks):
@@ -184,6 +193,7 @@ def _decide(
         for same in _by_instant(late):
             standing.waiting = decisions.run(same, pipeline, behind=standing.waiting)
     elif pipeline.missed == Missed.SKIP:
+        decisions.leave_out(late)
         decisions.skip(late, Skip.Reason.MISSED)
     elif ticks and (late or decisions.missed_before(ticks[0])):
         on_time = _run_latest(pipeline, late, on_time, has_more, standing, decisions)

@@ -170,6 +170,7 @@ class Migration(migrations.Migration):
                 ('starts_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('ends_at', models.DateTimeField(editable=False, null=True)),
                 ('ticked_through', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('covered_through', models.DateTimeField(editable=False, null=True)),
                 ('next_due', models.DateTimeField(db_index=True, editable=False, null=True)),
                 ('calendar', models.ForeignKey(blank=True, help_text='Times in which it starts nothing: its ticks are recorded as skipped.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='schedules', to='pipelines.calendar')),
                 ('crontab', models.OneToOneField(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='owner', to='django_celery_beat.crontabschedule')),

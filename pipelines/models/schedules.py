@@ -63,6 +63,9 @@ class Schedule(models.Model):
     starts_at = models.DateTimeField(default=timezone.now, editable=False)
     ends_at = models.DateTimeField(null=True, editable=False)
     ticked_through = models.DateTimeField(default=timezone.now, editable=False)
+    # Where the data interval of the next run begins: up to here a run, or somebody's word, stands for all data. Null
+    # before the first tick.
+    covered_through = models.DateTimeField(null=True, editable=False)
     # The first tick after ticked_through; null once there is none.
     next_due = models.DateTimeField(null=True, editable=False, db_index=True)
 

@@ -22,7 +22,7 @@ from pipelines.schedules.errors import RuleError
 from pipelines.schedules.jitter import MAX_JITTER_S, start_of
 from pipelines.schedules.preview import TIMES, Upcoming, next_clock_change, upcoming
 from pipelines.schedules.rules import MAX_EVERY_S, Rule, check
-from pipelines.schedules.ticks import due_times, next_time, next_times, previous_time
+from pipelines.schedules.ticks import covered_by, due_times, next_time, next_times, previous_time
 from pipelines.schedules.words import in_words, span_in_words
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "RuleError",
     "Upcoming",
     "check",
+    "covered_by",
     "crontab_fields",
     "due_times",
     "in_words",

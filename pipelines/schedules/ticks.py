@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from pipelines.schedules.clocks import instants, offset_at, zone_of
@@ -44,6 +45,15 @@ def next_time(rule: Rule, after: datetime) -> datetime | None:
 
 def _no_earlier(rule: Rule, after: datetime) -> datetime:
     return max(after, rule.active_from - timedelta(microseconds=1)) if rule.active_from else after
+
+
+def covered_by(schedule: Any, now: datetime) -> datetime | None:
+    """Up to where the runs of a schedule that ends `now` reach, with those still to come; None before a tick."""
+    end = min(now, schedule.active_until) if schedule.active_until else now
+    last = previous_time(Rule.of(schedule), _later(end, timedelta(microseconds=1)))
+    if last is None or last <= schedule.ticked_through or (schedule.active_from and last < schedule.active_from):
+        return schedule.covered_through
+    return last
 
 
 @remembered

@@ -12,6 +12,7 @@ from rest_framework.routers import SimpleRouter
 from datamantri.api_errors import NothingHere
 from pipelines.api import ConnectionViewSet, PipelineViewSet
 from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
+from runs.alerts.api import AlertChannelViewSet, AlertDeliveryViewSet, AlertRuleViewSet, AlertViewSet
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
@@ -22,6 +23,10 @@ router.register("calendars", CalendarViewSet, basename="calendar")
 router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
+router.register("alert-channels", AlertChannelViewSet, basename="alert-channel")
+router.register("alert-rules", AlertRuleViewSet, basename="alert-rule")
+router.register("alerts", AlertViewSet, basename="alert")
+router.register("alert-deliveries", AlertDeliveryViewSet, basename="alert-delivery")
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),

@@ -31,6 +31,15 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
             ),
         ),
     ),
+    (
+        "Alerts",
+        (
+            ("Rules", "notifications", "admin:pipelines_alertrule_changelist", "pipelines.view_alertrule"),
+            ("Channels", "send", "admin:pipelines_alertchannel_changelist", "pipelines.view_alertchannel"),
+            ("Alerts", "notification_important", "admin:runs_alert_changelist", "runs.view_alert"),
+            ("Deliveries", "outgoing_mail", "admin:runs_alertdelivery_changelist", "runs.view_alertdelivery"),
+        ),
+    ),
     ("History", (("Runs", "history", "admin:runs_run_changelist", "runs.view_run"),)),
     (
         "People",

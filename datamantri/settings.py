@@ -193,7 +193,14 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
-    "ENUM_NAME_OVERRIDES": {"StatusEnum": "runs.states.RunStatus", "PartStatusEnum": "runs.states.PartStatus"},
+    "ENUM_NAME_OVERRIDES": {
+        "StatusEnum": "runs.states.RunStatus",
+        "PartStatusEnum": "runs.states.PartStatus",
+        "AlertKindEnum": "pipelines.models.AlertKind",
+        "DeliveryStateEnum": "runs.models.DeliveryState",
+        "PipelineStateEnum": "pipelines.models.PipelineState",
+        "ScheduleKindEnum": "pipelines.models.Schedule.Kind",
+    },
 }
 
 # The admin ------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def in_words(said: Said) -> str:
     of = "any pipeline" if said.pipelines is None else _listed(said.pipelines, "or") or "no pipeline (none is chosen)"
     whens = [when for kind, when in _whens(said, of) if when and kind in said.kinds]
     sentences = [f"Tells {_listed(said.channels, 'and')} when {'; or when '.join(whens)}."]
-    if AlertKind.RECOVERED in said.kinds:
+    if AlertKind.RECOVERED in said.kinds and len(said.kinds) > 1:
         sentences.append("Tells again when that is over, and how long it lasted.")
     sentences.append("While it lasts, further cases are counted and not told" + _reminders(said) + ".")
     sentences.append("Quiet hours do not hold it up." if said.urgent else "Quiet hours of a channel hold it up.")

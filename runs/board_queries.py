@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from connectors import registry
 from pipelines.models import Connection, Pipeline, PipelineState
+from runs.alerts.queries import to_look_at
 from runs.capacity import PROCESS_SEEN_WITHIN
-from runs.models import MOVE_NOTHING, LastEnd, PartLoad, Process, Run
+from runs.models import MOVE_NOTHING, Alert, LastEnd, PartLoad, Process, Run
 from runs.page_queries import Card, cards, find_pipelines, listed
 from runs.part_queries import Counts, counts_of, process_of
 from runs.states import ACTIVE, TERMINAL, RunStatus
@@ -73,12 +74,13 @@ class Attention:
     failed: Sequence[Run]
     held: Sequence[Run]
     lost_keys: Sequence[Connection]
+    alerts: Sequence[Alert]
     no_worker: bool
     no_beat: bool
 
     @property
     def is_needed(self) -> bool:
-        return bool(self.failed or self.held or self.lost_keys or self.no_worker or self.no_beat)
+        return bool(self.failed or self.held or self.alerts or self.lost_keys or self.no_worker or self.no_beat)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
     return Attention(
         failed=[end.run for end in newest_failed[: NAMED + 1]],
         held=list(held[: NAMED + 1]),
+        alerts=to_look_at(NAMED + 1),
         lost_keys=[connection for connection in connections if connection.has_lost_secrets],
         no_worker=not force.workers,
         no_beat=not force.beats,

@@ -33,6 +33,7 @@ from runs import (
     upstream_waits,
     values,
 )
+from runs.alerts.queries import open_alerts_of
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
 from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
@@ -83,6 +84,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),
         "preflight": known_columns(pipeline),
+        "alerts": open_alerts_of(pipeline),
     }
     return render_live(request, "pipeline", context)
 

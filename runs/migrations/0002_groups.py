@@ -10,6 +10,8 @@ OPERATOR = {
         "connection": ("view", "add", "change", "delete"),
         "calendar": ("view", "add", "change", "delete"),
         "pool": ("view", "add", "change", "delete"),
+        "alertchannel": ("view", "add", "change", "delete"),
+        "alertrule": ("view", "add", "change", "delete"),
         "schedule": ("view", "add", "change", "delete"),
     },
 }

@@ -20,6 +20,7 @@ from datamantri.celery_beat import Ticker
 from pipelines.models import Pipeline, Schedule
 from pipelines.services import ScheduleSpec
 from runs import board_queries, doorbell, services
+from runs.alerts import bell
 from runs.models import LastEnd, Run, Trigger
 from runs.services import Claim
 from runs.services.bulk import insert_alike
@@ -65,6 +66,7 @@ def test_sixty_pipelines_take_as_many_queries_as_three(
     # What comes every few seconds comes once, before anything is counted.
     settings.HEARTBEAT = timedelta(hours=1)
     monkeypatch.setattr(celery_beat, "HOUSEKEEPING_EVERY_S", 3600.0)
+    monkeypatch.setattr(bell, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(doorbell, "ring", lambda times=1: None)
 
     def counted(work: Callable[[], Any]) -> int:

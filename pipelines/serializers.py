@@ -268,7 +268,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
-            "held_days", "priority", "pool", "overlap", "missed", "retries", "time_limit_s", "load_method", "schedules",
+            "held_days", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s", "give_up_after_s",
+            "time_limit_s", "load_method", "schedules",
             "dependencies", "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip

@@ -196,6 +196,8 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "overlap": str(pipeline.overlap),
         "missed": str(pipeline.missed),
         "retries": pipeline.retries,
+        "retry_delay_s": pipeline.retry_delay_s,
+        "give_up_after_s": pipeline.give_up_after_s,
         "time_limit_s": pipeline.time_limit_s,
     }
 
@@ -298,6 +300,8 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         overlap=pipeline.overlap,
         missed=pipeline.missed,
         retries=pipeline.retries,
+        retry_delay_s=pipeline.retry_delay_s,
+        give_up_after_s=pipeline.give_up_after_s,
         time_limit_s=pipeline.time_limit_s,
     )
     current = queries.current_schedules().filter(pipeline=pipeline)

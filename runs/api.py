@@ -60,7 +60,9 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
 
     lookup_value_converter = "uuid"
     filterset_class = RunFilter
-    action_permissions: ClassVar = dict.fromkeys(("cancel", "approve", "discard", "start"), "pipelines.run_pipeline")
+    action_permissions: ClassVar = dict.fromkeys(
+        ("cancel", "clear", "mark_done", "approve", "discard", "start"), "pipelines.run_pipeline"
+    )
 
     def get_queryset(self) -> QuerySet[Run]:
         return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
@@ -84,6 +86,20 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         services.start_anyway(self.get_object(), by=request.user)
         return Response(self.get_serializer(self.get_object()).data)
 
+    @extend_schema(summary="Clear a run", request=DecisionSerializer)
+    @action(detail=True, methods=["post"])
+    def clear(self, request: Request, pk: Any = None) -> Response:
+        """Tries a failed or cancelled run again as the same run, with the pipeline's definition as it is now."""
+        services.clear_run(self.get_object(), by=request.user, note=self._note(request))
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(summary="Mark a run as done", request=DecisionSerializer)
+    @action(detail=True, methods=["post"], url_path="mark-done")
+    def mark_done(self, request: Request, pk: Any = None) -> Response:
+        """Says, with a note, that a failed or cancelled run needs nothing more: what waits for it may go on."""
+        services.mark_done(self.get_object(), by=request.user, note=self._note(request))
+        return Response(self.get_serializer(self.get_object()).data)
+
     @extend_schema(summary="Approve a held run", request=DecisionSerializer)
     @action(detail=True, methods=["post"])
     def approve(self, request: Request, pk: Any = None) -> Response:
@@ -97,10 +113,13 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         return self._decide(request, Decision.DISCARD)
 
     def _decide(self, request: Request, decision: Decision) -> Response:
+        services.decide(self.get_object(), decision, by=request.user, note=self._note(request))
+        return Response(self.get_serializer(self.get_object()).data)
+
+    def _note(self, request: Request) -> str:
         told = DecisionSerializer(data=request.data)
         told.is_valid(raise_exception=True)
-        services.decide(self.get_object(), decision, by=request.user, note=told.validated_data["note"])
-        return Response(self.get_serializer(self.get_object()).data)
+        return told.validated_data["note"]
 
     @extend_schema(summary="Read a run's log", parameters=[LogQuerySerializer], responses=LogSerializer, filters=False)
     @action(detail=True, pagination_class=None)

@@ -180,7 +180,13 @@ def workforce(in_use: Mapping[str, int] | None = None) -> Workforce:
 
 
 def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
-    failed = LastEnd.objects.filter(status=RunStatus.FAILED, pipeline__state=PipelineState.ACTIVE)
+    failed = LastEnd.objects.filter(
+        status=RunStatus.FAILED,
+        pipeline__state=PipelineState.ACTIVE,
+        # Neither cleared nor marked as done since.
+        run__status=RunStatus.FAILED,
+        run__done_mark__isnull=True,
+    )
     newest_failed = failed.order_by("-finished_at").select_related("run__pipeline")
     held = Run.objects.filter(status=RunStatus.HELD).select_related("pipeline")
     return Attention(

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import Error as DatabaseError
+from django.utils import timezone
 
 from connectors.errors import (
     ConnectorError,
@@ -21,9 +22,10 @@ from connectors.errors import (
     Stopped,
     TransientError,
 )
+from pipelines.schedules import span_in_words
 from runs import services
 from runs.lease import Lease
-from runs.services import Claim, Failure, Line, NewPart
+from runs.services import Claim, Failure, Line, NewPart, PartClaim
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
@@ -195,7 +197,10 @@ def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
         return after_stop(claimed, Standing(is_unknown=False), Stopped(error.message, code=lease.reason))
     allowed = claimed.definition["retries"]
     if isinstance(error, TransientError) and claimed.failures < allowed:
-        delay = backoff_s(claimed.failures, error.retry_after_s)
+        if gives_up(claimed, claimed.failures, error):
+            end = _failed(claimed, _failure(error))
+            return lambda lines: end([*lines, too_late(claimed)])
+        delay = backoff_s(claimed.failures, error.retry_after_s, first_s=first_wait_s(claimed))
         told = Line("warning", f"{error.message} Trying again in {delay:.0f} s ({claimed.failures + 1} of {allowed}).")
         wait = timedelta(seconds=delay)
         anew = isinstance(error, (NewGeneration, Overtaken))
@@ -217,14 +222,39 @@ def is_final(claimed: Claim, lease: Lease, error: Exception) -> bool:
         case NewGeneration() | Overtaken():
             return True  # and if it is tried again, then with other rows
         case TransientError():
-            return claimed.failures >= claimed.definition["retries"]
+            return claimed.failures >= claimed.definition["retries"] or gives_up(claimed, claimed.failures, error)
     return True
 
 
-def backoff_s(failures: int, asked: float | None = None) -> float:
-    """Exponential backoff with jitter: 5 s, 10 s, 20 s … at most 10 minutes, or what the system asked for."""
-    usual = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-    return max(usual, asked or 0.0)
+def backoff_s(failures: int, asked: float | None = None, *, first_s: float = FIRST_RETRY_S) -> float:
+    """Exponential backoff with jitter: 5 s, 10 s, 20 s … at most 10 minutes, or what the system asked for.
+
+    A first wait of more than 10 minutes does not grow.
+    """
+    return max(_usual_s(failures, first_s) * random.uniform(0.75, 1.25), asked or 0.0)  # noqa: S311 - jitter
+
+
+def _usual_s(failures: int, first_s: float) -> float:
+    return min(max(LONGEST_RETRY_S, first_s), first_s * 2**failures)
+
+
+def first_wait_s(claimed: Claim | PartClaim) -> float:
+    return claimed.definition.get("retry_delay_s", FIRST_RETRY_S)
+
+
+def gives_up(claimed: Claim | PartClaim, failures: int, error: TransientError) -> bool:
+    """Whether another attempt would begin later after the first than the pipeline allows."""
+    limit = claimed.definition.get("give_up_after_s")
+    if limit is None:
+        return False
+    # Without jitter: who asks again has the same answer.
+    wait = max(_usual_s(failures, first_wait_s(claimed)), error.retry_after_s or 0.0)
+    return timezone.now() + timedelta(seconds=wait) > claimed.started_at + timedelta(seconds=limit)
+
+
+def too_late(claimed: Claim | PartClaim) -> Line:
+    limit = span_in_words(claimed.definition["give_up_after_s"])
+    return Line("error", f"The run gives up {limit} after its first attempt: another would begin later.")
 
 
 def _failed(claimed: Claim, failure: Failure) -> End:

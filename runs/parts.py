@@ -12,7 +12,7 @@ from django.db import Error as DatabaseError
 from connectors.errors import ConnectorError, NewGeneration, StaleToken, Stopped, TransientError
 from runs import ends, services
 from runs.actions import transfer_request
-from runs.endings import FIRST_RETRY_S, backoff_s, in_words
+from runs.endings import FIRST_RETRY_S, backoff_s, first_wait_s, gives_up, in_words, too_late
 from runs.lease import Lease
 from runs.reporter import Reporter
 from runs.services import Failure, Line, PartClaim
@@ -128,7 +128,10 @@ def _again(claimed: PartClaim, committed: Committed, error: TransientError) -> E
     failures = 0 if committed.has_grown else claimed.failures
     if failures >= allowed:
         return _failed(claimed, committed, _failure(error))
-    delay = backoff_s(failures, error.retry_after_s)
+    if gives_up(claimed, failures, error):
+        end = _failed(claimed, committed, _failure(error))
+        return lambda lines: end([*lines, too_late(claimed)])
+    delay = backoff_s(failures, error.retry_after_s, first_s=first_wait_s(claimed))
     line = Line(
         "warning",
         f"{claimed.title}: {error.message} Going on behind {committed.rows:,} rows in {delay:.0f} s"

@@ -96,6 +96,7 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "can_cancel": not run.is_terminal and not run.cancel_requested,
         "can_run_again": run.is_terminal,
         "is_blocked": run.status == RunStatus.BLOCKED,
+        "can_settle": run.status in (RunStatus.FAILED, RunStatus.CANCELLED),
         "is_held": run.status == RunStatus.HELD,
         "receipt": receipts.public(run),
     }

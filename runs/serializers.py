@@ -10,7 +10,7 @@ from rest_framework import serializers
 from connectors.errors import ConnectorError
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from runs import asking, giving, queries, receipts, values
-from runs.models import LogLine, PartLoad, Run, RunAction
+from runs.models import DoneMark, LogLine, PartLoad, Run, RunAction
 from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
 from runs.shortage import Holder
@@ -95,6 +95,17 @@ class PrerequisiteSerializer(serializers.Serializer[Shown]):
     gives_up_at = serializers.DateTimeField()
 
 
+class DoneSerializer(serializers.ModelSerializer[DoneMark]):
+    """That a person said that a run needs nothing more."""
+
+    by = serializers.SlugRelatedField("username", read_only=True)
+
+    class Meta:
+        model = DoneMark
+        fields = ("by", "at", "note")
+        read_only_fields = fields
+
+
 class RunDetailSerializer(RunSerializer):
     """A run with what it waits for, how far it is, and its receipt."""
 
@@ -106,9 +117,13 @@ class RunDetailSerializer(RunSerializer):
     progress = serializers.SerializerMethodField()
     parts = serializers.SerializerMethodField(help_text="How its parts stand; null for a run that is loaded in one go.")
     receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
+    done = serializers.SerializerMethodField(help_text="Who marked it as done and why; null for a run nobody marked.")
 
     class Meta(RunSerializer.Meta):
-        fields = (*RunSerializer.Meta.fields, "waiting", "waiting_on", "upstreams", "progress", "parts", "receipt")
+        fields = (
+            *RunSerializer.Meta.fields,
+            *("waiting", "waiting_on", "upstreams", "progress", "parts", "receipt", "done"),
+        )
         read_only_fields = fields
 
     def get_waiting(self, run: Run) -> str:
@@ -131,6 +146,11 @@ class RunDetailSerializer(RunSerializer):
     @extend_schema_field(RECEIPTS)
     def get_receipt(self, run: Run) -> dict[str, Any] | None:
         return receipts.visible(run, self.context["request"].user)
+
+    @extend_schema_field(DoneSerializer(allow_null=True))
+    def get_done(self, run: Run) -> dict[str, Any] | None:
+        mark = DoneMark.objects.filter(run=run.pk).select_related("by").first() if run.is_terminal else None
+        return DoneSerializer(mark).data if mark else None
 
     @extend_schema_field(PartCountsSerializer(allow_null=True))
     def get_parts(self, run: Run) -> dict[str, Any] | None:

@@ -30,12 +30,13 @@ TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     # To itself: the destination does not answer, it is asked again later.
     _S.RESOLVING: frozenset({_S.RESOLVING, _S.RUNNING, _S.RETRYING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
-    _S.FAILED: frozenset(),
-    _S.CANCELLED: frozenset(),
+    # A person cleared it: nothing of it was published, and the same run is tried again.
+    _S.FAILED: frozenset({_S.QUEUED, _S.BLOCKED}),
+    _S.CANCELLED: frozenset({_S.QUEUED, _S.BLOCKED}),
 }
 
 ACTIVE = frozenset({_S.RUNNING, _S.RETRYING, _S.RESOLVING})
-TERMINAL = frozenset(status for status, targets in TRANSITIONS.items() if not targets)
+TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 # What a worker may claim once it is due: a run without an owner, unless it waits for its parts.
 CLAIMABLE = frozenset({_S.QUEUED, _S.RUNNING, _S.RETRYING, _S.RESOLVING})
 # Nobody works on it, and nothing of it can be published: it may end without asking the destination.

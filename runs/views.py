@@ -143,6 +143,7 @@ def runs(request: HttpRequest) -> HttpResponse:
 @page("runs.view_run")
 def run(request: HttpRequest, pk: UUID) -> HttpResponse:
     related = ("pipeline__source", "pipeline__destination", "revision", "requested_by", "cancelled_by", "schedule")
+    related += ("done_mark__by",)
     run = get_object_or_404(Run.objects.select_related(*related), pk=pk)
     parts = part_queries.picture_of(run)
     context: dict[str, Any] = {
@@ -284,6 +285,28 @@ def _decide(request: HttpRequest, pk: UUID, decision: Decision, done: str) -> Ht
     except services.RunRefused as refused:
         return _say_refused(request, refused, run)
     messages.success(request, done)
+    return back(request, run)
+
+
+@action
+def clear_run(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        services.clear_run(run, by=request.user, note=request.POST.get("note", ""))
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, run)
+    messages.success(request, "The run is tried again.")
+    return back(request, run)
+
+
+@action
+def mark_done(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        services.mark_done(run, by=request.user, note=request.POST.get("note", ""))
+    except services.RunRefused as refused:
+        return _say_refused(request, refused, run)
+    messages.success(request, "The run is marked as done.")
     return back(request, run)
 
 

@@ -79,7 +79,8 @@ class PipelineForm(forms.ModelForm):
             "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
             "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
-            "priority", "pool", "overlap", "missed", "retries", "time_limit_s", "load_method",
+            "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
+            "give_up_after_s", "time_limit_s", "load_method",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
         widgets = {

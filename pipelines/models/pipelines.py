@@ -224,6 +224,19 @@ class Pipeline(models.Model):
     retries = models.PositiveSmallIntegerField(
         default=3, validators=[MaxValueValidator(20)], help_text="Further attempts after a passing failure."
     )
+    retry_delay_s = models.PositiveIntegerField(
+        "first retry after (seconds)",
+        default=5,
+        validators=[MinValueValidator(1), MaxValueValidator(86400)],
+        help_text="Give or take a quarter. Each further wait is twice as long, up to 10 minutes or, if more, this.",
+    )
+    give_up_after_s = models.PositiveIntegerField(
+        "give up after (seconds)",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(30 * 86400)],
+        help_text="No attempt begins later than this after the first one. Empty: only the number of retries counts.",
+    )
     time_limit_s = models.PositiveIntegerField(
         "time limit (seconds)",
         default=6 * 3600,

@@ -186,6 +186,18 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name='DoneMark',
+            fields=[
+                ('run', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='done_mark', serialize=False, to='runs.run')),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('note', models.TextField()),
+                ('by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+            ],
+            options={
+                'ordering': ['-at'],
+            },
+        ),
+        migrations.CreateModel(
             name='Skip',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),

@@ -3,6 +3,7 @@
 from runs.models.alerts import Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
+from runs.models.marks import DoneMark
 from runs.models.processes import Installation, Process
 from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Trigger
 from runs.models.skips import Skip
@@ -20,6 +21,7 @@ __all__ = [
     "Decision",
     "DeliveryEvent",
     "DeliveryState",
+    "DoneMark",
     "Installation",
     "Lane",
     "LastEnd",

@@ -32,6 +32,7 @@ from runs.services.processes import drain_process, end_process, forget_processes
 from runs.services.recovery import give_back_lease, sweep
 from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
+from runs.services.settling import clear_run, mark_done
 from runs.services.upstreams import settle
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "chain_from",
     "claim",
     "claim_part",
+    "clear_run",
     "decide",
     "discard_expired",
     "drain_process",
@@ -66,6 +68,7 @@ __all__ = [
     "hold",
     "installation_id",
     "is_written",
+    "mark_done",
     "move_run",
     "read_flags",
     "release_part",

@@ -93,10 +93,11 @@ def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:
         return dict(cursor.fetchall())
 
 
-# A load `s` of the upstream that succeeded and whose news have been passed on, or are by this very pass: what nobody
+# A load `s` of the upstream that succeeded, or is done as a person says, and whose news have been passed on, or are by this very pass: what nobody
 # has handled yet meets nothing, or its downstream would be told of it twice.
 _SUCCESS = """
-s.pipeline_id = p.upstream_id AND s.status = 'succeeded' AND s.action <> ALL(%(nothing)s)
+s.pipeline_id = p.upstream_id AND (s.status = 'succeeded' OR EXISTS (SELECT FROM runs_donemark d WHERE d.run_id = s.id))
+AND s.action <> ALL(%(nothing)s)
 AND NOT EXISTS (SELECT FROM runs_upstreamsuccess w WHERE w.run_id = s.id AND w.id <> ALL(%(handled)s))
 """
 # Runs for an interval are made when it is over: whatever is about this one was made after it began. A day to be sure.
@@ -113,6 +114,7 @@ _NOTHING_IS_MISSING = f"""
 NOT EXISTS (
     SELECT FROM runs_run x
     WHERE x.pipeline_id = p.upstream_id AND x.status <> 'succeeded' AND x.action <> ALL(%(nothing)s)
+      AND NOT EXISTS (SELECT FROM runs_donemark d WHERE d.run_id = x.id)
       AND {_OF_THE_TIME.format("x")}
       AND coalesce(x.data_interval_start, '-infinity') < p.interval_end
       AND x.data_interval_end > coalesce(p.interval_start, p.interval_end - interval '1 microsecond')

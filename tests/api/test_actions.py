@@ -71,3 +71,27 @@ def test_a_viewer_decides_on_nothing(viewer_api: Any, merging: Any) -> None:
     assert viewer_api.post(f"/api/v1/runs/{run.pk}/approve/").status_code == 403
     run.refresh_from_db()
     assert run.status == RunStatus.HELD
+
+
+def test_a_failed_run_is_marked_as_done_with_a_note_and_cleared(api: Any, merging: Any) -> None:
+    run = Run.objects.create(
+        pipeline=merging, revision_id=merging.revision_id, trigger="manual", status=RunStatus.FAILED
+    )
+    url = f"/api/v1/runs/{run.pk}/"
+    assert api.get(url).json()["done"] is None
+    refused = api.post(f"{url}mark-done/", {}, format="json")
+    assert (refused.status_code, refused.json()["code"]) == (409, "note_missing")
+    marked = api.post(f"{url}mark-done/", {"note": "Loaded by hand"}, format="json").json()
+    assert (marked["status"], marked["done"]["by"], marked["done"]["note"]) == ("failed", "olga", "Loaded by hand")
+    cleared = api.post(f"{url}clear/", {"note": "Once more"}, format="json").json()
+    assert (cleared["status"], cleared["done"]) == ("queued", None)
+    again = api.post(f"{url}clear/", {}, format="json")
+    assert (again.status_code, again.json()["code"]) == (409, "run_not_ended")
+
+
+@pytest.mark.parametrize("door", ["clear", "mark-done"])
+def test_a_viewer_settles_nothing(viewer_api: Any, merging: Any, door: str) -> None:
+    run = Run.objects.create(
+        pipeline=merging, revision_id=merging.revision_id, trigger="manual", status=RunStatus.FAILED
+    )
+    assert viewer_api.post(f"/api/v1/runs/{run.pk}/{door}/", {"note": "x"}, format="json").status_code == 403

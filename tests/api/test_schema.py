@@ -36,6 +36,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "runs/"), ("get", "runs/{id}/"), ("post", "runs/{id}/cancel/"), ("get", "runs/{id}/log/"),
         ("get", "runs/{id}/parts/"),
         ("post", "runs/{id}/start/"), ("post", "pipelines/{pipeline_id}/runs/downstream/"),
+        ("post", "runs/{id}/clear/"), ("post", "runs/{id}/mark-done/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),
     }  # fmt: skip
     for methods in schema["paths"].values():

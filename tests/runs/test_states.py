@@ -11,8 +11,10 @@ def test_every_status_has_its_transitions() -> None:
     assert set(TRANSITIONS) == set(RunStatus)
 
 
-def test_what_has_ended_stays_as_it_is() -> None:
+def test_what_has_ended_stays_as_it_is_unless_a_person_clears_what_was_not_published() -> None:
     assert {RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED} == TERMINAL
+    assert TRANSITIONS[RunStatus.SUCCEEDED] == frozenset()
+    assert TRANSITIONS[RunStatus.FAILED] == TRANSITIONS[RunStatus.CANCELLED] == {RunStatus.QUEUED, RunStatus.BLOCKED}
 
 
 @pytest.mark.parametrize("status", sorted(set(RunStatus) - TERMINAL))

@@ -1,0 +1,125 @@
+"""A cancelled run reads and writes no more within seconds, whatever it waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+import pytest
+
+from datamantri import processes
+from runs import services
+from runs.models import Run
+from runs.states import RunStatus
+from tests.acceptance.conftest import ended, numbers
+from tests.acceptance.product import Product, wait_for
+from tests.bigquery.proxy import BehavingBigQuery
+
+WITHIN_S = 5.0
+
+
+@pytest.fixture
+def slow_bigquery(product: Product, emulator: dict[str, str]) -> Iterator[BehavingBigQuery]:
+    """BigQuery as the only worker sees it: each stream takes minutes. `reading` has the streams that are open."""
+    with BehavingBigQuery(**emulator, keeps_history=False) as proxy:
+        proxy.reading = _open_streams(proxy)
+        proxy.faults.inject("rate", "ReadRows", bytes_per_s=200_000)
+        product.stop("worker")
+        env = {
+            "BIGQUERY_REST_ENDPOINT": proxy.endpoints.rest,
+            "BIGQUERY_STORAGE_ENDPOINT": proxy.endpoints.storage,
+        }
+        product.start(processes.worker(1, "worker-slow"), **env)
+        try:
+            yield proxy
+        finally:
+            product.stop("worker-slow")
+            product.start(processes.worker(2))
+
+
+def _open_streams(proxy: BehavingBigQuery) -> set[Any]:
+    """The calls that read and that the client has not given up."""
+    reading: set[Any] = set()
+    strikes = proxy.storage.strikes
+    plain = strikes.on_a_stream
+
+    def watched(call: Any, messages: Any, context: Any) -> Any:
+        reading.add(context)
+        context.add_callback(lambda: reading.discard(context))
+        return plain(call, messages, context)
+
+    strikes.on_a_stream = watched
+    return reading
+
+
+@pytest.fixture
+def writing(warehouse_cursor: Any) -> Any:
+    """Asks the destination who is in the middle of a transaction: nobody but the run's worker, and this test."""
+
+    def writing() -> list[Any]:
+        warehouse_cursor.execute(
+            "SELECT pid, state, wait_event_type, query FROM pg_stat_activity"
+            " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+            " AND application_name <> 'the test'"
+        )
+        return warehouse_cursor.fetchall()
+
+    return writing
+
+
+def cancelled_within_seconds(run: Run, operator: Any, *still: Any) -> None:
+    """Cancel, and see that within WITHIN_S the run has ended and nothing of `still` goes on."""
+    asked = time.monotonic()
+    services.cancel_run(run, by=operator)
+
+    def is_over() -> bool:
+        run.refresh_from_db()
+        return run.status == RunStatus.CANCELLED and not any(each() for each in still)
+
+    wait_for(is_over, limit_s=WITHIN_S, saying=f"{run.status}, {[each() for each in still]}")
+    assert time.monotonic() - asked < WITHIN_S
+
+
+@pytest.mark.parametrize("method", ["direct", "staged"])
+def test_a_run_that_reads_slowly(
+    slow_bigquery, make_pipeline, large_table, run_now, operator, writing, warehouse_cursor, method
+):
+    pipeline = make_pipeline(large_table, write_disposition="append", load_method=method)
+    run = run_now(pipeline)
+    wait_for(lambda: slow_bigquery.reading, saying="a stream is read")
+    wait_for(writing if method == "direct" else lambda: run.parts.filter(status="running").exists())
+    cancelled_within_seconds(run, operator, lambda: slow_bigquery.reading, writing)
+    warehouse_cursor.execute("SELECT to_regclass(%s)", (f"public.{pipeline.target_table}",))
+    assert warehouse_cursor.fetchone() == (None,)
+    assert "Cancelled" in run.log_lines.order_by("seq").last().message
+
+
+@contextmanager
+def locked(warehouse: dict[str, Any], table: str) -> Iterator[None]:
+    """Somebody works on the table, and lets nobody else near it."""
+    session = psycopg2.connect(**warehouse, application_name="the test")
+    try:
+        session.cursor().execute(f"LOCK TABLE public.{table} IN ACCESS EXCLUSIVE MODE")
+        yield
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
+def test_a_run_that_waits_for_a_lock(
+    make_pipeline, source_table, run_now, operator, warehouse, warehouse_cursor, writing, disposition
+):
+    key = {"merge_key": ["id"]} if disposition == "merge" else {}
+    pipeline = make_pipeline(source_table(numbers(1000)), write_disposition=disposition, **key)
+    assert ended(run_now(pipeline)).status == RunStatus.SUCCEEDED
+    with locked(warehouse, pipeline.target_table):
+        run = run_now(pipeline)
+        wait_for(lambda: any(row[2] == "Lock" for row in writing()), every_s=0.01, saying="it waits for the lock")
+        cancelled_within_seconds(run, operator, writing)
+    warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
+    assert warehouse_cursor.fetchone() == (1000,)
+    again = ended(run_now(pipeline))
+    assert again.status == RunStatus.SUCCEEDED, again.error_message

@@ -93,8 +93,8 @@ def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:
         return dict(cursor.fetchall())
 
 
-# A load `s` of the upstream that succeeded, or is done as a person says, and whose news have been passed on, or are by this very pass: what nobody
-# has handled yet meets nothing, or its downstream would be told of it twice.
+# A load `s` of the upstream that succeeded, or is done as a person says, and whose news have been passed on, or are by
+# this very pass: what nobody has handled yet meets nothing, or its downstream would be told of it twice.
 _SUCCESS = """
 s.pipeline_id = p.upstream_id AND (s.status = 'succeeded' OR EXISTS (SELECT FROM runs_donemark d WHERE d.run_id = s.id))
 AND s.action <> ALL(%(nothing)s)

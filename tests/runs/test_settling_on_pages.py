@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -12,21 +13,13 @@ from runs.models import DoneMark, Run
 from runs.states import RunStatus
 from tests.runs.pages import *  # noqa: F403
 
-__all__ = [
-    "destination",
-    "make_pipeline",
-    "make_run",
-    "operator",
-    "operator_client",
-    "source",
-    "viewer",
-    "viewer_client",
-]
 pytestmark = pytest.mark.django_db
 
 
-def test_a_failed_run_is_settled_on_its_page(operator_client: Client, make_run: Callable[..., Run]) -> None:
-    run = make_run(status=RunStatus.FAILED)
+def test_a_failed_run_is_settled_on_its_page(
+    operator_client: Client, make_run: Callable[..., Run], make_pipeline: Any
+) -> None:
+    run = make_run(make_pipeline(), status=RunStatus.FAILED)
     page = operator_client.get(reverse("run", args=[run.pk])).content.decode()
     assert reverse("clear_run", args=[run.pk]) in page
     operator_client.post(reverse("mark_done", args=[run.pk]), {"note": ""})
@@ -44,15 +37,16 @@ def test_a_failed_run_is_settled_on_its_page(operator_client: Client, make_run: 
 def test_other_runs_are_not_to_be_settled(
     operator_client: Client,
     make_run: Callable[..., Run],
+    make_pipeline: Any,
     status: RunStatus,
 ) -> None:
-    run = make_run(status=status)
+    run = make_run(make_pipeline(), status=status)
     page = operator_client.get(reverse("run", args=[run.pk])).content.decode()
     assert reverse("clear_run", args=[run.pk]) not in page
 
 
-def test_a_viewer_settles_nothing(viewer_client: Client, make_run: Callable[..., Run]) -> None:
-    run = make_run(status=RunStatus.FAILED)
+def test_a_viewer_settles_nothing(viewer_client: Client, make_run: Callable[..., Run], make_pipeline: Any) -> None:
+    run = make_run(make_pipeline(), status=RunStatus.FAILED)
     assert reverse("clear_run", args=[run.pk]) not in viewer_client.get(reverse("run", args=[run.pk])).content.decode()
     for door in ("clear_run", "mark_done"):
         assert viewer_client.post(reverse(door, args=[run.pk]), {"note": "x"}).status_code == 403

@@ -10,6 +10,8 @@ from typing import Any
 import billiard
 from celery.concurrency import asynpool, prefork
 
+from runs import presence
+
 PRELOADED = "datamantri.worker_children"
 
 
@@ -22,6 +24,16 @@ class Worker(asynpool.Worker):
 
 class AsynPool(asynpool.AsynPool):
     Worker = Worker
+
+    def _create_process_handlers(self, hub: Any) -> None:
+        super()._create_process_handlers(hub)
+        clean_up = self.on_process_down
+
+        def on_process_down(process: Any) -> None:
+            clean_up(process)
+            presence.child_ended(process.pid)
+
+        self.on_process_down = on_process_down
 
 
 class TaskPool(prefork.TaskPool):

@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.errors import ConnectorError
-from runs import actions, comparing, doorbell, ends, live, parts, services
+from runs import actions, comparing, doorbell, ends, live, parts, presence, services
 from runs.endings import (
     Divided,
     End,
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def work_on(*, process: str, task_id: str) -> int:
     """Execute eligible runs until none is left; says how many."""
-    worker = f"{process or socket.gethostname()}:{os.getpid()}"
+    worker = presence.worker_name(process, os.getpid())
     done = 0
     while True:
         asked = time.monotonic()

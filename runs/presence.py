@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -35,6 +38,11 @@ def process_name() -> str:
     return os.environ.get(NAME, "")
 
 
+def worker_name(process: str, pid: int) -> str:
+    """What a child of a worker calls itself in leases."""
+    return f"{process or socket.gethostname()}:{pid}"
+
+
 def keep_connections() -> None:
     """A long-lived process keeps its database connection; the web does not."""
     for alias in connections:
@@ -55,7 +63,7 @@ class Presence:
         self._has_begun = False
         self._is_ending = False
         self._has_left = False
-        self._lost: list[str] = []
+        self._lost: list[Callable[[], int]] = []
         self._noted = threading.Event()
         self._saying = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
@@ -63,8 +71,12 @@ class Presence:
     def start(self) -> None:
         self._thread.start()
 
-    def lose(self, task_id: str) -> None:
-        self._lost.append(task_id)
+    def lose_task(self, task_id: str) -> None:
+        self._lost.append(partial(services.give_back_lease, task_id, process=self._name))
+        self._noted.set()
+
+    def lose_child(self, pid: int) -> None:
+        self._lost.append(partial(services.give_back_leases, worker_name(self._name, pid)))
         self._noted.set()
 
     def end(self) -> None:
@@ -112,7 +124,7 @@ class Presence:
             services.drain_process(self._name)
         while self._lost:
             # Their leases need not run out first.
-            services.give_back_lease(self._lost[0], process=self._name)
+            self._lost[0]()
             del self._lost[0]
 
 
@@ -146,7 +158,13 @@ def _drain(**_: object) -> None:
 def _give_back(task_id: str, exception: BaseException, **_: object) -> None:
     """A child died. Celery sends this from the parent, also for a message that was acknowledged early."""
     if _presence is not None and isinstance(exception, WorkerLostError):
-        _presence.lose(task_id)
+        _presence.lose_task(task_id)
+
+
+def child_ended(pid: int) -> None:
+    """A child is gone. Its pool knows by its pid, even where it cannot tell which message the child had."""
+    if _presence is not None:
+        _presence.lose_child(pid)
 
 
 @worker_shutdown.connect

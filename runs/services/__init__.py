@@ -29,7 +29,7 @@ from runs.services.parts import (
 )
 from runs.services.prerequisites import start_anyway
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
-from runs.services.recovery import give_back_lease, sweep
+from runs.services.recovery import give_back_lease, give_back_leases, sweep
 from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
@@ -64,6 +64,7 @@ __all__ = [
     "finish_part",
     "forget_processes",
     "give_back_lease",
+    "give_back_leases",
     "hand_back",
     "hold",
     "installation_id",

@@ -335,7 +335,7 @@ def _errors(failure: Failure | None) -> dict[str, str]:
 def sweep_parts() -> int:
     """Give parts whose lease ran out to whoever goes on behind their checkpoint; says how many."""
     _end_late_runs()
-    return _give_up(Q(lease_until__lt=Now()), "stopped answering; its lease ran out")
+    return give_up(Q(lease_until__lt=Now()), "stopped answering; its lease ran out")
 
 
 def _end_late_runs() -> None:
@@ -353,16 +353,8 @@ def _end_late_runs() -> None:
             go_to_publish(run.pk)
 
 
-def give_back_parts(task_id: str, *, process: str) -> int:
-    """The worker child of this Celery task died."""
-    lost = Q(task_id=task_id, lease_until__isnull=False)
-    if process:
-        lost &= Q(worker__startswith=f"{process}:")
-    return _give_up(lost, "died") if task_id else 0
-
-
-def _give_up(lost: Q, what_happened: str) -> int:
-    """One run at a time, under its lock."""
+def give_up(lost: Q, what_happened: str) -> int:
+    """Let others load the parts whose owners are `lost`, one run at a time under its lock; says how many."""
     found = PartLoad.objects.filter(lost, status=PartStatus.RUNNING).values_list("run", flat=True)[:AT_ONCE]
     given_up = 0
     for run_id in sorted(set(found)):

@@ -27,10 +27,18 @@ def give_back_lease(task_id: str, *, process: str = "") -> int:
 
     With `process`, only for a child of that one: a message that was delivered twice is the same task elsewhere.
     """
-    lost = Q(task_id=task_id, lease_until__isnull=False)
-    if process:
-        lost &= Q(worker__startswith=f"{process}:")
-    return _give_up_leases(lost, "died") + parts.give_back_parts(task_id, process=process) if task_id else 0
+    of_process = Q(worker__startswith=f"{process}:") if process else Q()
+    return _give_back(Q(task_id=task_id) & of_process) if task_id else 0
+
+
+def give_back_leases(worker: str) -> int:
+    """This worker child is gone, whichever task it had: no need to wait for what it held."""
+    return _give_back(Q(worker=worker))
+
+
+def _give_back(lost: Q) -> int:
+    lost &= Q(lease_until__isnull=False)
+    return _give_up_leases(lost, "died") + parts.give_up(lost, "died")
 
 
 def _give_up_leases(lost: Q, what_happened: str) -> int:

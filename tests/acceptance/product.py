@@ -128,6 +128,10 @@ class Product:
             if member.is_running() and member.pid != started.pid:
                 member.kill()
 
+    def wait_for_exit(self, name: str, *, limit_s: float = 10) -> None:
+        """Until a process has ended by itself."""
+        self._running.pop(name).wait(limit_s)
+
     def stop_all(self) -> None:
         for name in list(self._running):
             self.stop(name, grace_s=5)

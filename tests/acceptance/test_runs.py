@@ -129,16 +129,21 @@ def test_a_second_beat_and_a_second_worker_change_nothing(product, make_pipeline
         product.stop("worker-two")
 
 
+@pytest.mark.parametrize("who", ["the child at work", "what children are copies of"])
 def test_a_worker_killed_in_the_middle_ends_right(
-    product, make_pipeline, large_table, run_now, slow_target, warehouse_cursor
+    product, make_pipeline, large_table, run_now, slow_target, warehouse_cursor, who
 ):
     pipeline = slow_target(make_pipeline(large_table, **SLOW))
     run = caught_loading(run_now(pipeline))
     pid = int(run.worker.rsplit(":", 1)[1])
     [child] = [child for child in product.children() if child.pid == pid]
-    child.kill()
+    (child if who == "the child at work" else child.parent()).kill()
     # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
-    wait_for(lambda: run.attempts.filter(outcome="lost").exists(), saying="the loss is noticed")
+    wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=5, saying="the loss is noticed")
+    if who != "the child at work":
+        # The worker ends with it, and whoever keeps it running starts another.
+        product.wait_for_exit("worker")
+        product.start(processes.worker(2))
     make_quick(warehouse_cursor, pipeline.target_table)
     ended(run)
     assert run.status == RunStatus.SUCCEEDED, run.error_message

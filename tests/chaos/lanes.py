@@ -159,7 +159,7 @@ class Lane:
         verdict.told += history.faults(run)
         return Outcome(run, verdict)
 
-    def feed_insists(self, change: Callable[[], None], *, times: int = 60) -> None:
+    def feed_insists(self, change: Callable[[], None], *, times: int = 400) -> None:
         """Change the source; while BigQuery is away `begin` is tried again, `grow` may fail."""
         for left in reversed(range(times)):
             try:

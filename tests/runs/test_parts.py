@@ -204,6 +204,15 @@ def test_a_dead_childs_part_is_free_at_once(parted: Pipeline) -> None:
     assert statuses(run) == ["waiting"] * 4
 
 
+def test_the_parts_of_a_child_that_is_gone_are_free_at_once(parted: Pipeline) -> None:
+    run = start(parted)
+    plan(run)
+    for pid in (7, 70):
+        assert take_part(worker=f"worker@b:1:{pid}") is not None
+    assert services.give_back_leases("worker@b:1:7") == 1
+    assert sorted(statuses(run)) == ["running", "waiting", "waiting", "waiting"]
+
+
 def test_a_part_whose_worker_is_lost_again_and_again_fails_the_run(parted: Pipeline) -> None:
     run = start(parted)
     plan(run)

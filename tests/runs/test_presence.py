@@ -167,8 +167,21 @@ def test_what_a_dead_child_held_is_given_back_after_an_outage_too(
         return give_back(*args, **values)
 
     monkeypatch.setattr(services, "give_back_lease", failing)
-    worker.lose("task-9")
+    worker.lose_task("task-9")
     until(lambda: Run.objects.get(pk=claimed.run).status == RunStatus.RESOLVING)
+
+
+def test_what_a_child_held_is_given_back_whichever_message_it_had(
+    worker: Presence, queue: Callable[..., Run], claim: Callable[..., Claim | None]
+) -> None:
+    queue()
+    queue()
+    gone, lives = claim(process=NAME, worker=f"{NAME}:7"), claim(process=NAME, worker=f"{NAME}:70")
+    assert gone is not None
+    assert lives is not None
+    presence.child_ended(7)
+    until(lambda: Run.objects.get(pk=gone.run).status == RunStatus.RESOLVING)
+    assert Run.objects.get(pk=lives.run).status == RunStatus.RUNNING
 
 
 def test_an_error_inside_a_task_gives_nothing_back(worker: Presence, owned: Claim) -> None:

@@ -16,6 +16,7 @@ from runs.alerts.api import AlertChannelViewSet, AlertDeliveryViewSet, AlertRule
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
+from runs.api_webhooks import WebhookView
 
 router = SimpleRouter(use_regex_path=False)
 router.register("connections", ConnectionViewSet, basename="connection")
@@ -32,6 +33,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="api-docs"), name="api-root"),
     path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
     path("pipelines/<uuid:pipeline_id>/runs/downstream/", DownstreamRunsView.as_view(), name="downstream-runs"),
+    path("pipelines/<uuid:pipeline_id>/webhook/", WebhookView.as_view(), name="pipeline-webhook"),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
     path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),
     path("", include(router.urls)),

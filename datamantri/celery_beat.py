@@ -101,6 +101,7 @@ class Ticker(Scheduler):
         self._kept_at = now
         services.forget_processes()
         services.discard_expired()
+        services.forget_deliveries()
         # Answers of look-ups that came when nobody waited any more.
         self.app.backend.cleanup()
         # More than one batch is old: go on in the next round.

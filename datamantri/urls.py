@@ -10,7 +10,7 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import graph_views, value_pages, views
+from runs import graph_views, value_pages, views, webhook_views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
@@ -18,6 +18,10 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
     path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
+    path("pipelines/<uuid:pk>/webhook/", webhook_views.webhook_page, name="webhook_page"),
+    path("pipelines/<uuid:pk>/webhook/drop/", webhook_views.drop_old_secret, name="drop_old_secret"),
+    path("pipelines/<uuid:pk>/webhook/remove/", webhook_views.remove_webhook, name="remove_webhook"),
+    path("hooks/<uuid:pk>/", webhook_views.receive, name="webhook"),
     path("pipelines/<uuid:pk>/downstream/", graph_views.run_downstream, name="run_downstream"),
     path("pipelines/<uuid:pk>/values/", value_pages.run_with_values, name="run_with_values"),
     path("pipelines/<uuid:pk>/start/<slug:name>/", views.start_action, name="start_action"),

@@ -266,4 +266,21 @@ class Migration(migrations.Migration):
             model_name='schedule',
             constraint=models.CheckConstraint(condition=models.Q(('active_from__isnull', True), ('active_until__isnull', True), ('active_from__lt', models.F('active_until')), _connector='OR'), name='schedule_window_is_one', violation_error_message='It ends before it begins.'),
         ),
+        migrations.CreateModel(
+            name='Webhook',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('secrets', pipelines.fields.EncryptedJSONField(default=dict, editable=False)),
+                ('before_until', models.DateTimeField(editable=False, null=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('rotated_at', models.DateTimeField(auto_now_add=True)),
+                ('used_at', models.DateTimeField(editable=False, null=True)),
+                ('refused', models.PositiveIntegerField(default=0, editable=False)),
+                ('refused_since', models.DateTimeField(editable=False, null=True)),
+                ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='webhook', to='pipelines.pipeline')),
+            ],
+            options={
+                'ordering': ['created_at'],
+            },
+        ),
     ]

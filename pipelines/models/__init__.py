@@ -7,6 +7,7 @@ from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
 from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
 from pipelines.models.schedules import Schedule
 from pipelines.models.tokens import ApiToken
+from pipelines.models.webhooks import Webhook
 
 __all__ = [
     "AlertChannel",
@@ -28,4 +29,5 @@ __all__ = [
     "Quiet",
     "Revision",
     "Schedule",
+    "Webhook",
 ]

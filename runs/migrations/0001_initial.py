@@ -60,7 +60,7 @@ class Migration(migrations.Migration):
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream')], max_length=10)),
+                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook')], max_length=10)),
                 ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
@@ -441,6 +441,19 @@ class Migration(migrations.Migration):
                 'ordering': ['pk'],
                 'indexes': [models.Index(condition=models.Q(('is_checked', False)), fields=['id'], name='prerequisite_unchecked'), models.Index(condition=models.Q(('met_at__isnull', True)), fields=['upstream'], name='prerequisite_open'), models.Index(condition=models.Q(('met_at__isnull', True)), fields=['give_up_at'], name='prerequisite_gives_up'), models.Index(condition=models.Q(('head__isnull', False)), fields=['head'], name='prerequisite_of_chain')],
                 'constraints': [models.UniqueConstraint(fields=('run', 'upstream'), name='prerequisite_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='Delivery',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('key', models.CharField(max_length=200)),
+                ('expires_at', models.DateTimeField(db_index=True)),
+                ('webhook', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pipelines.webhook')),
+            ],
+            options={
+                'verbose_name_plural': 'deliveries',
+                'constraints': [models.UniqueConstraint(fields=('webhook', 'key'), name='delivery_once')],
             },
         ),
     ]

@@ -1,6 +1,7 @@
 """What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
 
 from runs.models.alerts import Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
+from runs.models.deliveries import Delivery
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
 from runs.models.marks import DoneMark
@@ -19,6 +20,7 @@ __all__ = [
     "Attempt",
     "Closing",
     "Decision",
+    "Delivery",
     "DeliveryEvent",
     "DeliveryState",
     "DoneMark",

@@ -20,6 +20,7 @@ class Trigger(models.TextChoices):
     MANUAL = "manual", "By hand"
     API = "api", "API"
     UPSTREAM = "upstream", "Upstream"
+    WEBHOOK = "webhook", "Webhook"
 
 
 class RunAction(models.TextChoices):

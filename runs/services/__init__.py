@@ -34,6 +34,7 @@ from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
 from runs.services.upstreams import settle
+from runs.services.webhooks import accept, forget_deliveries
 
 __all__ = [
     "Chain",
@@ -49,6 +50,7 @@ __all__ = [
     "RunRefused",
     "StaleToken",
     "Waiting",
+    "accept",
     "cancel_run",
     "chain_from",
     "claim",
@@ -62,6 +64,7 @@ __all__ = [
     "failed_part",
     "finish",
     "finish_part",
+    "forget_deliveries",
     "forget_processes",
     "give_back_lease",
     "give_back_leases",

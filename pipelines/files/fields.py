@@ -178,7 +178,7 @@ DEPENDENCIES = Field(
 WORDS = {"priority": Priority}
 
 
-def _of_model(model: type[models.Model], *names: str) -> tuple[Field, ...]:
+def of_model(model: type[models.Model], *names: str) -> tuple[Field, ...]:
     return tuple(_of_field(model._meta.get_field(name)) for name in names)
 
 
@@ -221,11 +221,11 @@ def _schema_of(of: Any, choices: Mapping[Any, str]) -> Schema:
     return schema
 
 
-CALENDAR = _of_model(Calendar, "zone", "closed", "description")
-POOL = _of_model(Pool, "slots", "description")
-CONNECTION = _of_model(Connection, "kind", "max_running")
+CALENDAR = of_model(Calendar, "zone", "closed", "description")
+POOL = of_model(Pool, "slots", "description")
+CONNECTION = of_model(Connection, "kind", "max_running")
 PIPELINE = (
-    *_of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")),
+    *of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")),
     SCHEDULES,
     DEPENDENCIES,
 )

@@ -18,13 +18,13 @@ from connectors.errors import ConnectorError
 from pipelines import calendars, objections, queries, schedules, services
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
-from pipelines.files import fields, values
+from pipelines.files import alert_rules, fields, values
 from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
 from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
 from pipelines.files.values import Values
-from pipelines.models import Calendar, Connection, Pipeline, PipelineState, Pool
+from pipelines.models import AlertRule, Calendar, Connection, Pipeline, PipelineState, Pool
 from pipelines.services import PipelineRefused, ScheduleSpec
 
 # One at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
@@ -83,6 +83,9 @@ class Work:
             raise FileRefused(self.problems)
         if "pipelines" in self.wish.only:
             self._pipelines()
+        if self.problems:
+            raise FileRefused(self.problems)
+        self._each("alert_rules", {each.name: each for each in alert_rules.rules()}, self._rule)
         if self.problems:
             raise FileRefused(self.problems)
         return self.plan
@@ -290,6 +293,15 @@ class Work:
                 self._refuse(place, PipelineRefused("twice", "The same schedule is there twice.", "Take one out."))
             specs.append(spec)
         return specs if len(specs) == len(entry.get("schedules", ())) else None
+
+    # Alert rules ------------------------------------------------------------------------------
+
+    def _rule(self, name: str, entry: Values, rule: AlertRule | None) -> None:
+        saved = alert_rules.save(name, entry, rule)
+        if saved is None:
+            self.plan.unchanged += 1
+        else:
+            self._told(saved[1].sign, *saved)
 
     # What pipelines wait for -------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pipelines.files.schema import schema
 
 
 class Command(BaseCommand):
-    help = "Write connections (without secrets), pools and pipelines as YAML, to standard output unless told where."
+    help = "Write definitions (without secrets) as YAML, to standard output unless told where."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="write to FILE")

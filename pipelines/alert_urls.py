@@ -106,6 +106,7 @@ SHORTEST_SECRET = 3
 # Shorter ones are looked for as words only: "hook" of a path must not be cut out of "hooks".
 LONG_SECRET = 8
 HIDDEN = "***"
+_HOST = "\x00"
 
 # Said in the forms.
 HELP = (
@@ -159,42 +160,45 @@ def objection(url: str) -> Objection | None:
 
 def scrub(text: str, url: str) -> str:
     """The text without any part of the address that may be secret."""
-    for secret in sorted(set(_secrets(url)), key=len, reverse=True):
+    rest = url.partition("://")[2]
+    if not rest:
+        return text
+    host, port = _own_host(url)
+    text = text.replace(url, HIDDEN)
+    if host:
+        # An error that does not name the host helps nobody, whatever else of the address looks like a part of it.
+        text = text.replace(host, _HOST)
+    for secret in sorted(set(_secrets(url)) - {host, port}, key=len, reverse=True):
         if len(secret) >= LONG_SECRET:
             text = text.replace(secret, HIDDEN)
         else:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
-    return text
+    return text.replace(_HOST, host)
+
+
+def _own_host(url: str) -> tuple[str, str]:
+    """Host and port of a server of the user's own; of hosted services both may be tokens."""
+    if scheme_of(url) not in OWN_HOST:
+        return "", ""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", str(parts.port or "")
+    except ValueError:
+        return "", ""
 
 
 def _secrets(url: str) -> Iterator[str]:
     """Each part of an address that may be secret, as it is written there and as a client may write it."""
     rest = url.partition("://")[2]
-    if rest:
-        yield url
-    path = rest.partition("?")[0]
+    names = {name.lower() for name, _ in _query(url)} | {"yes", "true", "http", "https"}
     # Taken apart by hand: what an address means, its service decides.
     pieces = [piece for piece in re.split(r"[/@:?&=,\s]+", rest) if piece]
-    pieces += [piece for piece in re.split(r"[/@,\s]+", path) if piece]
+    pieces += [piece for piece in re.split(r"[/@,\s]+", rest.partition("?")[0]) if piece]
     pieces += [value for _, value in _query(url)]
-    told = _told(url)
     for piece in pieces:
         for form in {piece, unquote(piece), unquote_plus(piece), quote(piece, safe=""), quote_plus(piece)}:
-            if len(form) >= SHORTEST_SECRET and form.lower() not in told:
+            if len(form) >= SHORTEST_SECRET and form.lower() not in names:
                 yield form
-
-
-def _told(url: str) -> set[str]:
-    """Host and port of a server of the user's own: an error that does not name them helps nobody."""
-    names = {name.lower() for name, _ in _query(url)} | {"yes", "true", "https", "http"}
-    if scheme_of(url) not in OWN_HOST:
-        return names
-    try:
-        parts = urlsplit(url)
-        port, host = parts.port, (parts.hostname or "").lower()
-    except ValueError:
-        return names
-    return names | {host, str(port or ""), f"{host}:{port}"}
 
 
 def _query(url: str) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ PROJECT, DATASET = "acceptance", "shop"
 _numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, also when a file of this folder is named
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # A test of another product may run beside those of this one.

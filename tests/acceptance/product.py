@@ -60,6 +60,7 @@ class Product:
             "PORT": str(web_port),
             "LEASE_TTL_S": "6",
             "HEARTBEAT_S": "1",
+            "ALERT_PRIVATE_NETWORKS": "127.0.0.1",
             **env,
         }
         self._running: dict[str, subprocess.Popen[bytes]] = {}

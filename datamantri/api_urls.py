@@ -14,6 +14,7 @@ from pipelines.api import ConnectionViewSet, PipelineViewSet
 from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
 from runs.alerts.api import AlertChannelViewSet, AlertDeliveryViewSet, AlertRuleViewSet, AlertViewSet
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
+from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
 from runs.api_webhooks import WebhookView
@@ -21,6 +22,7 @@ from runs.api_webhooks import WebhookView
 router = SimpleRouter(use_regex_path=False)
 router.register("connections", ConnectionViewSet, basename="connection")
 router.register("calendars", CalendarViewSet, basename="calendar")
+router.register("dataset-rules", DatasetRuleViewSet, basename="dataset-rule")
 router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")

@@ -14,6 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from runs.alerts.bell import Watchman
+from runs.looking_bell import Lookout
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Ticker(Scheduler):
         self._seen_at = self._trimmed_at = float("-inf")
         self._kept_at = time.monotonic()
         self._watchman = Watchman()
+        self._lookout = Lookout()
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -86,6 +88,7 @@ class Ticker(Scheduler):
         if bells := ticker.bells_due(queued):
             doorbell.ring(bells)
         self._watchman.look()
+        self._lookout.look()
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began

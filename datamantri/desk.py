@@ -21,6 +21,7 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         (
             ("Pipelines", "conversion_path", "admin:pipelines_pipeline_changelist", "pipelines.view_pipeline"),
             ("Connections", "database", "admin:pipelines_connection_changelist", "pipelines.view_connection"),
+            ("Dataset rules", "dataset", "admin:pipelines_datasetrule_changelist", "pipelines.view_datasetrule"),
             ("Calendars", "event_busy", "admin:pipelines_calendar_changelist", "pipelines.view_calendar"),
             ("Pools", "pool", "admin:pipelines_pool_changelist", "pipelines.view_pool"),
             (

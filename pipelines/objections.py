@@ -43,6 +43,12 @@ BROKEN_CONSTRAINTS = {
         "Choose a name that is free.",
         "name",
     ),
+    "pipelines_datasetrule_name_key": (
+        "name_taken",
+        "Another dataset rule has this name.",
+        "Choose a name that is free.",
+        "name",
+    ),
     "pipelines_pool_name_key": ("name_taken", "Another pool has this name.", "Choose a name that is free.", "name"),
     "pipelines_pipeline_name_key": (
         "name_taken",

@@ -22,11 +22,12 @@ from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
 from runs import asking, page_queries, part_queries, receipts, services
 from runs.alerts import admin as alerts_admin
+from runs.look_admin import DatasetRuleAdmin
 from runs.models import Attempt, PartLoad, Run, Trigger
 from runs.pool_admin import PoolAdmin
 from runs.states import RunStatus
 
-__all__ = ["PoolAdmin", "RunAdmin", "RunnablePipelineAdmin", "alerts_admin"]
+__all__ = ["DatasetRuleAdmin", "PoolAdmin", "RunAdmin", "RunnablePipelineAdmin", "alerts_admin"]
 
 STATUS_COLOURS = {
     RunStatus.BLOCKED.value: "warning",

@@ -5,6 +5,7 @@ import django.core.validators
 import django.db.models.deletion
 import django.utils.timezone
 import pipelines.fields
+import pipelines.models.dataset_rules
 import uuid
 from django.conf import settings
 from django.db import migrations, models
@@ -281,6 +282,34 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['created_at'],
+            },
+        ),
+        migrations.CreateModel(
+            name='DatasetRule',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=100, unique=True)),
+                ('enabled', models.BooleanField(default=True, help_text='Look at the dataset by itself.')),
+                ('dataset', models.CharField(help_text='dataset or project.dataset', max_length=1100)),
+                ('include', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=300), blank=True, default=list, help_text='Names of tables, separated by commas, with * for any text: orders_*, customers. Empty: all.', size=None)),
+                ('exclude', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=300), blank=True, default=pipelines.models.dataset_rules.usual_exclusions, help_text='Names that are left alone, included or not. As it comes: tables of a day each (events_20260131).', size=None)),
+                ('views', models.BooleanField(default=False, help_text='Views, materialized and external tables, too.', verbose_name='views too')),
+                ('name_prefix', models.CharField(blank=True, help_text="Goes before the table's name in the name of its pipeline.", max_length=100)),
+                ('new_state', models.CharField(choices=[('paused', 'Paused'), ('active', 'Active')], default='paused', max_length=10, verbose_name='new pipelines are')),
+                ('take_existing', models.BooleanField(default=False, help_text='Otherwise the first look only takes note of them.', verbose_name='tables that are there already, too')),
+                ('most_at_once', models.PositiveSmallIntegerField(default=20, help_text='So many pipelines are made at a look; the next one goes on.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(500)], verbose_name='most at once')),
+                ('every_s', models.PositiveIntegerField(default=3600, validators=[django.core.validators.MinValueValidator(60), django.core.validators.MaxValueValidator(604800)], verbose_name='look every (seconds)')),
+                ('next_look', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('asked', models.BooleanField(default=False, editable=False)),
+                ('first_looked_at', models.DateTimeField(editable=False, null=True)),
+                ('created_at', models.DateTimeField(auto_now_add=True)),
+                ('updated_at', models.DateTimeField(auto_now=True)),
+                ('source', models.ForeignKey(help_text='The connection to look through.', on_delete=django.db.models.deletion.PROTECT, related_name='dataset_rules', to='pipelines.connection')),
+                ('template', models.ForeignKey(help_text='A pipeline that reads a table. New ones are like it: destination, schema, schedules, limits and all else but the tables and the name. An archived one will do.', on_delete=django.db.models.deletion.PROTECT, related_name='dataset_rules', to='pipelines.pipeline')),
+            ],
+            options={
+                'ordering': ['name'],
+                'indexes': [models.Index(condition=models.Q(('enabled', True), ('asked', True), _connector='OR'), fields=['next_look'], name='dataset_rule_next')],
             },
         ),
     ]

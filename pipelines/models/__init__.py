@@ -3,6 +3,7 @@
 from pipelines.models.alerts import AlertChannel, AlertKind, AlertRule, Quiet
 from pipelines.models.calendars import Calendar
 from pipelines.models.connections import Connection, Pool
+from pipelines.models.dataset_rules import DatasetRule
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
 from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
 from pipelines.models.schedules import Schedule
@@ -16,6 +17,7 @@ __all__ = [
     "ApiToken",
     "Calendar",
     "Connection",
+    "DatasetRule",
     "Dependency",
     "DependencyRule",
     "GiveUp",

@@ -456,4 +456,70 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('webhook', 'key'), name='delivery_once')],
             },
         ),
+        migrations.CreateModel(
+            name='DatasetLook',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('tables', models.PositiveIntegerField(default=0, help_text='Those that the rule is about.')),
+                ('appeared', models.PositiveIntegerField(default=0)),
+                ('made', models.PositiveIntegerField(default=0, verbose_name='pipelines made')),
+                ('refused', models.PositiveIntegerField(default=0)),
+                ('vanished', models.PositiveIntegerField(default=0)),
+                ('left', models.PositiveIntegerField(default=0, verbose_name='left for the next')),
+                ('error_code', models.CharField(blank=True, max_length=60)),
+                ('error_message', models.TextField(blank=True)),
+                ('error_hint', models.TextField(blank=True)),
+                ('rule', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='looks', to='pipelines.datasetrule')),
+            ],
+            options={
+                'ordering': ['-at'],
+            },
+        ),
+        migrations.CreateModel(
+            name='SeenTable',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=1100)),
+                ('first_seen_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('vanished_at', models.DateTimeField(null=True)),
+                ('pipeline', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='pipelines.pipeline')),
+                ('rule', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='seen_tables', to='pipelines.datasetrule')),
+            ],
+            options={
+                'ordering': ['name'],
+            },
+        ),
+        migrations.CreateModel(
+            name='TableEvent',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('kind', models.CharField(choices=[('appeared', 'Appeared'), ('made', 'Appeared, and has a pipeline now'), ('refused', 'Appeared, and cannot have a pipeline'), ('vanished', 'Vanished'), ('back', 'Is back')], max_length=10)),
+                ('table', models.CharField(max_length=1100)),
+                ('message', models.TextField(blank=True)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('look', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='runs.datasetlook')),
+                ('pipeline', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='table_events', to='pipelines.pipeline')),
+                ('rule', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='pipelines.datasetrule')),
+            ],
+            options={
+                'ordering': ['-id'],
+            },
+        ),
+        migrations.AddIndex(
+            model_name='datasetlook',
+            index=models.Index(fields=['rule', '-at'], name='dataset_look_of_rule'),
+        ),
+        migrations.AddIndex(
+            model_name='datasetlook',
+            index=models.Index(fields=['at'], name='dataset_look_by_age'),
+        ),
+        migrations.AddConstraint(
+            model_name='seentable',
+            constraint=models.UniqueConstraint(fields=('rule', 'name'), name='seen_table_once'),
+        ),
+        migrations.AddIndex(
+            model_name='tableevent',
+            index=models.Index(fields=['rule', '-id'], name='table_event_of_rule'),
+        ),
     ]

@@ -8,6 +8,7 @@ OPERATOR = {
     "pipelines": {
         "pipeline": ("view", "add", "change", "delete", "run"),
         "connection": ("view", "add", "change", "delete"),
+        "datasetrule": ("view", "add", "change", "delete"),
         "calendar": ("view", "add", "change", "delete"),
         "pool": ("view", "add", "change", "delete"),
         "alertchannel": ("view", "add", "change", "delete"),

@@ -4,6 +4,7 @@ from runs.models.alerts import Alert, AlertDelivery, AlertEvent, Closing, Delive
 from runs.models.deliveries import Delivery
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
+from runs.models.looks import DatasetLook, SeenTable, TableEvent
 from runs.models.marks import DoneMark
 from runs.models.processes import Installation, Process
 from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Trigger
@@ -19,6 +20,7 @@ __all__ = [
     "AlertEvent",
     "Attempt",
     "Closing",
+    "DatasetLook",
     "Decision",
     "Delivery",
     "DeliveryEvent",
@@ -33,7 +35,9 @@ __all__ = [
     "Process",
     "Run",
     "RunAction",
+    "SeenTable",
     "Skip",
+    "TableEvent",
     "Trigger",
     "UpstreamSuccess",
 ]

@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import PartLoad, Run, Skip
+from runs.models import DatasetLook, PartLoad, Run, Skip
 
 ROWS_PER_RUN = 10
 
@@ -37,4 +37,7 @@ def trim(*, batch: int = 200) -> int:
             trimmed += Run.objects.filter(pk__in=ids).only("pk").delete()[0]
     if skips := list(Skip.objects.filter(last__lt=long_ago).order_by("last").values_list("pk", flat=True)[:batch]):
         trimmed += Skip.objects.filter(pk__in=skips).delete()[0]
+    looks = DatasetLook.objects.filter(at__lt=long_ago).order_by("at")
+    if old_looks := list(looks.values_list("pk", flat=True)[:batch]):
+        trimmed += DatasetLook.objects.filter(pk__in=old_looks).delete()[0]
     return trimmed

@@ -19,7 +19,10 @@ def test_the_schema_is_valid_and_gives_no_warnings():
     assert operations == {
         ("get", "connections/"), ("get", "connections/{id}/"), ("patch", "connections/{id}/"),
         ("get", "pools/"), ("post", "pools/"), ("get", "pools/{id}/"), ("patch", "pools/{id}/"),
-            ("get", "calendars/"), ("post", "calendars/"), ("get", "calendars/{id}/"), ("patch", "calendars/{id}/"),
+("get", "dataset-rules/"), ("post", "dataset-rules/"), ("get", "dataset-rules/{id}/"),
+        ("patch", "dataset-rules/{id}/"), ("delete", "dataset-rules/{id}/"), ("post", "dataset-rules/{id}/look/"),
+        ("get", "dataset-rules/{id}/looks/"), ("get", "dataset-rules/{id}/events/"),
+        ("get", "calendars/"), ("post", "calendars/"), ("get", "calendars/{id}/"), ("patch", "calendars/{id}/"),
             ("delete", "calendars/{id}/"), ("post", "schedules/preview/"),
         ("delete", "pools/{id}/"),
         ("get", "alert-channels/"), ("post", "alert-channels/"), ("get", "alert-channels/{id}/"),

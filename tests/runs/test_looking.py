@@ -1,0 +1,258 @@
+"""Looks at datasets: tables that appear get pipelines, those that vanish are told; against the emulator."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db.models.functions import Now
+from google.cloud.bigquery import SchemaField
+
+from connectors.bigquery.source import BigQuerySource
+from connectors.errors import ConnectorError
+from pipelines import dataset_rules
+from pipelines import services as definitions
+from pipelines.models import Connection, DatasetRule, Pipeline, PipelineState
+from pipelines.objections import PipelineRefused
+from pipelines.services import ScheduleSpec
+from runs import looking, looking_bell
+from runs.models import DatasetLook, SeenTable, TableEvent
+from tests.emulator_tables import EmulatorTables
+
+pytestmark = pytest.mark.django_db
+ID = [SchemaField("id", "INT64")]
+DAILY = ScheduleSpec("cron", cron="@daily", zone="Asia/Kolkata")
+
+
+@pytest.fixture
+def tables(emulator: dict[str, str]) -> Iterator[EmulatorTables]:
+    made = EmulatorTables(emulator["rest"])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def dataset() -> str:
+    return f"appearing_{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def rule(
+    make_pipeline: Callable[..., Pipeline], source: Connection, dataset: str, operator: User, tables: EmulatorTables
+) -> Callable[..., DatasetRule]:
+    """Makes a rule for the test's own dataset, which has the table `first`."""
+    numbers = itertools.count()
+    tables.make(f"{dataset}.first", ID)
+    template = make_pipeline(
+        "Template", schedules=[DAILY], target_schema="lake", retries=7, write_disposition="append", load_method="staged"
+    )
+
+    def rule(**changes: Any) -> DatasetRule:
+        values = {
+            "name": f"Rule {next(numbers)}",
+            "source": source,
+            "dataset": dataset,
+            "template": template,
+            **changes,
+        }
+        return dataset_rules.save_rule(DatasetRule(**values), by=operator)
+
+    return rule
+
+
+def look(rule: DatasetRule) -> DatasetLook:
+    DatasetRule.objects.filter(pk=rule.pk).update(next_look=Now() - timedelta(seconds=1))
+    assert looking.look_around() == 1
+    return DatasetLook.objects.filter(rule=rule).latest("pk")
+
+
+def events(rule: DatasetRule) -> list[tuple[str, str]]:
+    return list(TableEvent.objects.filter(rule=rule).order_by("id").values_list("kind", "table"))
+
+
+def made(rule: DatasetRule) -> list[str]:
+    return sorted(Pipeline.objects.exclude(pk=rule.template_id).values_list("name", flat=True))
+
+
+def test_a_table_that_appears_gets_a_pipeline_like_the_template(rule, tables, dataset):
+    told = rule(name_prefix="Lake ")
+    first = look(told)
+    assert (first.tables, first.appeared, first.made) == (1, 0, 0)
+    assert events(told) == [], "what is there at the first look has not appeared"
+    tables.make(f"{dataset}.orders", ID)
+    second = look(told)
+    assert (second.tables, second.appeared, second.made, second.refused) == (2, 1, 1, 0)
+    pipeline = Pipeline.objects.get(name="Lake orders")
+    assert pipeline.source_table == f"{dataset}.orders"
+    assert (pipeline.target_schema, pipeline.target_table) == ("lake", "orders")
+    assert (pipeline.retries, pipeline.write_disposition, pipeline.load_method) == (7, "append", "staged")
+    assert pipeline.state == PipelineState.PAUSED
+    assert pipeline.revision.number == 1
+    assert [ScheduleSpec.of(schedule) for schedule in pipeline.schedules.all()] == [DAILY.tidy()]
+    event = TableEvent.objects.get(rule=told)
+    assert (event.kind, event.table, event.pipeline) == ("made", "orders", pipeline)
+    assert look(told).appeared == 0, "once"
+    template = Pipeline.objects.get(pk=told.template_id)
+    assert (template.name, template.revisions.count()) == ("Template", 1)
+
+
+def test_new_pipelines_may_be_active(rule, tables, dataset):
+    told = rule(new_state="active", take_existing=True)
+    look(told)
+    assert Pipeline.objects.get(name="first").state == PipelineState.ACTIVE
+
+
+def test_a_table_that_vanishes_and_one_that_is_back_are_told(rule, tables, dataset):
+    told = rule(take_existing=True)
+    look(told)
+    tables.drop(f"{dataset}.first")
+    gone = look(told)
+    assert (gone.tables, gone.vanished) == (0, 1)
+    event = TableEvent.objects.filter(rule=told).latest("id")
+    assert (event.kind, event.pipeline.name) == ("vanished", "first")
+    assert look(told).vanished == 0, "once"
+    tables.make(f"{dataset}.first", ID)
+    look(told)
+    assert events(told) == [("made", "first"), ("vanished", "first"), ("back", "first")]
+    assert made(told) == ["first"], "no second pipeline"
+
+
+def test_names_are_chosen_by_patterns_and_tables_of_a_day_left_alone(rule, tables, dataset):
+    for name in ("orders_de", "orders_tmp", "customers", "orders_20260101"):
+        tables.make(f"{dataset}.{name}", ID)
+    told = rule(include=["orders_*", "first"], exclude=["*_tmp", *DatasetRule().exclude], take_existing=True)
+    assert look(told).tables == 2
+    assert made(told) == ["first", "orders_de"]
+
+
+def test_no_more_are_made_at_once_than_the_rule_allows_and_the_next_look_goes_on(rule, tables, dataset):
+    for name in ("b", "c", "d"):
+        tables.make(f"{dataset}.{name}", ID)
+    told = rule(most_at_once=2, take_existing=True)
+    first = look(told)
+    assert (first.made, first.left) == (2, 2)
+    told.refresh_from_db()
+    assert told.next_look - first.at < timedelta(minutes=2), "soon"
+    second = look(told)
+    assert (second.made, second.left) == (2, 0)
+    assert made(told) == ["b", "c", "d", "first"]
+
+
+def test_a_table_that_has_a_pipeline_already_gets_none(rule, tables, dataset, make_pipeline, operator):
+    other = make_pipeline("By hand", source_table=f"demo-project.{dataset}.first", target_table="elsewhere")
+    definitions.archive([other], by=operator)
+    told = rule(take_existing=True)
+    assert look(told).made == 0
+    assert SeenTable.objects.get(rule=told).pipeline == other
+    assert made(told) == ["By hand"]
+
+
+def test_a_table_that_cannot_have_a_pipeline_is_told_once_and_holds_up_no_other(rule, tables, dataset, make_pipeline):
+    make_pipeline("In the way", target_schema="lake", target_table="first")
+    tables.make(f"{dataset}.second", ID)
+    told = rule(take_existing=True)
+    seen = look(told)
+    assert (seen.made, seen.refused) == (1, 1)
+    refused = TableEvent.objects.get(rule=told, kind="refused")
+    assert refused.table == "first"
+    assert "In the way" in refused.message
+    assert look(told).refused == 0
+
+
+def test_a_pipeline_that_a_person_deletes_is_not_made_again(rule):
+    told = rule(take_existing=True)
+    look(told)
+    pipeline = Pipeline.objects.get(name="first")
+    pipeline.revision = None
+    pipeline.save()
+    pipeline.delete()
+    look(told)
+    assert made(told) == []
+
+
+def test_a_dataset_that_cannot_be_listed_is_written_down_and_nothing_vanishes(rule, monkeypatch):
+    told = rule()
+    look(told)
+
+    def refuse(self: BigQuerySource, dataset: str) -> None:
+        # The emulator lists what is not there as empty; BigQuery does not.
+        raise ConnectorError(f"There is no dataset {dataset}.", code="dataset_not_found", hint="Check the name.")
+
+    monkeypatch.setattr(BigQuerySource, "tables", refuse)
+    failed = look(told)
+    assert (failed.error_code, failed.error_hint, failed.vanished) == ("dataset_not_found", "Check the name.", 0)
+    assert events(told) == []
+    assert SeenTable.objects.get(rule=told).vanished_at is None
+
+
+def test_views_are_looked_at_where_the_rule_says_so(rule, tables, dataset):
+    tables.run(f"CREATE VIEW `{dataset}.a_view` AS SELECT id FROM `{dataset}.first`")
+    assert look(rule()).tables == 1
+    assert look(rule(views=True)).tables == 2
+
+
+def test_who_does_not_look_by_itself_looks_when_asked(rule):
+    told = rule(enabled=False)
+    assert looking.look_around() == 0
+    dataset_rules.look_soon(told)
+    assert looking.look_around() == 1
+    assert looking.look_around() == 0
+
+
+def test_another_dataset_is_a_new_beginning(rule, tables, dataset, operator):
+    told = rule()
+    look(told)
+    tables.make(f"{dataset}_two.other", ID)
+    told.refresh_from_db()
+    told.dataset = f"{dataset}_two"
+    dataset_rules.save_rule(told, by=operator)
+    assert (look(told).appeared, events(told)) == (0, [])
+    assert [seen.name for seen in SeenTable.objects.filter(rule=told)] == ["other"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_workers_one_looks(rule, at_once, monkeypatch):
+    listed = []
+    plain = BigQuerySource.tables
+    monkeypatch.setattr(BigQuerySource, "tables", lambda self, name: listed.append(name) or plain(self, name))
+    told = rule()
+    assert sum(at_once(lambda _: looking.look_around(), times=3)) == 1
+    assert len(listed) == 1
+    assert DatasetLook.objects.filter(rule=told).count() == 1
+
+
+def test_beat_asks_its_own_database_only_and_rings_when_a_look_is_due(rule, monkeypatch, django_assert_num_queries):
+    rung, told = [], rule()
+    monkeypatch.setattr(looking_bell, "ring", lambda: rung.append(1))
+    monkeypatch.setattr(BigQuerySource, "tables", None)
+    with django_assert_num_queries(1):
+        looking_bell.Lookout().look()
+    assert rung == [1]
+    DatasetRule.objects.filter(pk=told.pk).update(next_look=Now() + timedelta(hours=1))
+    lookout = looking_bell.Lookout()
+    with django_assert_num_queries(1):
+        lookout.look()
+        lookout.look()
+    assert rung == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field"),
+    [({"dataset": "a.b.c"}, "dataset_name", "dataset"), ({"dataset": ""}, "dataset_name", "dataset")],
+)
+def test_what_is_no_rule_is_refused(rule, changes, code, field):
+    with pytest.raises(PipelineRefused) as refused:
+        rule(**changes)
+    assert (refused.value.code, refused.value.field) == (code, field)
+
+
+def test_a_template_reads_a_table(rule, make_pipeline):
+    query = make_pipeline("Query", source_table="", source_query="SELECT 1 AS id")
+    with pytest.raises(PipelineRefused) as refused:
+        rule(template=query)
+    assert refused.value.code == "template_reads_query"

@@ -6,17 +6,21 @@ import logging
 import os
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from celery.beat import Scheduler
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import InterfaceError, OperationalError, connection
 
 from runs.alerts.bell import Watchman
 from runs.looking_bell import Lookout
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LONGEST_SLEEP_S = 1.0
 # Whoever else holds a pipeline that is due is not asked more often than this.
@@ -83,15 +87,25 @@ class Ticker(Scheduler):
         from runs import doorbell, services, ticker
         from runs.models import Process
 
-        queued = ticker.tick() + services.settle()
-        services.sweep()
-        if bells := ticker.bells_due(queued):
+        queued = (self._do(ticker.tick) or 0) + (self._do(services.settle) or 0)
+        self._do(services.sweep)
+        if bells := self._do(partial(ticker.bells_due, queued)):
             doorbell.ring(bells)
-        self._watchman.look()
-        self._lookout.look()
+        self._do(self._watchman.look)
+        self._do(self._lookout.look)
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
+
+    def _do(self, duty: Callable[[], T]) -> T | None:
+        """One duty of a round. A defect in it, or in what it met, must not keep the others from being done."""
+        try:
+            return duty()
+        except Exception as error:
+            if _is_away(error):
+                raise
+            log.exception("A duty of the ticker failed")
+            return None
 
     def _has_house_to_keep(self, now: float, spare_s: float) -> bool:
         if now - self._trimmed_at <= HOUSEKEEPING_EVERY_S:
@@ -124,3 +138,8 @@ class Ticker(Scheduler):
         except DatabaseError as error:
             log.warning("This beat could not sign off: %s", error)
         super().close()
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the control database did not answer: what it answers has a code."""
+    return isinstance(error, (OperationalError, InterfaceError)) and not getattr(error.__cause__, "pgcode", None)

@@ -10,11 +10,10 @@ from uuid import UUID
 
 from django.db import connection
 
+from pipelines.locks import AdvisoryLock
 from pipelines.models import Dependency, DependencyRule, GiveUp, Pipeline, PipelineState
 from pipelines.objections import PipelineRefused
 
-# One change of the graph at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
-_LOCK = 7_305_801_140_427
 FIELD = "dependencies"
 _UNITS = ((604800, "week"), (86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
@@ -163,7 +162,7 @@ def cycle_refused(names: Sequence[str]) -> PipelineRefused:
 def lock() -> None:
     """Let nobody else change the graph until this transaction ends; taken before the locks of any pipeline's row."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [AdvisoryLock.DEPENDENCIES])
 
 
 def replace(pipeline: Pipeline, specs: Sequence[DependencySpec]) -> None:

@@ -8,9 +8,21 @@ from typing import Any
 
 from connectors import naming
 from connectors.base import Target
-from connectors.parameters import BUILT_IN, INTERVAL, Declared, Kind, Parameter, declared, names_it, resolved
+from connectors.parameters import (
+    BUILT_IN,
+    INTERVAL,
+    Declared,
+    Kind,
+    Parameter,
+    declared,
+    names_it,
+    resolved,
+    uses_built_in,
+)
 from pipelines.models import Pipeline
 
+# What of a target may be a template.
+NAMES = ("schema", "table")
 # Of a run's own values all but its id may be part of a target's name: that would be a table for each run.
 _IN_NAMES = {name: Kind(type_) for name, type_ in BUILT_IN.items() if name != "run_id"}
 
@@ -42,6 +54,16 @@ def name_uses_interval(pipeline: Pipeline) -> bool:
 def takes_values(pipeline: Pipeline) -> bool:
     """Whether somebody who starts a run can give it anything."""
     return bool(pipeline.parameters) or uses_interval(pipeline)
+
+
+def goes_by_values(definition: Mapping[str, Any]) -> bool:
+    """Whether two runs of a definition may move other rows, or to other tables, because they have other values."""
+    names = definition["destination"]
+    return (
+        bool(definition.get("parameters"))
+        or uses_built_in(definition["source"]["query"])
+        or any(naming.is_template(names[name]) for name in NAMES)
+    )
 
 
 def sample_parameters(pipeline: Pipeline, given: Mapping[str, Any] | None = None) -> tuple[Parameter, ...]:

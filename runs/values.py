@@ -13,13 +13,12 @@ from connectors import naming
 from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.parameters import Declared, Parameter, declared, resolved, uses_built_in
-from pipelines.given import built_in
+from pipelines.given import NAMES, built_in, goes_by_values
 from runs.models import MOVE_NOTHING, Run
 from runs.services import Claim, PartClaim
 from runs.states import RunStatus
 
 Claimed = Claim | PartClaim
-NAMES = ("schema", "table")
 
 
 def declared_in(definition: Mapping[str, Any]) -> dict[str, Declared]:
@@ -87,16 +86,6 @@ def _resolved(claimed: Claimed, own: bool) -> tuple[Parameter, ...]:
         fields = ("data_interval_start", "data_interval_end", "scheduled_for", "created_at")
         times = own_values(Run.objects.only(*fields).get(pk=claimed.options.get("as_run", claimed.run)))
     return resolved(declares, given_in(claimed.options), times)
-
-
-def goes_by_values(definition: Mapping[str, Any]) -> bool:
-    """Whether two runs of a definition may move other rows, or to other tables, because they have other values."""
-    names = definition["destination"]
-    return (
-        bool(definition.get("parameters"))
-        or uses_built_in(definition["source"]["query"])
-        or any(naming.is_template(names[name]) for name in NAMES)
-    )
 
 
 def as_last_moved(claimed: Claim) -> Claim:

@@ -24,11 +24,10 @@ from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
 from pipelines.files.values import Values
+from pipelines.locks import AdvisoryLock
 from pipelines.models import AlertRule, Calendar, Connection, Pipeline, PipelineState, Pool
 from pipelines.services import PipelineRefused, ScheduleSpec
 
-# One at a time: pg_advisory_xact_lock of this number, which nothing else here uses.
-_LOCK = 7_305_801_140_426
 # Another pipeline of the same file may be about to give up the name or the table.
 _MAY_PASS = frozenset({"name_taken", "target_taken"})
 
@@ -71,7 +70,7 @@ class Work:
 
     def do(self) -> Plan:
         with database.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [AdvisoryLock.FILES])
         graph.lock()
         self.connections = {each.name: each for each in Connection.objects.select_for_update()}
         self.pools = {each.name: each for each in Pool.objects.select_for_update()}

@@ -17,7 +17,7 @@ from pipelines.models import AlertKind, Pipeline
 from runs.alerts import open_alerts, usual
 from runs.alerts.open_alerts import Finding, OpenAlerts
 from runs.alerts.rules import Watch, watches
-from runs.models import AlertEvent, Run, RunAction
+from runs.models import MARKED_DONE, AlertEvent, Run, RunAction
 from runs.states import RunStatus
 
 AT_ONCE = 500
@@ -64,6 +64,9 @@ def _judge(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> N
     if event.status == RunStatus.FAILED:
         if kind := watch.failure_kind(run.error_code):
             alerts.note(watch, pipeline, kind, _failure_of(run, event.at, "The run failed."))
+    elif event.status == MARKED_DONE:
+        for kind in FAILURES:
+            alerts.close(watch, pipeline, kind, event.at, run=run.pk)
     elif event.status == RunStatus.SUCCEEDED:
         for kind in FAILURES:
             alerts.close(watch, pipeline, kind, event.at)

@@ -10,14 +10,12 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import QuerySet
 
+from pipelines.locks import AdvisoryLock
 from pipelines.models import AlertKind, Pipeline
 from runs.alerts import outbox, wording
 from runs.alerts.rules import Watch
 from runs.models import Alert, Closing, DeliveryEvent
 from runs.services.journal import storable
-
-# One at a time: pg_try_advisory_xact_lock of this number, which nothing else here uses.
-_TURN = 7_305_801_140_427
 
 Key = tuple[UUID, UUID, str]
 
@@ -25,7 +23,7 @@ Key = tuple[UUID, UUID, str]
 def take_turn() -> bool:
     """Be the one that changes alerts until the transaction ends; False if somebody else is."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_TURN])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [AdvisoryLock.ALERTS])
         return cursor.fetchone()[0]
 
 

@@ -1,6 +1,6 @@
 """What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
 
-from runs.models.alerts import Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
+from runs.models.alerts import MARKED_DONE, Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.deliveries import Delivery
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
@@ -14,6 +14,7 @@ from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
 
 __all__ = [
     "CHAIN",
+    "MARKED_DONE",
     "MOVE_NOTHING",
     "Alert",
     "AlertDelivery",

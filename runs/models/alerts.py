@@ -14,9 +14,12 @@ from pipelines.models import AlertChannel, AlertKind, AlertRule, Pipeline
 from runs.models.runs import Run
 from runs.states import RunStatus
 
+# The status of an event that is about no new status: a person marked a run as done.
+MARKED_DONE = "done"
+
 
 class AlertEvent(models.Model):
-    """A run ended, or was held or let go; nobody has looked yet whether that is an alert.
+    """A run ended, or was held or let go, or called done; nobody has looked yet whether that is an alert.
 
     A trigger on runs writes it, in the transaction that moved the run, and only if a rule concerns the pipeline.
     """

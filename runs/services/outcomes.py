@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from pipelines.given import goes_by_values
 from runs import doorbell, live
 from runs.models import PartLoad, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
@@ -73,7 +74,7 @@ def finish(
 ) -> None:
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
     publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
-    why = "A newer run of the pipeline was published." if publishes else ""
+    why = "A newer run of the pipeline was published." if publishes and _reads_it_all(claimed) else ""
     _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
 
 
@@ -112,8 +113,13 @@ def resolve_later(
 
 def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequence[Line] = ()) -> None:
     """The rows are staged and a person must decide; what this pipeline held before is out of date with it."""
-    why = "A newer run of the pipeline is held instead."
+    why = "A newer run of the pipeline is held instead." if _reads_it_all(claimed) else ""
     _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, overtakes=why)
+
+
+def _reads_it_all(claimed: Claim) -> bool:
+    """Whether what an older run staged is in what this one read: not if each has an interval, values, or a target."""
+    return not goes_by_values(claimed.definition)
 
 
 def resume(claimed: Claim) -> None:

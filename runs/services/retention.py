@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import DatasetLook, PartLoad, Run, Skip
+from runs.models import Alert, AlertDelivery, DatasetLook, PartLoad, Run, Skip
 
 ROWS_PER_RUN = 10
 
@@ -35,9 +35,14 @@ def trim(*, batch: int = 200) -> int:
         # Of loads in parts a batch may have thousands: then the runs follow with the next one.
         if len(parts) < batch * ROWS_PER_RUN:
             trimmed += Run.objects.filter(pk__in=ids).only("pk").delete()[0]
-    if skips := list(Skip.objects.filter(last__lt=long_ago).order_by("last").values_list("pk", flat=True)[:batch]):
-        trimmed += Skip.objects.filter(pk__in=skips).delete()[0]
-    looks = DatasetLook.objects.filter(at__lt=long_ago).order_by("at")
-    if old_looks := list(looks.values_list("pk", flat=True)[:batch]):
-        trimmed += DatasetLook.objects.filter(pk__in=old_looks).delete()[0]
+    others = (
+        (Skip.objects, "last"),
+        (DatasetLook.objects, "at"),
+        (Alert.objects, "closed_at"),
+        (AlertDelivery.objects.filter(alert=None), "ended_at"),  # tests of channels; others go with their alerts
+    )
+    for rows, field in others:
+        found = rows.filter(**{f"{field}__lt": long_ago}).order_by(field).values_list("pk", flat=True)[:batch]
+        if keys := list(found):
+            trimmed += rows.filter(pk__in=keys).delete()[0]
     return trimmed

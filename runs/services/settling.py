@@ -11,8 +11,8 @@ from django.db.models.functions import Now
 
 from pipelines import queries
 from pipelines.models import Dependency, PipelineState
-from runs import doorbell, live, priorities
-from runs.models import DoneMark, PartLoad, Prerequisite, Run, UpstreamSuccess
+from runs import doorbell, giving, intervals, live, priorities
+from runs.models import MARKED_DONE, AlertEvent, DoneMark, PartLoad, Prerequisite, Run, UpstreamSuccess
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus, Step, may_become
@@ -32,11 +32,19 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         pipeline = now.pipeline
         if pipeline.state == PipelineState.ARCHIVED:
             raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
+        start, end = intervals.of(now) or intervals.NONE
+        asked = giving.check(pipeline, now.action, now.action_options.get("parameters") or {}, start, end)
+        for error in asked.errors.values():
+            raise RunRefused(error.code, error.message, error.hint)
+        start, end = asked.interval or intervals.NONE
         to = RunStatus.BLOCKED if _waits_again(now) else RunStatus.QUEUED
         changed = Run.objects.filter(pk=run.pk, status__in=may_become(to)).update(
             status=to,
             revision=pipeline.revision_id,
             priority=priorities.asked_for(pipeline),
+            lane=None,  # a trigger gives it the one that its pipeline has now
+            data_interval_start=start,
+            data_interval_end=end,
             due=Now(),
             started_at=None,
             finished_at=None,
@@ -66,6 +74,7 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         assert changed, "its row is locked"  # noqa: S101
         PartLoad.objects.filter(run=run.pk).delete()
         DoneMark.objects.filter(run=run.pk).delete()
+        UpstreamSuccess.objects.filter(run=run.pk).delete()
         told = f"{_name(by)} cleared this run: it is tried again, with revision {pipeline.revision.number}."
         write_lines(run.pk, [Line("warning", _because(told, note))], attempt=now.attempt)
         transaction.on_commit(doorbell.ring)
@@ -81,10 +90,13 @@ def mark_done(run: Run, *, by: Any, note: str) -> Run:
         raise RunRefused("note_missing", "A run is marked as done with a note.", "Write why it needs nothing more.")
     with transaction.atomic():
         now = _ended(run, "marked as done")
-        DoneMark.objects.update_or_create(run=now, defaults={"by": by, "at": Now(), "note": note})
+        _, is_new = DoneMark.objects.update_or_create(run=now, defaults={"by": by, "at": Now(), "note": note})
+        if is_new and now.moves_rows:
+            # What was told of its failure is over.
+            AlertEvent.objects.create(run=now, pipeline=now.pipeline, status=MARKED_DONE)
         told = f"{_name(by)} marked this run as done: nothing of it was published."
         write_lines(run.pk, [Line("warning", _because(told, note))], attempt=now.attempt)
-        if Dependency.objects.filter(upstream=now.pipeline).exists():
+        if is_new and now.moves_rows and Dependency.objects.filter(upstream=now.pipeline).exists():
             # What waits for it goes on as if it had succeeded.
             UpstreamSuccess.objects.get_or_create(run=now)
         _push(now, RunStatus(now.status))

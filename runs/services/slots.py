@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from pipelines.locks import AdvisoryLock
 from runs.states import CLAIMABLE
 
 # One row for every lease: it takes a slot of its pipeline's pool and of each of its connections.
@@ -105,10 +106,9 @@ SELECT set_config('enable_sort', 'off', true), set_config('enable_seqscan', 'off
 # And this lets claims come one after another: what follows begins when the claim before it is committed, and sees the
 # slot that it took. Nothing of it waits for a worker; should it wait for anybody else, the limit lets the others go on.
 ONE_BY_ONE = f"{BY_INDEX} SELECT set_config('lock_timeout', '3s', true), pg_advisory_xact_lock(%(lock)s);"
-LOCK = 0x6D616E747269
 
 
 def values() -> dict[str, Any]:
     """What the statements made of these parts need to be given; `waited` is for how long it could have started."""
     claimable = tuple(sorted(status.value for status in CLAIMABLE))
-    return {"claimable": claimable, "ttl": settings.LEASE_TTL, "waited": timedelta(0), "lock": LOCK}
+    return {"claimable": claimable, "ttl": settings.LEASE_TTL, "waited": timedelta(0), "lock": AdvisoryLock.CLAIMS}

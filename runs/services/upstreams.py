@@ -16,14 +16,13 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
 from connectors.base import WriteDisposition
+from pipelines.locks import AdvisoryLock
 from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, PipelineState, Schedule
 from runs import doorbell, live, priorities
 from runs.models import CHAIN, MOVE_NOTHING, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.services import prerequisites
 from runs.states import ACTIVE, RunStatus
 
-# One pass at a time: pg_try_advisory_xact_lock of this number, which nothing else here uses.
-_LOCK = 7_305_801_140_428
 _HAS_WORK = """
 SELECT EXISTS (SELECT FROM runs_upstreamsuccess) OR EXISTS (SELECT FROM runs_run WHERE status = 'blocked')
 """
@@ -49,7 +48,7 @@ def settle() -> int:
             return 0
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_xact_lock(%s), clock_timestamp()", [_LOCK])
+            cursor.execute("SELECT pg_try_advisory_xact_lock(%s), clock_timestamp()", [AdvisoryLock.UPSTREAMS])
             is_mine, now = cursor.fetchone()
         if not is_mine:
             return 0

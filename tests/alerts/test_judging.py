@@ -43,6 +43,16 @@ def test_a_failure_is_told_once_while_it_lasts_and_its_end_with_how_long_it_was(
     assert [event for event, _ in told()] == ["opened", "recovered", "opened"]
 
 
+def test_a_failure_that_a_person_calls_done_is_over(make_pipeline, make_rule, end, operator):
+    make_rule(FAILED, RECOVERED)
+    run = end(make_pipeline(), "failed")
+    run.refresh_from_db()
+    services.mark_done(run, by=operator, note="Loaded by hand")
+    judging.judge()
+    assert [event for event, _ in told()] == ["opened", "recovered"]
+    assert Alert.objects.get().closed_at is not None
+
+
 def test_a_message_says_pipeline_run_cause_hint_and_where_to_look(make_pipeline, make_rule, end, settings):
     settings.PUBLIC_URL = "https://mantri.example.com"
     make_rule(FAILED, name="All failures")

@@ -57,6 +57,20 @@ def test_a_round_ticks_sweeps_and_says_that_beat_lives(beat: Ticker, owned: Clai
     assert Process.objects.get().kind == Process.Kind.BEAT
 
 
+@pytest.mark.parametrize("duty", ["tick", "settle"])
+def test_a_defect_in_one_duty_keeps_no_other_from_being_done(
+    beat: Ticker, owned: Claim, monkeypatch: pytest.MonkeyPatch, duty: str
+) -> None:
+    def fail() -> int:
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr(ticker if duty == "tick" else services, duty, fail)
+    Run.objects.update(lease_until=Now() - timedelta(seconds=1))
+    beat.tick()
+    assert Run.objects.get(pk=owned.run).status == RunStatus.RESOLVING
+    assert Process.objects.get().kind == Process.Kind.BEAT
+
+
 def test_answers_of_look_ups_that_nobody_read_do_not_stay(beat: Ticker) -> None:
     """They hold rows of a source; the page stopped waiting, or its process died."""
     for name in ("old", "new"):

@@ -10,6 +10,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.db.models.functions import Now
 
+from pipelines import services as definitions
 from pipelines.models import Pipeline
 from runs import services
 from runs.models import Decision, LogLine, Run, RunAction
@@ -42,6 +43,20 @@ def allow(user: User, *codenames: str) -> None:
 
 def log_of(run: Run) -> str:
     return "\n".join(LogLine.objects.filter(run=run).values_list("message", flat=True))
+
+
+def test_where_each_run_has_its_own_values_a_newer_one_does_not_end_what_is_held(
+    held: Any, queue: Any, work: Any, script: Script
+) -> None:
+    pipeline, run = held
+    pipeline.parameters = {"country": {"type": "STRING", "default": "DE"}}
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    script.rows = 3
+    newer = queue(pipeline)
+    work()
+    newer.refresh_from_db()
+    run.refresh_from_db()
+    assert (newer.status, run.status) == (RunStatus.SUCCEEDED, RunStatus.HELD)
 
 
 def test_a_run_that_would_empty_the_table_is_held_and_says_so(held: Any, rows_of: Any) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from pipelines.models import Pipeline
+from pipelines.models import AlertKind, Pipeline
 from pipelines.services import ScheduleSpec
 from runs import services
-from runs.models import Attempt, LogLine, PartLoad, Run, Skip
+from runs.models import Alert, AlertDelivery, Attempt, DeliveryEvent, LogLine, PartLoad, Run, Skip
 from runs.states import TERMINAL, RunStatus
 
 pytestmark = pytest.mark.django_db
@@ -97,3 +97,17 @@ def test_old_skips_go_and_young_ones_survive_the_run_they_name(
     young.refresh_from_db()
     assert Skip.objects.get() == young
     assert young.run is None
+
+
+def test_alerts_that_are_long_over_go_with_their_messages(
+    old: datetime, make_pipeline: Callable[..., Pipeline]
+) -> None:
+    pipeline = make_pipeline()
+    values = {"pipeline": pipeline, "kind": AlertKind.FAILED, "since": old, "opened_at": old, "last_at": old}
+    over, lasting = Alert.objects.create(closed_at=old, **values), Alert.objects.create(**values)
+    for alert, ended_at in ((over, old), (lasting, old), (None, old), (None, timezone.now())):
+        AlertDelivery.objects.create(alert=alert, ended_at=ended_at, event=DeliveryEvent.OPENED, title="t", body="b")
+    while services.trim():
+        pass
+    assert Alert.objects.get() == lasting
+    assert sorted(each.alert_id is None for each in AlertDelivery.objects.all()) == [False, True]

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
-from pipelines.models import Pipeline
+from pipelines.models import Pipeline, Pool
 from runs import board_queries, services
 from runs.models import Attempt, DoneMark, LogLine, Run, Trigger
 from runs.services import RunRefused
@@ -227,3 +227,22 @@ def test_attempts_that_begin_in_time_are_made(moving: Any, queue: Any, work: Any
     run.refresh_from_db()
     assert run.status == RunStatus.SUCCEEDED
     assert run.trigger == Trigger.MANUAL
+
+
+def test_a_run_whose_values_its_pipeline_does_not_know_any_more_is_not_cleared(failed: Any, operator: User) -> None:
+    _, run = failed
+    Run.objects.filter(pk=run.pk).update(action_options={"parameters": {"country": "FR"}})
+    run.refresh_from_db()
+    with pytest.raises(RunRefused, match="country"):
+        services.clear_run(run, by=operator)
+    run.refresh_from_db()
+    assert run.status == RunStatus.FAILED
+
+
+def test_a_cleared_run_takes_the_slots_that_its_pipeline_takes_now(failed: Any, operator: User) -> None:
+    pipeline, run = failed
+    Pipeline.objects.filter(pk=pipeline.pk).update(pool=Pool.objects.create(name="Heavy"))
+    services.clear_run(run, by=operator)
+    run.refresh_from_db()
+    assert run.lane is not None
+    assert run.lane.pool.name == "Heavy"

@@ -8,7 +8,7 @@ import pytest
 from django.db.models.functions import Now
 
 from runs import services
-from runs.models import Prerequisite
+from runs.models import Prerequisite, Run, RunAction
 from tests.runs.test_upstreams import HOUR, HOURLY, NOON, blocked, fail, runs_of, status_of, succeed, wait_for
 
 __all__ = ["wait_for"]
@@ -47,8 +47,8 @@ def test_a_mark_starts_what_has_no_schedule_of_its_own_once(make_pipeline, wait_
     failed.refresh_from_db()
     for _ in range(2):
         services.mark_done(failed, by=operator, note="Loaded by hand")
-    services.settle()
-    services.settle()
+        services.settle()
+        services.settle()
     assert [run.data_interval_end for run in runs_of(sales)] == [NOON]
 
 
@@ -66,3 +66,25 @@ def test_a_cleared_run_that_had_given_up_waits_for_its_upstreams_anew(make_pipel
     succeed(orders, NOON)
     services.settle()
     assert status_of(run) == "queued"
+
+
+def test_marking_a_comparison_as_done_starts_nobody(make_pipeline, wait_for, operator):
+    orders = make_pipeline("Orders")
+    sales = wait_for("Sales", orders)
+    failed = fail(orders, NOON)
+    Run.objects.filter(pk=failed.pk).update(action=RunAction.COMPARE)
+    failed.refresh_from_db()
+    services.mark_done(failed, by=operator, note="Of no importance")
+    services.settle()
+    assert not runs_of(sales)
+
+
+def test_a_run_that_is_cleared_after_it_was_marked_starts_nobody_yet(make_pipeline, wait_for, operator):
+    orders = make_pipeline("Orders")
+    sales = wait_for("Sales", orders)
+    failed = fail(orders, NOON)
+    failed.refresh_from_db()
+    services.mark_done(failed, by=operator, note="Loaded by hand")
+    services.clear_run(failed, by=operator)
+    services.settle()
+    assert not runs_of(sales)

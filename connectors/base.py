@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
 from connectors.cursor import CursorRead, Interval
+from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
 from connectors.target_options import TargetOptions
+from connectors.watching import TableState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -404,6 +406,15 @@ class Source(ABC):
     @abstractmethod
     def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
         """How many rows the source itself says a whole read at the plan's snapshot has; None where it cannot tell."""
+
+    def look(self, table: str) -> TableState:
+        """What the system's own record says of a table, without cost.
+
+        Raises ConnectorError, code watch_unsupported, where that does not tell of changes.
+        """
+        raise ConnectorError(
+            f"This kind of source does not tell when {table} changes.", code="watch_unsupported", field="table"
+        )
 
     @abstractmethod
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:

@@ -17,6 +17,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from runs.alerts.bell import Watchman
 from runs.looking_bell import Lookout
+from runs.lookout import SourceLookout
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Ticker(Scheduler):
         self._kept_at = time.monotonic()
         self._watchman = Watchman()
         self._lookout = Lookout()
+        self._source_lookout = SourceLookout()
         super().__init__(*args, **kwargs)
 
     def setup_schedule(self) -> None:
@@ -93,6 +95,7 @@ class Ticker(Scheduler):
             doorbell.ring(bells)
         self._do(self._watchman.look)
         self._do(self._lookout.look)
+        self._do(self._source_lookout.look)
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began

@@ -79,6 +79,9 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
     found = []
     if bool(pipeline.source_table) == bool(pipeline.source_query):
         found.append(PipelineRefused(*BROKEN_CONSTRAINTS["pipeline_table_or_query"]))
+    if pipeline.watch_every_s and not pipeline.source_table:
+        message = "Of a query nobody tells when its rows change."
+        found.append(PipelineRefused("watch_needs_table", message, "Read a table, or use a schedule.", "watch_every_s"))
     found += _merge_objections(pipeline)
     found += _column_objections(pipeline)
     found += _form_objections(pipeline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from django.db.models.fields.json import KT
 from pipelines import schedules, upcoming
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
 from pipelines.specs import ScheduleSpec
-from runs.models import MOVE_NOTHING, LogLine, Run, Skip
+from runs.models import MOVE_NOTHING, LogLine, Run, Skip, Watch, WatchedTable
 from runs.states import RunStatus
 
 BARS = 14
@@ -135,6 +135,27 @@ def find_pipelines(
 def pipelines_page(number: str, **filters: Any) -> tuple[Page[Pipeline], list[Card]]:
     page = Paginator(find_pipelines(**filters), PER_PAGE).get_page(number)
     return page, cards(list(page.object_list))
+
+
+@dataclass(frozen=True)
+class Lookout:
+    """How a pipeline's source table was when it was last looked at; `next_look` while it is."""
+
+    every_s: int
+    table: WatchedTable | None
+    watch: Watch | None
+    next_look: datetime | None
+
+
+def lookout_of(pipeline: Pipeline) -> Lookout | None:
+    """What is known of a source that is looked at for changes; None if it is not."""
+    if pipeline.watch_every_s is None or not pipeline.source_table:
+        return None
+    table = WatchedTable.objects.filter(connection=pipeline.source_id, table=pipeline.source_table).first()
+    watch = Watch.objects.select_related("run").filter(pipeline=pipeline, watched=table).first() if table else None
+    looked_at = table.looked_at if table else None
+    next_look = looked_at + timedelta(seconds=pipeline.watch_every_s) if looked_at else None
+    return Lookout(pipeline.watch_every_s, table, watch, next_look if pipeline.state == PipelineState.ACTIVE else None)
 
 
 def schedule_views(pipeline: Pipeline, *, count: int = 5) -> list[ScheduleView]:

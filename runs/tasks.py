@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Task, shared_task
 
-from runs import doorbell, executor, looking, looking_bell, presence
+from runs import doorbell, executor, looking, looking_bell, lookout, presence, watching
 from runs.alerts import bell
 from runs.alerts.work import work
 
@@ -22,3 +22,8 @@ def look_at_datasets() -> None:
 @shared_task(name=bell.TASK, ignore_result=True)
 def alerts(*, watch: bool = False) -> None:
     work(watch=watch)
+
+
+@shared_task(name=lookout.TASK, ignore_result=True)
+def look_at_sources() -> None:
+    watching.look_at_sources()

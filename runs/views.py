@@ -80,6 +80,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "places": page_queries.CHART if len(moves) > page_queries.CHART / 2 else page_queries.CHART // 2,
         "newest": runs[:RUNS_LISTED],
         "schedules": page_queries.schedule_views(pipeline),
+        "lookout": page_queries.lookout_of(pipeline),
         "neighbours": graph_queries.neighbours_of(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),

@@ -34,6 +34,7 @@ from connectors.column_rules import without
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
 from connectors.sides import Cost, Scope, Survey
+from connectors.watching import TableState
 
 PREVIEW_LIMIT_S = 4.0
 # A preview of a view or query is billed like any query: more than this takes a person's decision.
@@ -94,6 +95,21 @@ class BigQuerySource(Source):
         if table is None or table.table_type not in _DIRECT_KINDS:
             return self._describe_query(_all_rows(ref), limit, about(ref), (_read_by_query(ref),))
         return Description(_columns(table, ref), rows=table.num_rows, bytes=table.num_bytes)
+
+    def look(self, table: str) -> TableState:
+        ref = parse_table(table, self._options.project)
+        found = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
+        if found is None or found.table_type not in _DIRECT_KINDS:
+            kind = "a wildcard over several tables" if found is None else f"a {found.table_type.lower()}"
+            raise ConnectorError(
+                f"{ref} is {kind}: BigQuery's record does not tell when its rows change.",
+                code="watch_unsupported",
+                hint="Watch a table that it reads from, or give the pipeline a schedule.",
+                field="table",
+            )
+        buffer = found.streaming_buffer
+        streaming = f"{buffer.oldest_entry_time} {buffer.estimated_rows} {buffer.estimated_bytes}" if buffer else ""
+        return TableState(found.modified, found.num_rows, found.num_bytes, streaming)
 
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
         deadline = TimeLimit(min(self._timeout_s, PREVIEW_LIMIT_S))

@@ -125,6 +125,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},
         ),
+        ("When the source changes", {"fields": ("watch_every_s",)}),
         ("Priority and limits", {"fields": ("priority", "pool", "time_limit_s", "load_method")}),
         ("Retries", {"fields": ("retries", "retry_delay_s", "give_up_after_s")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),

@@ -80,7 +80,7 @@ class PipelineForm(forms.ModelForm):
             "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
-            "give_up_after_s", "time_limit_s", "load_method",
+            "give_up_after_s", "time_limit_s", "load_method", "watch_every_s",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
         widgets = {

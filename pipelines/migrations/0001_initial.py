@@ -312,4 +312,13 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(condition=models.Q(('enabled', True), ('asked', True), _connector='OR'), fields=['next_look'], name='dataset_rule_next')],
             },
         ),
+        migrations.AddField(
+            model_name='pipeline',
+            name='watch_every_s',
+            field=models.PositiveIntegerField(blank=True, help_text="Starts a run when the source table has changed, by BigQuery's own record of it: looking is free. At least 60. For tables only: of queries, views and external tables nobody tells when their rows change. Empty: never.", null=True, validators=[django.core.validators.MinValueValidator(60), django.core.validators.MaxValueValidator(604800)], verbose_name='look at the source every (seconds)'),
+        ),
+        migrations.AddIndex(
+            model_name='pipeline',
+            index=models.Index(condition=models.Q(('watch_every_s__isnull', False)), fields=['source'], name='pipeline_watches'),
+        ),
     ]

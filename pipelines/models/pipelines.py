@@ -160,6 +160,15 @@ class Pipeline(models.Model):
         help_text="What is to be different from the usual, by column, as JSON: "
         '{"email": {"skip": true}, "amount": {"type": "numeric(12,2)"}}. A skipped column is not read at all.',
     )
+    watch_every_s = models.PositiveIntegerField(
+        "look at the source every (seconds)",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(60), MaxValueValidator(7 * 86400)],
+        help_text="Starts a run when the source table has changed, by BigQuery's own record of it: looking is free. "
+        "At least 60. For tables only: of queries, views and external tables nobody tells when their rows change. "
+        "Empty: never.",
+    )
     load_method = models.CharField(
         max_length=10,
         choices=LoadMethod,
@@ -282,6 +291,7 @@ class Pipeline(models.Model):
         ]
         indexes = [
             # Tells whether active pipelines have more than one destination, without reading them.
+            models.Index(fields=["source"], condition=Q(watch_every_s__isnull=False), name="pipeline_watches"),
             models.Index(fields=["destination"], condition=Q(state="active"), name="pipeline_active_to"),
         ]
 

@@ -60,7 +60,7 @@ class Migration(migrations.Migration):
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook')], max_length=10)),
+                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed')], max_length=10)),
                 ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
@@ -521,5 +521,42 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='tableevent',
             index=models.Index(fields=['rule', '-id'], name='table_event_of_rule'),
+        ),
+        migrations.CreateModel(
+            name='WatchedTable',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('table', models.CharField(max_length=1100)),
+                ('lease_until', models.DateTimeField(null=True)),
+                ('looked_at', models.DateTimeField(null=True)),
+                ('fingerprint', models.TextField(blank=True)),
+                ('modified', models.DateTimeField(null=True)),
+                ('rows', models.BigIntegerField(null=True)),
+                ('is_streaming', models.BooleanField(default=False)),
+                ('failures', models.PositiveIntegerField(default=0)),
+                ('error_code', models.CharField(blank=True, max_length=60)),
+                ('error_message', models.TextField(blank=True)),
+                ('error_hint', models.TextField(blank=True)),
+                ('connection', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='pipelines.connection')),
+            ],
+        ),
+        migrations.CreateModel(
+            name='Watch',
+            fields=[
+                ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='watch', serialize=False, to='pipelines.pipeline')),
+                ('fingerprint', models.TextField()),
+                ('since', models.DateTimeField()),
+                ('changed_at', models.DateTimeField(null=True)),
+                ('refusal', models.TextField(blank=True)),
+                ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='runs.run')),
+                ('watched', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='watches', to='runs.watchedtable')),
+            ],
+            options={
+                'verbose_name_plural': 'watches',
+            },
+        ),
+        migrations.AddConstraint(
+            model_name='watchedtable',
+            constraint=models.UniqueConstraint(fields=('connection', 'table'), name='watched_table_once'),
         ),
     ]

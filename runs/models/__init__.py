@@ -11,6 +11,7 @@ from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Tr
 from runs.models.skips import Skip
 from runs.models.steps import Attempt, PartLoad
 from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
+from runs.models.watches import Watch, WatchedTable
 
 __all__ = [
     "CHAIN",
@@ -41,4 +42,6 @@ __all__ = [
     "TableEvent",
     "Trigger",
     "UpstreamSuccess",
+    "Watch",
+    "WatchedTable",
 ]

@@ -21,6 +21,7 @@ class Trigger(models.TextChoices):
     API = "api", "API"
     UPSTREAM = "upstream", "Upstream"
     WEBHOOK = "webhook", "Webhook"
+    SOURCE = "source", "Source changed"
 
 
 class RunAction(models.TextChoices):

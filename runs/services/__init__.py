@@ -34,6 +34,7 @@ from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
 from runs.services.upstreams import settle
+from runs.services.watches import Look, is_look_due, look_failed, looked, take_looks
 from runs.services.webhooks import accept, forget_deliveries
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "InvalidTransition",
     "KeyReused",
     "Line",
+    "Look",
     "NewPart",
     "PartClaim",
     "Progress",
@@ -71,7 +73,10 @@ __all__ = [
     "hand_back",
     "hold",
     "installation_id",
+    "is_look_due",
     "is_written",
+    "look_failed",
+    "looked",
     "mark_done",
     "move_run",
     "read_flags",
@@ -91,6 +96,7 @@ __all__ = [
     "start_anyway",
     "start_process",
     "sweep",
+    "take_looks",
     "time_is_up",
     "trim",
     "waiting",

@@ -43,7 +43,7 @@ class DatasetRuleSerializer(NoUnknownFields, serializers.ModelSerializer[Dataset
         )  # fmt: skip
         read_only_fields = ("id", "next_look", "created_at", "updated_at")
         # save_rule says the same, with a hint.
-        extra_kwargs: ClassVar = {"name": {"validators": []}}
+        extra_kwargs: ClassVar = {"name": {"validators": []}, "name_prefix": {"trim_whitespace": False}}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         candidate = copy.copy(self.instance) if self.instance is not None else DatasetRule()

@@ -29,7 +29,6 @@ class _Found(TabularInline):
     extra = 0
     per_page = 20
     hide_title = True
-    tab = True
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

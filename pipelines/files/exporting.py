@@ -6,12 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 from pipelines import queries
-from pipelines.files import alert_rules, fields, text, values
+from pipelines.files import alert_rules, dataset_rules, fields, text, values
 from pipelines.files.schema import VERSION
 from pipelines.models import Calendar, Connection, PipelineState, Pool
 from pipelines.services import ScheduleSpec
 
-SECTIONS = ("connections", "calendars", "pools", "pipelines", "alert_rules")
+SECTIONS = ("connections", "calendars", "pools", "pipelines", "dataset_rules", "alert_rules")
 HEAD = """\
 Definitions of DataMantri, for `manage.py apply`. Secrets are never in here.
 What is not said is as usual; `manage.py export --schema` tells all that can be said."""
@@ -21,7 +21,7 @@ def export(only: Collection[str] = SECTIONS) -> str:
     """All but secrets and what is archived; sections and names in one order."""
     made: dict[str, Any] = {"version": VERSION}
     writers = {"connections": _connections, "calendars": _calendars, "pools": _pools, "pipelines": _pipelines}
-    writers["alert_rules"] = alert_rules.export
+    writers |= {"dataset_rules": dataset_rules.export, "alert_rules": alert_rules.export}
     for name, section in writers.items():
         if name in only and (found := section()):
             made[name] = dict(sorted(found.items()))

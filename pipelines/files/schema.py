@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from connectors import registry
-from pipelines.files import alert_rules, fields
+from pipelines.files import alert_rules, dataset_rules, fields
 from pipelines.files.fields import TEXT, Field, Schema
 
 VERSION = 1
@@ -26,6 +26,7 @@ def schema() -> Schema:
             "calendars": _by_name("Times in which schedules start nothing.", 100, _entry(fields.CALENDAR)),
             "pools": _by_name("Slots that pipelines share.", 100, _entry(fields.POOL)),
             "pipelines": _by_name("What to move, how and when.", 200, _entry(fields.PIPELINE)),
+            "dataset_rules": _by_name("What becomes of new tables.", 100, _entry(dataset_rules.FIELDS)),
             "alert_rules": _by_name("Whom to tell of what.", 100, _entry(alert_rules.FIELDS)),
         },
         "required": ["version"],

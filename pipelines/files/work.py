@@ -18,14 +18,14 @@ from connectors.errors import ConnectorError
 from pipelines import calendars, objections, queries, schedules, services
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
-from pipelines.files import alert_rules, fields, values
+from pipelines.files import alert_rules, dataset_rules, fields, values
 from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
 from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
 from pipelines.files.values import Values
 from pipelines.locks import AdvisoryLock
-from pipelines.models import AlertRule, Calendar, Connection, Pipeline, PipelineState, Pool
+from pipelines.models import AlertRule, Calendar, Connection, DatasetRule, Pipeline, PipelineState, Pool
 from pipelines.services import PipelineRefused, ScheduleSpec
 
 # Another pipeline of the same file may be about to give up the name or the table.
@@ -84,6 +84,7 @@ class Work:
             self._pipelines()
         if self.problems:
             raise FileRefused(self.problems)
+        self._each("dataset_rules", {each.name: each for each in dataset_rules.rules()}, self._dataset_rule)
         self._each("alert_rules", {each.name: each for each in alert_rules.rules()}, self._rule)
         if self.problems:
             raise FileRefused(self.problems)
@@ -293,7 +294,14 @@ class Work:
             specs.append(spec)
         return specs if len(specs) == len(entry.get("schedules", ())) else None
 
-    # Alert rules ------------------------------------------------------------------------------
+    # Dataset rules and alert rules ------------------------------------------------------------------------------
+
+    def _dataset_rule(self, name: str, entry: Values, rule: DatasetRule | None) -> None:
+        saved = dataset_rules.save(name, entry, rule, by=self.wish.by)
+        if saved is None:
+            self.plan.unchanged += 1
+        else:
+            self._told(saved[1].sign, *saved)
 
     def _rule(self, name: str, entry: Values, rule: AlertRule | None) -> None:
         saved = alert_rules.save(name, entry, rule)

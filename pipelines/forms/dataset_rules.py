@@ -25,6 +25,9 @@ class DatasetRuleForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "name_prefix" in self.fields:
+            # A blank at its end is meant.
+            self.fields["name_prefix"].strip = False
         if "source" in self.fields:
             self.fields["source"].queryset = sources()
         if "template" in self.fields:

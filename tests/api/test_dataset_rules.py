@@ -94,6 +94,7 @@ def test_a_rule_is_made_on_the_desk_and_shows_what_its_looks_found(admin_client,
     assert answer.status_code == 302
     rule = DatasetRule.objects.get()
     assert (rule.include, rule.exclude, rule.new_state, rung) == (["orders_*", "first"], [], "active", [1])
+    assert rule.name_prefix == "Lake ", "with its blank"
     look = DatasetLook.objects.create(rule=rule, tables=3, made=1, vanished=1)
     for kind, table in (("made", "orders_de"), ("vanished", "<b>first</b>")):
         TableEvent.objects.create(look=look, rule=rule, kind=kind, table=table, pipeline=rule.template)

@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from django.core.exceptions import ValidationError
+from django.utils.text import capfirst
 
 from pipelines import objections, queries, services
 from pipelines.models import DatasetRule, Pipeline
@@ -73,7 +74,8 @@ def pipeline_for(rule: DatasetRule, table: str, *, by: Any = None) -> Pipeline:
         made.full_clean(exclude=["revision"], validate_constraints=False)
     except ValidationError as error:
         for field, messages in error.message_dict.items():
-            refused.append(PipelineRefused("invalid", " ".join(messages), field=field))
+            label = capfirst(str(made._meta.get_field(field).verbose_name))
+            refused.append(PipelineRefused("invalid", f"{label}: {' '.join(messages)}", field=field))
     for first in refused:
         raise first
     current = queries.current_schedules().filter(pipeline=template)

@@ -102,6 +102,24 @@ class RunAdmin(ReadOnly, ModelAdmin):
         ("Owner", {"fields": ("worker", "attempt", "token", "lease_until", "cancel_requested", "cancelled_by")}),
     )
     readonly_fields = ("page", "how_parts_stand", "what_it_did")
+    actions = ("clear",)
+
+    def has_run_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("pipelines.run_pipeline")
+
+    @admin.action(description="Clear: try failed and cancelled ones again", permissions=["run"])
+    def clear(self, request: HttpRequest, queryset: QuerySet[Run]) -> None:
+        """Oldest first, as the same runs; what is not to be cleared is told and holds up no other."""
+        cleared = 0
+        for run in queryset.order_by("created_at"):
+            try:
+                services.clear_run(run, by=request.user)
+            except services.RunRefused as refused:
+                messages.error(request, f"{run}: {refused.message} {refused.hint}".strip())
+            else:
+                cleared += 1
+        if cleared:
+            messages.success(request, f"{cleared} run{'' if cleared == 1 else 's'} cleared.")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], search_term: str

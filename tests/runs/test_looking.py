@@ -164,6 +164,13 @@ def test_a_table_that_cannot_have_a_pipeline_is_told_once_and_holds_up_no_other(
     assert look(told).refused == 0
 
 
+def test_a_name_too_long_for_the_target_is_told_with_the_field(rule, tables, dataset):
+    tables.make(f"{dataset}.{'x' * 70}", ID)
+    told = rule(take_existing=True)
+    assert look(told).refused == 1
+    assert TableEvent.objects.get(rule=told, kind="refused").message.startswith("Target table: ")
+
+
 def test_a_pipeline_that_a_person_deletes_is_not_made_again(rule):
     told = rule(take_existing=True)
     look(told)

@@ -12,6 +12,7 @@ from django.urls import reverse
 from runs.models import DoneMark, Run
 from runs.states import RunStatus
 from tests.runs.pages import *  # noqa: F403
+from tests.runs.pages import logged_in
 
 pytestmark = pytest.mark.django_db
 
@@ -50,5 +51,25 @@ def test_a_viewer_settles_nothing(viewer_client: Client, make_run: Callable[...,
     assert reverse("clear_run", args=[run.pk]) not in viewer_client.get(reverse("run", args=[run.pk])).content.decode()
     for door in ("clear_run", "mark_done"):
         assert viewer_client.post(reverse(door, args=[run.pk]), {"note": "x"}).status_code == 403
+    run.refresh_from_db()
+    assert run.status == RunStatus.FAILED
+
+
+def test_many_are_cleared_in_the_list_of_runs(admin_client: Client, make_run: Any, make_pipeline: Any) -> None:
+    pipeline = make_pipeline()
+    failed = [make_run(pipeline, status=RunStatus.FAILED) for _ in range(2)]
+    done = make_run(pipeline, status=RunStatus.SUCCEEDED)
+    chosen = {"action": "clear", "_selected_action": [str(run.pk) for run in [*failed, done]]}
+    page = admin_client.post(reverse("admin:runs_run_changelist"), chosen, follow=True).content.decode()
+    assert "2 runs cleared." in page
+    assert "This run succeeded and cannot be cleared" in page
+    assert set(Run.objects.values_list("status", flat=True)) == {RunStatus.QUEUED, RunStatus.SUCCEEDED}
+
+
+def test_a_viewer_clears_none_in_the_list(viewer: Any, make_run: Callable[..., Run], make_pipeline: Any) -> None:
+    viewer.is_staff = True
+    viewer.save()
+    run = make_run(make_pipeline(), status=RunStatus.FAILED)
+    logged_in(viewer).post(reverse("admin:runs_run_changelist"), {"action": "clear", "_selected_action": [str(run.pk)]})
     run.refresh_from_db()
     assert run.status == RunStatus.FAILED

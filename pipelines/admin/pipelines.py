@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -89,6 +90,14 @@ class ScheduleInline(StackedInline):
     has_add_permission = has_delete_permission = has_change_permission
 
 
+FOLDED = ("Guards", "Key, indexes, partitions", "Priority and limits", "Retries", "When ticks meet or are missed")
+
+
+def _is_usual(pipeline: Pipeline | None, fields: Iterable[str]) -> bool:
+    usual = Pipeline()
+    return pipeline is None or all(getattr(pipeline, name) == getattr(usual, name) for name in fields)
+
+
 @admin.register(Pipeline)
 class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages, ModelAdmin):
     form = PipelineForm
@@ -167,6 +176,14 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         return f"{tick.astimezone(ZoneInfo(zone)):%a %d %b, %H:%M %Z}"
 
     # The form ---------------------------------------------------------------------------------
+
+    def get_fieldsets(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
+        """What most pipelines leave as it is stands folded, as long as this one does."""
+        folds = {"classes": ("collapse",)}
+        return [
+            (name, {**options, **(folds if name in FOLDED and _is_usual(obj, options["fields"]) else {})})
+            for name, options in super().get_fieldsets(request, obj)
+        ]
 
     def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
         return self.inlines if obj else (ScheduleInline, DependencyInline)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
-from connectors.cursor import CursorRead, Interval
+from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
 from connectors.target_options import TargetOptions
@@ -70,13 +70,14 @@ class Refresh(StrEnum):
 class WriteMode:
     """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source.
 
-    `options` say what form the target gets.
+    `options` say what form the target gets. An append with a `span` takes the place of the target's rows in it.
     """
 
     disposition: WriteDisposition
     key: tuple[str, ...] = ()
     cursor: str = ""
     options: TargetOptions = field(default_factory=TargetOptions)
+    span: Span | None = None
 
 
 @dataclass(frozen=True)

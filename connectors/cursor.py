@@ -39,13 +39,23 @@ SETTLE_S = 60
 
 
 @dataclass(frozen=True)
+class Span:
+    """A past range of a cursor: from `low` on, below `high`, texts as `text_of` writes them."""
+
+    column: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
 class CursorRead:
     """Read only what is new by `column`.
 
     `watermark` is what the destination has, `initial` where to begin when it has nothing; both are
     texts as `text_of` writes them or a person would. Rows up to `lookback` below the watermark are read again.
     With `settles`, rows that may still get company stay for the next run: the newest `settle` (None: 60
-    seconds, no whole number), or of dates, today. Lookback and settle are seconds, or units of an INT64.
+    seconds, no whole number), or of dates, today. Lookback and settle are seconds, or units of an INT64. With a `span`
+    only its rows are read, and the watermark is what it must not reach beyond.
     """
 
     column: str
@@ -54,6 +64,7 @@ class CursorRead:
     lookback: int = 0
     settles: bool = False
     settle: int | None = None
+    span: Span | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,29 @@ def literal(number: int, type_: str) -> str:
 def number_sql(expression: str, type_: str) -> str:
     """GoogleSQL for the number of a value."""
     return _NUMBERS[type_].format(expression)
+
+
+def span_numbers(read: CursorRead, type_: str) -> tuple[int, int]:
+    """The first and the last value of the span; raises ConnectorError where it is none, or not all of it is past."""
+    span = read.span
+    if span is None:
+        raise ValueError("there is no span")
+    low, last = number_of(span.low, type_), number_of(span.high, type_) - 1
+    if last < low:
+        raise ConnectorError(f"From {span.low} to {span.high} there is nothing.", code="backfill_range", field=FIELD)
+    if not read.watermark:
+        raise ConnectorError(
+            "Nothing was loaded yet: there is no past to fill in.",
+            hint="Run the pipeline first; its first run reads all rows from its initial value on.",
+            code="backfill_no_watermark",
+        )
+    if last > number_of(read.watermark, type_):
+        raise ConnectorError(
+            f"The range up to {span.high} goes beyond the watermark, {read.watermark}.",
+            hint="What is above the watermark comes with the next runs. End the backfill there.",
+            code="backfill_beyond_watermark",
+        )
+    return low, last
 
 
 def reach(amount: int, type_: str) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectors import cursor, receipt
 from connectors.base import Fence, ReadPlan, ReadRequest, Refresh, Reporter, Watermark
+from connectors.cursor import Span
 
 if TYPE_CHECKING:
     from connectors.transfer import TransferRequest
@@ -21,9 +22,19 @@ def narrowed(request: TransferRequest, fence: Fence) -> ReadRequest:
     return replace(request.read, cursor=replace(rule, watermark=watermark))
 
 
+def span_of(request: TransferRequest) -> Span | None:
+    """The past range that a backfill fills in."""
+    return request.read.cursor.span if request.read.cursor else None
+
+
 def watermark_after(fence: Fence, plan: ReadPlan, request: TransferRequest) -> Watermark:
-    """The watermark that this plan's publish leaves; it never moves back but by a full refresh."""
+    """The watermark that this plan's publish leaves; it never moves back but by a full refresh.
+
+    A backfill leaves it alone.
+    """
     interval = plan.interval
+    if span_of(request) is not None:
+        return fence.watermark
     if interval is None:
         return Watermark()
     before = Watermark() if request.refresh is Refresh.FULL else fence.watermark
@@ -41,14 +52,18 @@ def interval_facts(fence: Fence, plan: ReadPlan, request: TransferRequest) -> di
     if interval is None:
         return None
     known = None if request.refresh is Refresh.FULL or not fence.watermark.value else fence.watermark.rows
-    late = None if known is None else interval.below - known
+    late = None if known is None or span_of(request) is not None else interval.below - known
     names = ("column", "type", "low", "high", "rows", "nulls", "left")
     return {**{name: getattr(interval, name) for name in names}, "late": late}
 
 
 def tell_interval(fence: Fence, plan: ReadPlan, request: TransferRequest, reporter: Reporter) -> None:
     """Say what an incremental read takes and leaves."""
-    facts, rule = interval_facts(fence, plan, request), request.read.cursor
+    facts, rule, span = interval_facts(fence, plan, request), request.read.cursor, span_of(request)
+    if facts is not None and span is not None:
+        told = f"{facts['rows']:,} rows, {span.column} from {span.low} on, below {span.high}"
+        reporter.log("info", f"Filling in a past range: {told}. The watermark stays where it is.")
+        return
     if facts is not None and rule is not None:
         for level, message in receipt.interval_lines(facts, reads_again=bool(rule.lookback)):
             reporter.log(level, message)

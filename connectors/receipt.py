@@ -108,6 +108,9 @@ def lock_line(receipt: Receipt) -> str:
 
 
 def summary(receipt: Receipt) -> str:
+    if receipt.method == "append" and receipt.changes.deleted:
+        gone = receipt.changes.deleted
+        return f"Published {receipt.rows:,} rows to {receipt.target}, in the place of {gone:,} of the range."
     if receipt.method not in ("merge", "in_place"):
         return f"Published {receipt.rows:,} rows to {receipt.target}."
     done = receipt.changes

@@ -33,6 +33,7 @@ from connectors.base import (
 )
 from connectors.column_rules import ColumnRule
 from connectors.counting import Count, refuse_missing
+from connectors.cursor import Span
 from connectors.definition import refuse_changed, refuse_redefined
 from connectors.errors import ConnectorError, Held
 from connectors.incremental import interval_facts, narrowed, tell_interval, watermark_after
@@ -184,6 +185,7 @@ def publish_staged(
         tuple(facts["mode"]["key"]),
         facts["mode"]["cursor"],
         TargetOptions.from_json(facts["mode"].get("options", {})),
+        Span(**facts["mode"]["span"]) if facts["mode"].get("span") else None,
     )
     seconds = dict(draft.seconds)
     with (
@@ -368,6 +370,7 @@ def kept_facts(
         "mode": {
             **{"disposition": mode.disposition.value, "key": list(mode.key), "cursor": mode.cursor},
             "options": mode.options.to_json(),
+            "span": mode.span and asdict(mode.span),
         },
         "draft": draft.to_json(),
         "fingerprint": request.fingerprint,

@@ -44,6 +44,18 @@ def seconds(name: str, default: float, *, least: float) -> float:
     return value
 
 
+def number(name: str, default: float) -> float:
+    """A number that is not negative."""
+    raw = text(name, default)
+    try:
+        value = float(raw)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} must be a number, not {raw!r}.") from None
+    if not 0 <= value < float("inf"):
+        raise ImproperlyConfigured(f"{name} must not be negative, and is {raw!r}.")
+    return value
+
+
 def names(name: str) -> list[str]:
     """A comma-separated list; empty when unset."""
     return [item.strip() for item in text(name, "").split(",") if item.strip()]

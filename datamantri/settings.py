@@ -23,6 +23,9 @@ WORKERS = env.integer("WORKERS", 2, least=1, most=256)
 LEASE_TTL = timedelta(seconds=env.seconds("LEASE_TTL_S", 30, least=1))
 HEARTBEAT = timedelta(seconds=env.seconds("HEARTBEAT_S", 5, least=0.1))
 RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
+# How many slices of backfills are under way at once, and what a TiB that BigQuery reads is reckoned to cost.
+BACKFILL_MAX_RUNNING = env.integer("BACKFILL_MAX_RUNNING", 1, least=1)
+PRICE_PER_TIB = env.number("PRICE_PER_TIB", 6.25)
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
 BROKER_URL = env.broker()
 LIVE_URL = env.live("LIVE_URL", BROKER_URL)
@@ -195,6 +198,7 @@ SPECTACULAR_SETTINGS = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "ENUM_NAME_OVERRIDES": {
         "StatusEnum": "runs.states.RunStatus",
+        "RunActionEnum": "runs.models.RunAction",
         "PartStatusEnum": "runs.states.PartStatus",
         "AlertKindEnum": "pipelines.models.AlertKind",
         "DeliveryStateEnum": "runs.models.DeliveryState",

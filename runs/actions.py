@@ -21,7 +21,7 @@ from connectors.base import (
     WriteMode,
     column_from_json,
 )
-from connectors.cursor import CursorRead
+from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
 from pipelines.models import Connection, LoadMethod
@@ -209,7 +209,7 @@ def _parts() -> int:
 
 def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> TransferRequest:
     """What the engine has to know, of the definition that this run is of."""
-    definition = claimed.definition
+    definition, span = claimed.definition, span_of(claimed)
     return _engine().TransferRequest(
         owner=fence.owner,
         read=ReadRequest(
@@ -218,7 +218,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
             parameters=parameters_of(claimed),
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
-            cursor=cursor_read(definition),
+            cursor=cursor_read(definition, span),
         ),
         target=fence.target,
         mode=WriteMode(
@@ -226,6 +226,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
             tuple(definition["merge_key"]),
             definition["cursor_column"] if definition["write_disposition"] == WriteDisposition.MERGE else "",
             TargetOptions.from_json(definition["target_options"]),
+            span if definition["write_disposition"] == WriteDisposition.APPEND else None,
         ),
         text_policy=TextPolicy(definition["text_policy"]),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),
@@ -237,7 +238,21 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
     )
 
 
-def cursor_read(definition: Mapping[str, Any]) -> CursorRead | None:
+def span_of(claimed: Claim | services.PartClaim) -> Span | None:
+    """The past range of the cursor that a slice of a backfill loads again."""
+    told = claimed.options.get("span")
+    if claimed.action != RunAction.BACKFILL or told is None:
+        return None
+    if not claimed.definition["incremental"]:
+        raise ConnectorError(
+            "The pipeline no longer reads by a cursor, of which this is a range.",
+            hint="Cancel the backfill, and start another.",
+            code="backfill_redefined",
+        )
+    return Span(claimed.definition["cursor_column"], told["low"], told["high"])
+
+
+def cursor_read(definition: Mapping[str, Any], span: Span | None = None) -> CursorRead | None:
     if not definition["incremental"]:
         return None
     return CursorRead(
@@ -246,6 +261,7 @@ def cursor_read(definition: Mapping[str, Any]) -> CursorRead | None:
         lookback=definition["lookback"],
         settles=definition["write_disposition"] == WriteDisposition.APPEND,
         settle=definition["settle"],
+        span=span,
     )
 
 

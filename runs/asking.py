@@ -50,6 +50,7 @@ def has_action(pipeline: Pipeline, action: str) -> bool:
     return {
         RunAction.KEEP: pipeline.write_disposition != WriteDisposition.REPLACE,
         RunAction.SET_WATERMARK: pipeline.incremental,
+        RunAction.BACKFILL: False,  # its slices are no single wish
     }.get(RunAction(action), True)
 
 

@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.errors import ConnectorError
-from runs import actions, comparing, doorbell, ends, live, parts, presence, services
+from runs import actions, backfills, comparing, doorbell, ends, live, parts, presence, services
 from runs.endings import (
     Divided,
     End,
@@ -79,6 +79,8 @@ def execute(claimed: Claim, *, granted: float, process: str) -> None:
     reporter = Reporter(claimed)
     live.push_board(claimed.run, claimed.pipeline, claimed.status)
     _hold(claimed, lease, reporter, lambda: _attempt(claimed, lease, reporter))
+    if claimed.action == RunAction.BACKFILL:
+        backfills.move_on()
 
 
 def execute_part(claimed: PartClaim, *, granted: float, process: str) -> None:

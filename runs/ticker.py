@@ -111,8 +111,10 @@ def _move_on(read: list[Schedule]) -> None:
 def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
     standings: dict[UUID, Standing] = defaultdict(Standing)
     chosen = list(pipelines)
-    # A comparison is no reason to skip a tick: its load comes after it.
-    active = Run.objects.filter(pipeline__in=chosen, status__in=sorted(ACTIVE)).exclude(action=RunAction.COMPARE)
+    # A comparison or a slice of a backfill is no reason to skip a tick: its load comes after it.
+    active = Run.objects.filter(pipeline__in=chosen, status__in=sorted(ACTIVE)).exclude(
+        action__in=[RunAction.COMPARE, RunAction.BACKFILL]
+    )
     for run in active.order_by().only("id", "pipeline_id", "status"):
         standings[run.pipeline_id].active = run
     # The last of each queue, however long it is, by the index that workers take from. A run that waits for upstreams

@@ -52,6 +52,8 @@ def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: d
     """
     column = cursor.find_column(columns, read.column)
     name, type_ = quote(column.name), column.type
+    if read.span is not None:
+        return _find_span(read, column, source, ask)
     watermark = cursor.number_of(read.watermark, type_) if read.watermark else None
     initial = cursor.number_of(read.initial, type_, field="initial_value") if read.initial else None
     low = initial if watermark is None else watermark - cursor.reach(read.lookback, type_)
@@ -97,6 +99,25 @@ def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: d
         "cursor_bytes_billed": sum(job.total_bytes_billed or 0 for job in jobs),
     }
     return Bounds(interval, tuple(conditions), facts)
+
+
+def _find_span(read: CursorRead, column: Column, source: str, ask: Ask) -> Bounds:
+    """A past range, whole: its ends are given, its rows are counted."""
+    name, type_ = quote(column.name), column.type
+    low, last = cursor.span_numbers(read, type_)
+    conditions = (_above(type_, low, is_initial=True), _up_to(type_, last))
+    found, job = ask(f"SELECT COUNT(*) AS n FROM {source} WHERE {_all(conditions, name)}")
+    interval = Interval(
+        column.name,
+        type_,
+        low=cursor.text_of(low, type_),
+        high=cursor.text_of(last, type_),
+        includes_low=True,
+        rows=found["n"] or 0,
+    )
+    return Bounds(
+        interval, conditions, {"cursor_jobs": [job.job_id], "cursor_bytes_billed": job.total_bytes_billed or 0}
+    )
 
 
 def reached(name: str, reach: Reach, columns: Sequence[Column]) -> str:

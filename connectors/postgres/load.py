@@ -41,6 +41,7 @@ from connectors.postgres.publish import (
     merge_rules,
     partitions,
     replace,
+    span,
 )
 from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
 from connectors.postgres.publish.lock import with_lock
@@ -202,8 +203,12 @@ class Load(AbstractContextManager["Load"]):
             method, refusal = "create", refuse_create(self._target, seen.schema, self._session.role)
         elif self._mode.disposition is WriteDisposition.APPEND:
             method, refusal = "append", refuse_append(self._target, seen, self._session.role)
+            if refusal is None and self._mode.span is not None:
+                refusal = span.refuse(self._session, self._target, self._columns, exists=True)
         else:
             method, refusal = in_place_rules.choose(self._session, self._target, self._columns, self._mode.key, seen)
+        if refusal is None and self._old is None and self._mode.span is not None:
+            refusal = span.refuse(self._session, self._target, self._columns, exists=False)
         if refusal is None and self._old is not None and method != "rename":
             refusal = self._form.refuse_staying(self._session, self._target, self._old)
         if refusal is not None:
@@ -215,7 +220,7 @@ class Load(AbstractContextManager["Load"]):
     @property
     def _is_staged(self) -> bool:
         """Whether rows go into a staging table, and then into one that stays."""
-        into_what_stays = self._is_in_parts or self._form.by is not None
+        into_what_stays = self._is_in_parts or self._form.by is not None or self._mode.span is not None
         return self.method in STAGED or (self.method == "append" and into_what_stays)
 
     def _prepare_merge(self) -> None:
@@ -339,7 +344,7 @@ class Load(AbstractContextManager["Load"]):
         with_lock(
             session,
             target,
-            append.MODE if self.method == "append" else merge.MODE,
+            append.MODE if self.method == "append" and self._mode.span is None else merge.MODE,
             lambda lock: session.execute(lock + after),
             reporter=self._reporter,
             stop=self._stop,
@@ -348,7 +353,12 @@ class Load(AbstractContextManager["Load"]):
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
-        if self.method == "append":
+        if self.method == "append" and mode.span is not None:
+            told = f"{target} from {mode.span.low} to {mode.span.high}"
+            allow = partial(guard.check_changes, told, guard=self._guard)
+            rows = self.changes.inserted
+            self.changes = span.replace(session, target, self._new, self._columns, mode.span, rows, allow=allow)
+        elif self.method == "append":
             self.changes = append.bring_over(session, target, self._new, self._columns, self.changes.inserted)
         elif self.method == "in_place":
             # What leans on the table, and how, may have changed since it was looked at.

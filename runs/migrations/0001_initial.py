@@ -60,8 +60,8 @@ class Migration(migrations.Migration):
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed')], max_length=10)),
-                ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare')], default='load', max_length=20)),
+                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed'), ('backfill', 'Backfill')], max_length=10)),
+                ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare'), ('backfill', 'Backfill')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
                 ('data_interval_start', models.DateTimeField(blank=True, null=True)),
@@ -165,6 +165,72 @@ class Migration(migrations.Migration):
             options={
                 'ordering': ['seq'],
             },
+        ),
+        migrations.CreateModel(
+            name='Backfill',
+            fields=[
+                ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('kind', models.CharField(choices=[('cursor', 'Values of the cursor'), ('interval', 'The data interval')], max_length=10)),
+                ('low', models.CharField(max_length=100)),
+                ('high', models.CharField(max_length=100)),
+                ('step', models.CharField(max_length=40)),
+                ('zone', models.CharField(default='UTC', max_length=64)),
+                ('parameters', models.JSONField(blank=True, default=dict)),
+                ('state', models.CharField(choices=[('running', 'Running'), ('paused', 'Paused'), ('cancelled', 'Cancelled'), ('ended', 'Ended')], default='running', max_length=10)),
+                ('reason', models.TextField(blank=True)),
+                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('queued_at', models.DateTimeField(null=True)),
+                ('ended_at', models.DateTimeField(null=True)),
+                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='backfills', to='pipelines.pipeline')),
+            ],
+            options={
+                'ordering': ['-created_at'],
+            },
+        ),
+        migrations.CreateModel(
+            name='BackfillSlice',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('number', models.PositiveIntegerField()),
+                ('low', models.CharField(max_length=100)),
+                ('high', models.CharField(max_length=100)),
+                ('status', models.CharField(choices=[('waiting', 'Waiting'), ('running', 'Under way'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='waiting', max_length=10)),
+                ('tries', models.PositiveIntegerField(default=0)),
+                ('rows', models.BigIntegerField(null=True)),
+                ('seconds', models.FloatField(null=True)),
+                ('error_code', models.CharField(blank=True, max_length=60)),
+                ('finished_at', models.DateTimeField(null=True)),
+                ('backfill', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='slices', to='runs.backfill')),
+                ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='backfill_slices', to='runs.run')),
+            ],
+            options={
+                'ordering': ['number'],
+            },
+        ),
+        migrations.AddIndex(
+            model_name='backfill',
+            index=models.Index(condition=models.Q(('state', 'running')), fields=['queued_at'], name='backfill_running'),
+        ),
+        migrations.AddIndex(
+            model_name='backfill',
+            index=models.Index(fields=['pipeline', '-created_at'], name='backfill_of_pipeline'),
+        ),
+        migrations.AddConstraint(
+            model_name='backfill',
+            constraint=models.UniqueConstraint(condition=models.Q(('state__in', ['running', 'paused'])), fields=('pipeline',), name='backfill_one_at_a_time'),
+        ),
+        migrations.AddIndex(
+            model_name='backfillslice',
+            index=models.Index(condition=models.Q(('status', 'waiting')), fields=['backfill', 'number'], name='slice_waiting'),
+        ),
+        migrations.AddIndex(
+            model_name='backfillslice',
+            index=models.Index(condition=models.Q(('status', 'running')), fields=['run'], name='slice_running'),
+        ),
+        migrations.AddConstraint(
+            model_name='backfillslice',
+            constraint=models.UniqueConstraint(fields=('backfill', 'number'), name='slice_number_once'),
         ),
         migrations.CreateModel(
             name='Attempt',

@@ -1,6 +1,7 @@
 """What happened: runs, their attempts and log lines, ticks that were skipped, workers that live."""
 
 from runs.models.alerts import MARKED_DONE, Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
+from runs.models.backfills import Backfill, BackfillKind, BackfillSlice, BackfillState, SliceStatus
 from runs.models.deliveries import Delivery
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
@@ -21,6 +22,10 @@ __all__ = [
     "AlertDelivery",
     "AlertEvent",
     "Attempt",
+    "Backfill",
+    "BackfillKind",
+    "BackfillSlice",
+    "BackfillState",
     "Closing",
     "DatasetLook",
     "Decision",
@@ -39,6 +44,7 @@ __all__ = [
     "RunAction",
     "SeenTable",
     "Skip",
+    "SliceStatus",
     "TableEvent",
     "Trigger",
     "UpstreamSuccess",

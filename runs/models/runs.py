@@ -22,6 +22,7 @@ class Trigger(models.TextChoices):
     UPSTREAM = "upstream", "Upstream"
     WEBHOOK = "webhook", "Webhook"
     SOURCE = "source", "Source changed"
+    BACKFILL = "backfill", "Backfill"
 
 
 class RunAction(models.TextChoices):
@@ -32,6 +33,7 @@ class RunAction(models.TextChoices):
     KEEP = "keep", "Load, keeping what is there"
     SET_WATERMARK = "set_watermark", "Set watermark"
     COMPARE = "compare", "Compare"
+    BACKFILL = "backfill", "Backfill"
 
 
 # Runs that move no row: they are no load's success, and stand in no chart of loads.

@@ -1,5 +1,13 @@
 """Every write to a run: request, claim, renew, move, log, cancel, sweep."""
 
+from runs.services.backfills import (
+    advance_backfills,
+    cancel_backfill,
+    pause_backfill,
+    resume_backfill,
+    retry_backfill,
+    start_backfill,
+)
 from runs.services.chains import Chain, chain_from, request_chain, runs_of_chain
 from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
@@ -53,6 +61,8 @@ __all__ = [
     "StaleToken",
     "Waiting",
     "accept",
+    "advance_backfills",
+    "cancel_backfill",
     "cancel_run",
     "chain_from",
     "claim",
@@ -79,6 +89,7 @@ __all__ = [
     "looked",
     "mark_done",
     "move_run",
+    "pause_backfill",
     "read_flags",
     "release_part",
     "renew",
@@ -86,6 +97,8 @@ __all__ = [
     "request_run",
     "resolve_later",
     "resume",
+    "resume_backfill",
+    "retry_backfill",
     "retry_later",
     "run_again",
     "runs_of_chain",
@@ -94,6 +107,7 @@ __all__ = [
     "spread",
     "spread_again",
     "start_anyway",
+    "start_backfill",
     "start_process",
     "sweep",
     "take_looks",

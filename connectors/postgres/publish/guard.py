@@ -31,8 +31,8 @@ def check_rename(session: Session, target: Target, rows: int, guard: Guard) -> N
         raise _shrunk(target, before - rows, before, guard.shrink_percent)
 
 
-def check_changes(target: Target, changes: Changes, guard: Guard) -> None:
-    """Raise Held if these changes of the target's rows must not happen by themselves."""
+def check_changes(target: Target | str, changes: Changes, guard: Guard) -> None:
+    """Raise Held if these changes of the target's rows, or of some of them in words, must not happen by themselves."""
     before = changes.deleted + changes.updated + changes.unchanged
     if not before or not changes.deleted:
         return
@@ -58,7 +58,7 @@ def _is_surely_enough(session: Session, target: Target, rows: int, percent: int)
     return found is not None and found[0] > 0 and rows >= found[0] * (1 - percent / 100) * _SURE
 
 
-def _emptied(target: Target) -> Held:
+def _emptied(target: Target | str) -> Held:
     return Held(
         f"The source has no rows: publishing would empty {target}.",
         hint=HINT,
@@ -67,7 +67,7 @@ def _emptied(target: Target) -> Held:
     )
 
 
-def _shrunk(target: Target, vanished: int, before: int, allowed: int) -> Held:
+def _shrunk(target: Target | str, vanished: int, before: int, allowed: int) -> Held:
     share = 100 * vanished / before
     return Held(
         f"Publishing would take {vanished:,} of {before:,} rows ({share:.0f} %) out of {target};"

@@ -139,7 +139,11 @@ class World:
                 ReadRequest(table=table, query=query, cursor=read),
                 self.target,
                 WriteMode(
-                    WriteDisposition(disposition), key or (("id",) if disposition == "merge" else ()), cursor, form
+                    WriteDisposition(disposition),
+                    key or (("id",) if disposition == "merge" else ()),
+                    cursor,
+                    form,
+                    read.span if read and disposition == "append" else None,
                 ),
                 fingerprint=fingerprint,
                 adopt=adopt,

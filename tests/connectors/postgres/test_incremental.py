@@ -56,6 +56,9 @@ class Flights:
         refresh: Refresh = Refresh.NEW,
         fingerprint: str = "f",
         form: TargetOptions = TargetOptions(),  # noqa: B008 - it is frozen
+        crash: Any = lambda point: None,
+        id: uuid.UUID | None = None,
+        guard: Guard = Guard(),  # noqa: B008 - it is frozen
         **rule: Any,
     ) -> Any:
         source = BigQuerySource(BigQueryOptions("demo-project"), endpoints=self.proxy.endpoints)
@@ -70,7 +73,9 @@ class Flights:
                 query=self.query,
                 refresh=refresh,
                 fingerprint=fingerprint,
-                guard=Guard(),
+                guard=guard,
+                crash=crash,
+                run=id,
                 form=form,
                 key=("id", "at") if form.partition_column and disposition == "merge" else (),
             )

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from django.db import connection
 
 from pipelines import rotation
-from pipelines.models import Connection
+from pipelines.models import AlertChannel, Connection
 
 pytestmark = pytest.mark.django_db
 NEW = Fernet.generate_key().decode()
@@ -52,7 +52,7 @@ def test_the_new_key_alone_opens_every_secret_afterwards(connections: Any, setti
     with pytest.raises(SystemExit) as ended:
         rotate_keys("--check")
     assert ended.value.code == 1
-    assert "secrets of 7 connections encrypted anew; secrets of 0 connections had" in rotate_keys()
+    assert "7 stored secrets encrypted anew; 0 stored secrets had" in rotate_keys()
     assert "all by the first key" in rotate_keys("--check")
     settings.ENCRYPTION_KEYS = [NEW]
     assert passwords_by(NEW) == {f"s3cret {number}" for number in range(MANY)}
@@ -66,7 +66,7 @@ def test_a_second_time_it_touches_nothing(connections: Any, settings: Any) -> No
     settings.ENCRYPTION_KEYS = [NEW, settings.ENCRYPTION_KEYS[0]]
     rotate_keys()
     before = tokens()
-    assert "secrets of 0 connections encrypted anew; secrets of 7 connections had" in rotate_keys()
+    assert "0 stored secrets encrypted anew; 7 stored secrets had" in rotate_keys()
     assert tokens() == before
 
 
@@ -97,3 +97,12 @@ def test_a_secret_that_no_key_opens_stops_it_before_it_begins(connections: Any, 
             rotate_keys(*arguments)
         assert error.value.returncode == 1
     assert tokens() == before
+
+
+def test_the_addresses_of_alert_channels_change_with_them(db: None, settings: Any) -> None:
+    channel = AlertChannel.objects.create(name="#data", scheme="slack", secrets={"url": "slack://a/b/c"})
+    settings.ENCRYPTION_KEYS = [NEW, settings.ENCRYPTION_KEYS[0]]
+    assert "1 stored secret encrypted anew" in rotate_keys()
+    settings.ENCRYPTION_KEYS = [NEW]
+    channel.refresh_from_db()
+    assert channel.secrets == {"url": "slack://a/b/c"}

@@ -51,4 +51,5 @@ class Command(BaseCommand):
 
 
 def _secrets(count: int) -> str:
-    return "1 connection's secrets" if count == 1 else f"secrets of {count} connections"
+    """Of connections and of alert channels."""
+    return "1 stored secret" if count == 1 else f"{count} stored secrets"

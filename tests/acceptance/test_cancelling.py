@@ -21,7 +21,7 @@ from tests.bigquery.proxy import BehavingBigQuery
 WITHIN_S = 5.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def slow_bigquery(product: Product, emulator: dict[str, str]) -> Iterator[BehavingBigQuery]:
     """BigQuery as the only worker sees it: each stream takes minutes. `reading` has the streams that are open."""
     with BehavingBigQuery(**emulator, keeps_history=False) as proxy:

@@ -14,6 +14,7 @@ from pipelines.api import ConnectionViewSet, PipelineViewSet
 from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
 from runs.alerts.api import AlertChannelViewSet, AlertDeliveryViewSet, AlertRuleViewSet, AlertViewSet
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
+from runs.api_backfills import BackfillViewSet, PipelineBackfillsViewSet
 from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
@@ -26,6 +27,7 @@ router.register("dataset-rules", DatasetRuleViewSet, basename="dataset-rule")
 router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
+router.register("backfills", BackfillViewSet, basename="backfill")
 router.register("alert-channels", AlertChannelViewSet, basename="alert-channel")
 router.register("alert-rules", AlertRuleViewSet, basename="alert-rule")
 router.register("alerts", AlertViewSet, basename="alert")
@@ -36,6 +38,16 @@ urlpatterns = [
     path("pipelines/<uuid:pipeline_id>/runs/", PipelineRunsViewSet.as_view({"post": "create"}), name="pipeline-runs"),
     path("pipelines/<uuid:pipeline_id>/runs/downstream/", DownstreamRunsView.as_view(), name="downstream-runs"),
     path("pipelines/<uuid:pipeline_id>/webhook/", WebhookView.as_view(), name="pipeline-webhook"),
+    path(
+        "pipelines/<uuid:pipeline_id>/backfills/",
+        PipelineBackfillsViewSet.as_view({"post": "create"}),
+        name="pipeline-backfills",
+    ),
+    path(
+        "pipelines/<uuid:pipeline_id>/backfills/preview/",
+        PipelineBackfillsViewSet.as_view({"post": "preview"}),
+        name="backfill-preview",
+    ),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
     path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),
     path("", include(router.urls)),

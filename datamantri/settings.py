@@ -199,6 +199,9 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "StatusEnum": "runs.states.RunStatus",
         "RunActionEnum": "runs.models.RunAction",
+        "BackfillStateEnum": "runs.models.BackfillState",
+        "BackfillKindEnum": "runs.models.BackfillKind",
+        "SliceStatusEnum": "runs.models.SliceStatus",
         "PartStatusEnum": "runs.states.PartStatus",
         "AlertKindEnum": "pipelines.models.AlertKind",
         "DeliveryStateEnum": "runs.models.DeliveryState",

@@ -10,7 +10,7 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import graph_views, value_pages, views, webhook_views
+from runs import backfill_pages, graph_views, value_pages, views, webhook_views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
@@ -23,6 +23,12 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/webhook/remove/", webhook_views.remove_webhook, name="remove_webhook"),
     path("hooks/<uuid:pk>/", webhook_views.receive, name="webhook"),
     path("pipelines/<uuid:pk>/downstream/", graph_views.run_downstream, name="run_downstream"),
+    path("pipelines/<uuid:pk>/backfill/", backfill_pages.backfill_pipeline, name="backfill_pipeline"),
+    path("backfills/<uuid:pk>/", backfill_pages.backfill, name="backfill"),
+    path("backfills/<uuid:pk>/pause/", backfill_pages.pause, name="pause_backfill"),
+    path("backfills/<uuid:pk>/resume/", backfill_pages.resume, name="resume_backfill"),
+    path("backfills/<uuid:pk>/cancel/", backfill_pages.cancel, name="cancel_backfill"),
+    path("backfills/<uuid:pk>/retry/", backfill_pages.retry, name="retry_backfill"),
     path("pipelines/<uuid:pk>/values/", value_pages.run_with_values, name="run_with_values"),
     path("pipelines/<uuid:pk>/start/<slug:name>/", views.start_action, name="start_action"),
     path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),

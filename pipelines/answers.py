@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLooking
 from contextlib import closing, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from cryptography.fernet import InvalidToken
 
 from connectors import column_rules, comparing, registry
 from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
-from connectors.cursor import find_column, number_of
+from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.options import build
@@ -128,6 +128,15 @@ def _describe(system: System, table: str, query: str, parameters: Sent) -> dict[
 def _source_columns(system: System, table: str, query: str, parameters: Sent) -> list[dict[str, Any]]:
     with _source(system) as source:
         return [asdict(column) for column in source.describe(_read(table, query, parameters)).columns]
+
+
+def _range_bytes(system: System, table: str, query: str, samples: list[Any]) -> list[int | None]:
+    found = []
+    with _source(system) as source:
+        for parameters, span in samples:
+            cursor = CursorRead(span["column"], span=Span(**span)) if span else None
+            found.append(source.describe(replace(_read(table, query, parameters), cursor=cursor)).bytes)
+    return found
 
 
 def _preview(system: System, table: str, query: str, parameters: Sent) -> dict[str, Any]:
@@ -315,6 +324,7 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "describe": _describe,
     "source_columns": _source_columns,
     "preview": _preview,
+    "range_bytes": _range_bytes,
     "validate": _validate,
     "comparison_cost": _comparison_cost,
 }

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from celery import states
 from django.db import transaction
 
 from connectors import registry
+from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.options import build
 from connectors.parameters import Parameter
@@ -139,6 +140,17 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]
     return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
+
+
+def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | None]]) -> list[int | None]:
+    """What reading each of these ranges scans, without cost: values of the query, and a range of its cursor."""
+    return _ask(
+        "range_bytes",
+        system=_saved(pipeline.source),
+        table=pipeline.source_table,
+        query=pipeline.source_query,
+        samples=[[_sent(parameters), span and asdict(span)] for parameters, span in samples],
+    )
 
 
 def comparison_cost(pipeline: Pipeline, parameters: Parameters | None = None) -> dict[str, Any]:

@@ -163,7 +163,14 @@ class RunnablePipelineAdmin(PipelineAdmin):
     """The pipelines' admin with runs: start them, and keep what has a history."""
 
     actions = ("run_now", *PipelineAdmin.actions)
-    actions_detail = ("run_one_now", "compare", "full_refresh", "set_watermark", *PipelineAdmin.actions_detail)
+    actions_detail = (
+        "run_one_now",
+        "compare",
+        "full_refresh",
+        "backfill",
+        "set_watermark",
+        *PipelineAdmin.actions_detail,
+    )
     readonly_fields = ("watermark",)
 
     def get_fieldsets(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
@@ -222,6 +229,11 @@ class RunnablePipelineAdmin(PipelineAdmin):
     @action(description="Full refresh", icon="restart_alt", url_path="full-refresh", permissions=["run"])
     def full_refresh(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._start(request, object_id, "full-refresh")
+
+    @action(description="Backfill", icon="history", url_path="backfill", permissions=["run"])
+    def backfill(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The page that asks for a range, and says what it takes."""
+        return HttpResponseRedirect(reverse("backfill_pipeline", args=[self.pipeline_or_404(request, object_id).pk]))
 
     @action(description="Set watermark", icon="flag", url_path="set-watermark", permissions=["run"])
     def set_watermark(self, request: HttpRequest, object_id: str) -> HttpResponse:

@@ -75,6 +75,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
         "actions": asking.actions_of(pipeline),
         "takes_values": given.takes_values(pipeline),
+        "backfills": pipeline.backfills.order_by("-created_at")[:5],
         "parameters": given.declared_by(pipeline).values(),
         "runs": moves[::-1],
         "places": page_queries.CHART if len(moves) > page_queries.CHART / 2 else page_queries.CHART // 2,

@@ -12,7 +12,7 @@ from google.cloud import bigquery
 from connectors import cursor
 from connectors.base import Column
 from connectors.bigquery.digest import quote
-from connectors.cursor import CursorRead, Interval
+from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.sides import Reach
 
@@ -118,6 +118,14 @@ def _find_span(read: CursorRead, column: Column, source: str, ask: Ask) -> Bound
     return Bounds(
         interval, conditions, {"cursor_jobs": [job.job_id], "cursor_bytes_billed": job.total_bytes_billed or 0}
     )
+
+
+def within(span: Span, columns: Sequence[Column]) -> str:
+    """The condition that a row is of a past range, as it stands in GoogleSQL."""
+    column = cursor.find_column(tuple(columns), span.column)
+    low, high = cursor.number_of(span.low, column.type), cursor.number_of(span.high, column.type)
+    conditions = (_above(column.type, low, is_initial=True), _up_to(column.type, high - 1))
+    return _all(conditions, quote(column.name))
 
 
 def reached(name: str, reach: Reach, columns: Sequence[Column]) -> str:

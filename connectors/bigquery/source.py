@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from connectors.base import (
     StopSignal,
     TableInfo,
 )
-from connectors.bigquery import checks, compare, pages, preview, query, streams, wkb
+from connectors.bigquery import bounds, checks, compare, pages, preview, query, streams, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
@@ -31,6 +32,7 @@ from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.column_rules import without
+from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
 from connectors.sides import Cost, Scope, Survey
@@ -88,6 +90,8 @@ class BigQuerySource(Source):
 
     def describe(self, request: ReadRequest) -> Description:
         limit = self._limit()
+        if request.cursor is not None and request.cursor.span is not None:
+            return self._describe_span(request, request.cursor.span, limit)
         if request.query:
             return self._describe_query(request.query, limit, query.QUERY, parameters=request.parameters)
         ref = parse_table(request.table, self._options.project)
@@ -255,6 +259,13 @@ class BigQuerySource(Source):
     def _get_table(self, ref: TableRef, timeout_s: float) -> bigquery.Table:
         with explained(Doing(f"Table {ref}", field="table", permission="bigquery.tables.get")):
             return self._clients().rest.get_table(ref.reference, retry=REUSE_ONCE, timeout=timeout_s)
+
+    def _describe_span(self, request: ReadRequest, span: Span, limit: TimeLimit) -> Description:
+        """The rows of a past range, by a dry run: it tells how much of the table that scans."""
+        columns = self.describe(replace(request, cursor=None)).columns
+        rows = f"(\n{request.query}\n)" if request.query else parse_table(request.table, self._options.project).sql
+        sql = f"SELECT * FROM {rows} AS t WHERE {bounds.within(span, columns)}"
+        return self._describe_query(sql, limit, query.QUERY, parameters=request.parameters)
 
     def _describe_query(
         self,

@@ -41,6 +41,9 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         *((method, "pipelines/{pipeline_id}/webhook/") for method in ("get", "post", "delete")),
         ("post", "runs/{id}/start/"), ("post", "pipelines/{pipeline_id}/runs/downstream/"),
         ("post", "runs/{id}/clear/"), ("post", "runs/{id}/mark-done/"),
+        ("get", "backfills/"), ("get", "backfills/{id}/"), ("get", "backfills/{id}/slices/"),
+        *(("post", f"backfills/{{id}}/{name}/") for name in ("pause", "resume", "cancel", "retry")),
+        ("post", "pipelines/{pipeline_id}/backfills/"), ("post", "pipelines/{pipeline_id}/backfills/preview/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),
     }  # fmt: skip
     for methods in schema["paths"].values():

@@ -259,6 +259,7 @@ class AlertAdmin(ReadOnly, ModelAdmin):
 @admin.register(AlertDelivery)
 class AlertDeliveryAdmin(ReadOnly, ModelAdmin):
     list_display = ("created_at", "title", "channel_name", "state_badge", "attempts", "ended_at", "error_message")
+    list_display_links = ("created_at", "title")
     list_filter = (
         ("state", ChoicesDropdownFilter),
         ("event", ChoicesDropdownFilter),

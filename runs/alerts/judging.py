@@ -128,7 +128,7 @@ def _past(runs: Sequence[Run]) -> dict[UUID, Past]:
                 FROM (
                     SELECT started_at, finished_at, decision, rows FROM runs_run
                     WHERE pipeline_id = judged.pipeline_id AND created_at < judged.created_at
-                      AND status = 'succeeded' AND action = 'load'
+                      AND status = 'succeeded' AND action = 'load' AND trigger <> 'backfill'
                     ORDER BY created_at DESC LIMIT %s) r) p
             """,
             [[run.pk for run in runs], usual.LOADS],

@@ -2,10 +2,11 @@
 
 from django.db import migrations
 
-# Runs that move no row say nothing of how the pipeline does.
+# Runs that move no row say nothing of how the pipeline does, nor do backfills; but whatever is held waits for somebody.
 MATTERS = (
-    "NEW.status <> OLD.status AND (NEW.status IN ('succeeded', 'failed', 'cancelled', 'held') OR OLD.status = 'held')"
-    " AND NEW.action NOT IN ('set_watermark', 'compare')"
+    "NEW.status <> OLD.status AND ('held' IN (NEW.status, OLD.status)"
+    " OR NEW.status IN ('succeeded', 'failed', 'cancelled')"
+    " AND NEW.action NOT IN ('set_watermark', 'compare', 'backfill') AND NEW.trigger <> 'backfill')"
 )
 
 

@@ -19,8 +19,9 @@ from pipelines.models import AlertChannel, AlertKind, AlertRule, Pipeline
 from runs.alerts import judging
 from runs.models import Run, RunAction, Trigger
 from tests.definitions import destination, make_pipeline, operator, source
+from tests.runs.conftest import nobody_left_behind
 
-__all__ = ["destination", "make_pipeline", "operator", "source"]
+__all__ = ["destination", "make_pipeline", "nobody_left_behind", "operator", "source"]
 
 
 @dataclass

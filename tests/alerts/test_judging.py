@@ -216,13 +216,17 @@ def test_nothing_is_unusual_before_there_are_ten_loads(make_pipeline, make_rule,
     assert len(told()) == 1
 
 
-def test_comparisons_and_watermarks_tell_nothing(make_pipeline, make_rule, end):
+def test_comparisons_watermarks_and_backfills_tell_nothing(make_pipeline, make_rule, end):
     pipeline = make_pipeline()
-    make_rule(FAILED)
-    for action in (RunAction.COMPARE, RunAction.SET_WATERMARK):
-        end(pipeline, "failed", action=action)
+    make_rule(FAILED, RECOVERED, HELD)
+    for action in (RunAction.COMPARE, RunAction.SET_WATERMARK, RunAction.BACKFILL):
+        end(pipeline, "failed", action=action, judged=False)
     assert not AlertEvent.objects.exists()
-    assert told() == []
+    end(pipeline, "failed")
+    end(pipeline, "succeeded", action=RunAction.BACKFILL)
+    assert told() == [("opened", "Orders failed")]
+    end(pipeline, "held", action=RunAction.BACKFILL)
+    assert told()[1:] == [("opened", "Orders is held")]
 
 
 # Nothing is lost, nothing is doubled, nothing is paid for what nobody asked for -------------------

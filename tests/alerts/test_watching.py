@@ -110,10 +110,11 @@ def test_a_run_by_hand_after_the_tick_does(hourly, make_rule):
     assert told() == []
 
 
-def test_what_a_comparison_does_counts_for_nothing(hourly, make_rule):
+@pytest.mark.parametrize("action", [RunAction.COMPARE, RunAction.BACKFILL])
+def test_what_a_comparison_or_a_backfill_does_counts_for_nothing(hourly, make_rule, action):
     make_rule(LATE, late_after_min=30)
     tick_of(hourly, TICK, "failed")
-    run_of(hourly, TICK + 10 * MINUTE, action=RunAction.COMPARE)
+    run_of(hourly, TICK + 10 * MINUTE, action=action)
     watching.watch(TICK + 31 * MINUTE)
     assert told() == ["opened: Orders is late"]
 

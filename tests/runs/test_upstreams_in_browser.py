@@ -111,3 +111,29 @@ def shot() -> Any:
             page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
     return shot
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_webhooks_secret_is_shown_once_also_on_a_phone(page, make_pipeline, scheme, shot):
+    pipeline = make_pipeline("Orders", watch_every_s=300)
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.goto(reverse("pipeline", args=[pipeline.pk]))
+    page.get_by_role("heading", name="Changes of the source").wait_for()
+    shot(page, f"source-{scheme}")
+    page.get_by_role("link", name="Webhook").click()
+    page.get_by_role("button", name="Make a webhook").click()
+    assert page.locator("#secret").inner_text().startswith("whsec_")
+    assert page.locator("#address").inner_text().endswith(f"/hooks/{pipeline.webhook.pk}/")
+    assert not page.evaluate(OVERFLOWS)
+    shot(page, f"webhook-{scheme}")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    shot(page, f"webhook-{scheme}-wide")
+    page.goto(reverse("webhook_page", args=[pipeline.pk]))
+    assert page.locator("#secret").count() == 0
+    page.get_by_role("button", name="Renew the secret").click()
+    page.get_by_role("button", name="End the old one now").click()
+    page.get_by_text("Only the newest secret counts now.").wait_for()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove the webhook").click()
+    page.get_by_role("button", name="Make a webhook").wait_for()

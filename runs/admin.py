@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from typing import Any
 from uuid import UUID
 
@@ -23,12 +24,13 @@ from pipelines.models import Pipeline
 from runs import asking, page_queries, part_queries, receipts, services
 from runs.alerts import admin as alerts_admin
 from runs.look_admin import DatasetRuleAdmin
-from runs.models import Attempt, PartLoad, Run, Trigger
+from runs.models import Attempt, PartLoad, Run, RunAction, Trigger
 from runs.pool_admin import PoolAdmin
 from runs.states import RunStatus
 
 __all__ = ["DatasetRuleAdmin", "PoolAdmin", "RunAdmin", "RunnablePipelineAdmin", "alerts_admin"]
 
+CLEARED_AT_ONCE, NAMED = 500, 5
 STATUS_COLOURS = {
     RunStatus.BLOCKED.value: "warning",
     RunStatus.QUEUED.value: "info",
@@ -109,17 +111,31 @@ class RunAdmin(ReadOnly, ModelAdmin):
 
     @admin.action(description="Clear: try failed and cancelled ones again", permissions=["run"])
     def clear(self, request: HttpRequest, queryset: QuerySet[Run]) -> None:
-        """Oldest first, as the same runs; what is not to be cleared is told and holds up no other."""
-        cleared = 0
-        for run in queryset.order_by("created_at"):
+        """Oldest first, as the same runs; what is not to be cleared is told and holds up no other.
+
+        Loads only: anything else that somebody asked for once is to be asked for anew.
+        """
+        clearable = queryset.filter(action=RunAction.LOAD, status__in=(RunStatus.FAILED, RunStatus.CANCELLED))
+        found, others = clearable.count(), queryset.count() - clearable.count()
+        cleared, refusals = 0, defaultdict(list)
+        for run in clearable.order_by("created_at")[:CLEARED_AT_ONCE]:
             try:
                 services.clear_run(run, by=request.user)
             except services.RunRefused as refused:
-                messages.error(request, f"{run}: {refused.message} {refused.hint}".strip())
+                refusals[f"{refused.message} {refused.hint}".strip()].append(str(run))
             else:
                 cleared += 1
+        for why, whose in refusals.items():
+            more = f" and {len(whose) - NAMED} more" if len(whose) > NAMED else ""
+            messages.error(request, f"{', '.join(whose[:NAMED])}{more}: {why}")
         if cleared:
             messages.success(request, f"{cleared} run{'' if cleared == 1 else 's'} cleared.")
+        if others:
+            messages.warning(
+                request, f"Left as they are: {others:,}. Only failed and cancelled loads are cleared here."
+            )
+        if found > CLEARED_AT_ONCE:
+            messages.warning(request, f"Left for the next time: {found - CLEARED_AT_ONCE:,}.")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Run], search_term: str

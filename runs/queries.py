@@ -11,7 +11,7 @@ from django.db.models import Max, Min
 from django.utils import timezone
 
 from runs import part_queries, receipts
-from runs.models import LogLine, Run
+from runs.models import LogLine, Run, RunAction
 from runs.part_queries import Picture
 from runs.states import RunStatus, Step
 from runs.waiting import wait_of, why_waiting
@@ -94,7 +94,7 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "cancel_requested": run.cancel_requested,
         "can_cancel": not run.is_terminal and not run.cancel_requested,
-        "can_run_again": run.is_terminal,
+        "can_run_again": run.is_terminal and run.action != RunAction.BACKFILL,
         "is_blocked": run.status == RunStatus.BLOCKED,
         "can_settle": run.status in (RunStatus.FAILED, RunStatus.CANCELLED),
         "is_held": run.status == RunStatus.HELD,

@@ -11,7 +11,7 @@ from django.db.models import Count, Min, Q
 from django.utils import timezone
 
 from runs import capacity, upstream_waits
-from runs.models import PartLoad, Run
+from runs.models import PartLoad, Run, RunAction
 from runs.shortage import Holder, Shortage, shortages
 from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
 
@@ -32,6 +32,7 @@ class Wait:
 
 
 NO_WAIT = Wait("")
+_FOR_A_DECISION = "Waiting for a person's decision on the pipeline's held run, which this one would put out of date."
 
 
 def wait_of(run: Run) -> Wait:
@@ -59,10 +60,13 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
     short = shortages({run.lane_id for run in waiting if run.lane_id is not None})
     slots, free, has_beat = capacity.total_slots(), capacity.free_slots(), capacity.beats_alive().exists()
     line = capacity.line(PLACES) if free <= 0 else []
+    slices = {run.pipeline_id for run in waiting if run.action == RunAction.BACKFILL}
+    held = set(Run.objects.filter(pipeline__in=slices, status=RunStatus.HELD).values_list("pipeline", flat=True))
     for run in waiting:
         reasons[run.pk] = (
             _for_its_time(run)
             or _for_its_pipeline(run, active.get(run.pipeline_id), first.get(run.pipeline_id))
+            or (Wait(_FOR_A_DECISION) if run.action == RunAction.BACKFILL and run.pipeline_id in held else None)
             or _for_a_slot(short.get(run.lane_id, ()) if slots else ())
             or _for_a_worker(run, slots, free, line, has_beat)
         )

@@ -119,7 +119,7 @@ def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequen
 
 def _reads_it_all(claimed: Claim) -> bool:
     """Whether what an older run staged is in what this one read: not if each has an interval, values, or a target."""
-    return not goes_by_values(claimed.definition)
+    return claimed.action != RunAction.BACKFILL and not goes_by_values(claimed.definition)
 
 
 def resume(claimed: Claim) -> None:

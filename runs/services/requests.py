@@ -82,6 +82,9 @@ def _requested_before(by: Any, key: str, digest: str) -> Run | None:
 
 def run_again(run: Run, *, by: Any) -> Run:
     """Queue a new run that does the same, with the pipeline's definition as it is now."""
+    if run.action == RunAction.BACKFILL:
+        message = "A slice of a backfill is not run again by itself."
+        raise RunRefused("run_not_cleared", message, "Try again what failed, on the backfill's page.")
     start, end = intervals.of(run) or intervals.NONE
     asked = giving.check(run.pipeline, run.action, run.action_options.get("parameters") or {}, start, end)
     for error in asked.errors.values():

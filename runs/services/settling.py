@@ -12,12 +12,17 @@ from django.db.models.functions import Now
 from pipelines import queries
 from pipelines.models import Dependency, PipelineState
 from runs import doorbell, giving, intervals, live, priorities
-from runs.models import MARKED_DONE, AlertEvent, DoneMark, PartLoad, Prerequisite, Run, UpstreamSuccess
+from runs.models import MARKED_DONE, AlertEvent, DoneMark, PartLoad, Prerequisite, Run, RunAction, UpstreamSuccess
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus, Step, may_become
 
 LONGEST_NOTE = 500
+# What would do something else by now than it would have done then.
+NOT_CLEARED = {
+    RunAction.BACKFILL: ("A slice of a backfill is not cleared.", "Try again what failed, on the backfill's page."),
+    RunAction.SET_WATERMARK: ("Setting the watermark is not cleared.", "Set it again, if that is still right."),
+}
 USUAL_WAIT_HOURS = 24
 
 
@@ -30,6 +35,8 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
     with transaction.atomic():
         now = _ended(run, "cleared")
         pipeline = now.pipeline
+        if now.action in NOT_CLEARED:
+            raise RunRefused("run_not_cleared", *NOT_CLEARED[RunAction(now.action)])
         if pipeline.state == PipelineState.ARCHIVED:
             raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
         start, end = intervals.of(now) or intervals.NONE

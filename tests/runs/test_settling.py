@@ -246,3 +246,16 @@ def test_a_cleared_run_takes_the_slots_that_its_pipeline_takes_now(failed: Any, 
     run.refresh_from_db()
     assert run.lane is not None
     assert run.lane.pool.name == "Heavy"
+
+
+@pytest.mark.parametrize("action", ["backfill", "set_watermark"])
+def test_what_would_be_something_else_by_now_is_not_cleared(failed: Any, operator: User, action: str) -> None:
+    _, run = failed
+    Run.objects.filter(pk=run.pk).update(action=action)
+    run.refresh_from_db()
+    with pytest.raises(RunRefused, match="not cleared") as refused:
+        services.clear_run(run, by=operator)
+    assert refused.value.code == "run_not_cleared"
+    if action == "backfill":
+        with pytest.raises(RunRefused, match="not run again"):
+            services.run_again(run, by=operator)

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from runs.models import DoneMark, Run
+from runs.models import DoneMark, Run, RunAction
 from runs.states import RunStatus
 from tests.runs.pages import *  # noqa: F403
 from tests.runs.pages import logged_in
@@ -62,8 +62,24 @@ def test_many_are_cleared_in_the_list_of_runs(admin_client: Client, make_run: An
     chosen = {"action": "clear", "_selected_action": [str(run.pk) for run in [*failed, done]]}
     page = admin_client.post(reverse("admin:runs_run_changelist"), chosen, follow=True).content.decode()
     assert "2 runs cleared." in page
-    assert "This run succeeded and cannot be cleared" in page
+    assert "Left as they are: 1." in page
     assert set(Run.objects.values_list("status", flat=True)) == {RunStatus.QUEUED, RunStatus.SUCCEEDED}
+
+
+def test_the_list_clears_loads_only_and_so_many_at_once(
+    admin_client: Client, make_run: Any, make_pipeline: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("runs.admin.CLEARED_AT_ONCE", 2)
+    pipeline = make_pipeline()
+    refresh = make_run(pipeline, status=RunStatus.FAILED, action=RunAction.FULL_REFRESH)
+    loads = [make_run(pipeline, status=RunStatus.FAILED) for _ in range(3)]
+    chosen = {"action": "clear", "_selected_action": [str(run.pk) for run in [refresh, *loads]]}
+    page = admin_client.post(reverse("admin:runs_run_changelist"), chosen, follow=True).content.decode()
+    assert "2 runs cleared." in page
+    assert "Left as they are: 1." in page
+    assert "Left for the next time: 1." in page
+    statuses = [Run.objects.get(pk=run.pk).status for run in [refresh, *loads]]
+    assert statuses == ["failed", "queued", "queued", "failed"]
 
 
 def test_a_viewer_clears_none_in_the_list(viewer: Any, make_run: Callable[..., Run], make_pipeline: Any) -> None:

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from pipelines import services as definitions
 from pipelines.models import Connection, Pipeline, PipelineState, Pool, Priority
 from runs import capacity, executor, priorities, services, ticker
-from runs.models import Lane, PartLoad, Process, Run
+from runs.models import Lane, PartLoad, Process, Run, RunAction
 from runs.services import Claim, PartClaim
 from runs.states import RunStatus, Step
 from runs.waiting import wait_of
@@ -337,6 +337,33 @@ def test_no_worker_slot_is_left_idle_for_nobody_or_against_a_limit_of_ones_own(
     for _ in range(2):
         queue(flow(destination=elsewhere))
     assert len(taken([claim() for _ in range(slots)])) == slots
+
+
+def test_a_slice_of_a_backfill_waits_for_what_a_person_has_yet_to_decide(
+    flow: Callable[..., Pipeline], queue: Queue, claim: Claimer, worker_alive: Alive
+) -> None:
+    worker_alive(slots=4)
+    pipeline = flow()
+    slice_ = queue(pipeline, action=RunAction.BACKFILL, priority=120)
+    live = queue(pipeline, status=RunStatus.HELD)
+    assert claim() is None
+    assert "person's decision on the pipeline's held run" in wait_of(slice_).why
+    Run.objects.filter(pk=live.pk).update(status=RunStatus.CANCELLED)
+    assert taken([claim()]) == {slice_.pk}
+
+
+def test_a_slice_of_a_backfill_ends_nothing_that_is_held(
+    flow: Callable[..., Pipeline], queue: Queue, claim: Claimer, worker_alive: Alive
+) -> None:
+    worker_alive(slots=4)
+    pipeline = flow()
+    queue(pipeline, action=RunAction.BACKFILL)
+    owned = claim()
+    live = queue(pipeline, status=RunStatus.HELD)
+    assert owned is not None
+    services.finish(owned, RunStatus.SUCCEEDED, receipt={})
+    live.refresh_from_db()
+    assert live.status == RunStatus.HELD
 
 
 # Bells ----------------------------------------------------------------------------------------

@@ -131,9 +131,7 @@ class RunAdmin(ReadOnly, ModelAdmin):
         if cleared:
             messages.success(request, f"{cleared} run{'' if cleared == 1 else 's'} cleared.")
         if others:
-            messages.warning(
-                request, f"Left as they are: {others:,}. Only failed and cancelled loads are cleared here."
-            )
+            messages.warning(request, f"Left as they are: {others:,}. Failed and cancelled loads are cleared here.")
         if found > CLEARED_AT_ONCE:
             messages.warning(request, f"Left for the next time: {found - CLEARED_AT_ONCE:,}.")
 

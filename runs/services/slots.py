@@ -68,8 +68,9 @@ open_lanes AS MATERIALIZED (
 READY = """
 r.status IN %(claimable)s AND r.lease_until IS NULL AND r.due <= statement_timestamp() - %(waited)s
 AND r.step <> 'parts' AND (r.status <> 'running' OR r.step = 'publish')
-AND CASE r.action WHEN 'backfill' THEN
-    (SELECT h.id FROM runs_run h WHERE h.pipeline_id = r.pipeline_id AND h.status = 'held' LIMIT 1) IS NULL ELSE true END
+AND CASE r.action WHEN 'backfill'
+    THEN (SELECT h.id FROM runs_run h WHERE h.pipeline_id = r.pipeline_id AND h.status = 'held' LIMIT 1) IS NULL
+    ELSE true END
 AND (r.status <> 'queued' OR (
     NOT EXISTS (
         SELECT FROM runs_run a

@@ -54,7 +54,7 @@ def standing_of(backfill: Backfill) -> Standing:
         cells=cells,
         counts={status: counts[status] for status in SliceStatus.values},
         words=f"{len(slices):,} slices: " + ", ".join(f"{count:,} {label.lower()}" for label, count in named),
-        rows=sum(each.rows or 0 for each in slices),
+        rows=sum(each.rows or 0 for each in slices if each.status == SliceStatus.SUCCEEDED),
         seconds_left=median(took) * left if took and left and backfill.state == BackfillState.RUNNING else None,
         may_retry=bool(failed) or (backfill.state == BackfillState.CANCELLED and bool(counts[SliceStatus.WAITING])),
         failed=[cell for cell in cells if cell.slice.status == SliceStatus.FAILED][:20],

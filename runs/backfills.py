@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def move_on() -> None:
     """Queue what comes next; if the control database does not answer, beat does it a moment later."""
     try:
-        services.advance_backfills()
+        services.advance_backfills(look_closely=True)
     except DatabaseError as error:
         log.warning("Backfills could not be moved on: %s", error)
         connection.close()

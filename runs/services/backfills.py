@@ -145,9 +145,12 @@ def _take_back(backfill: Backfill, by: Any) -> None:
 # Moving on ------------------------------------------------------------------------------------
 
 
-def advance_backfills() -> int:
-    """Take note of slices that ended, and queue the next run of each backfill that may have one; says how many."""
-    if not Backfill.objects.filter(state__in=_OPEN).exists() and not _unsettled().exists():
+def advance_backfills(*, look_closely: bool = False) -> int:
+    """Take note of slices that ended, and queue the next run of each backfill that may have one; says how many.
+
+    With `look_closely` also where no backfill is open: a run of one that has ended may have been tried again.
+    """
+    if not look_closely and not Backfill.objects.filter(state__in=_OPEN).exists() and not _unsettled().exists():
         return 0
     with transaction.atomic():
         _one_at_a_time()
@@ -169,7 +172,10 @@ def _settle() -> None:
                 status = r.status, rows = r.rows, error_code = r.error_code, finished_at = r.finished_at,
                 seconds = extract(epoch FROM r.finished_at - coalesce(r.started_at, r.finished_at))
             FROM runs_run r
-            WHERE s.status = 'running' AND r.id = s.run_id AND r.status IN ('succeeded', 'failed', 'cancelled')
+            WHERE r.id = s.run_id AND (
+                (s.status = 'running' AND r.status IN ('succeeded', 'failed', 'cancelled'))
+                -- A person had the same run try again.
+                OR (s.status IN ('failed', 'cancelled') AND r.status = 'succeeded'))
             RETURNING s.backfill_id
             """
         )

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
 from pipelines.models import Overlap
-from runs import services, ticker
+from runs import backfills, services, ticker
 from runs.backfill_plans import Refused, Wish, plan
 from runs.models import Backfill, BackfillSlice, BackfillState, Run, RunAction, SliceStatus, Trigger
 from runs.states import RunStatus
@@ -336,6 +336,16 @@ def test_only_what_failed_is_tried_again(filling):
     with pytest.raises(services.RunRefused) as refused:
         services.retry_backfill(backfill, by=None)
     assert refused.value.code == "backfill_nothing_failed"
+
+
+@pytest.mark.django_db
+def test_a_failed_run_that_a_person_had_try_again_makes_its_slice_good(filling):
+    backfill = begin(filling(), high="2026-01-02")
+    end_run(RunStatus.FAILED)
+    assert (state(backfill), statuses(backfill)) == (BackfillState.ENDED, ["failed"])
+    Run.objects.update(status=RunStatus.SUCCEEDED, rows=7)
+    backfills.move_on()
+    assert (statuses(backfill), backfill.slices.get().rows) == (["succeeded"], 7)
 
 
 @pytest.mark.django_db

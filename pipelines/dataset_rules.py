@@ -6,7 +6,7 @@ import copy
 import logging
 from typing import Any
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.utils.text import capfirst
 
 from pipelines import objections, queries, services
@@ -31,7 +31,13 @@ def against(rule: DatasetRule) -> list[PipelineRefused]:
 
 
 def save_rule(rule: DatasetRule, *, by: Any) -> DatasetRule:
-    """Save a rule; it looks at once if it is enabled. Raises PipelineRefused."""
+    """Save a rule; it looks at once if it is enabled. Raises PipelineRefused.
+
+    What it makes are pipelines: who may not add any may not let it. Raises PermissionDenied.
+    """
+    if by is not None and not by.has_perm("pipelines.add_pipeline"):
+        message = f"{by} may not add pipelines, and the rule would."
+        raise PermissionDenied(message)
     for refused in against(rule):
         raise refused
     before = DatasetRule.objects.filter(pk=rule.pk).first()

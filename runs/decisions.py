@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,13 +35,13 @@ class Tick:
 class Decisions:
     """What one pass writes, kept until it is all decided.
 
-    `newest` are the last skips of schedules, stored or new: the one that a further tick may make longer.
+    `ending` are skips, stored or new, by the tick that they end with: the next one may make them longer.
     """
 
     before: dict[Instant, datetime | None]
     # Where the data interval of a tick begins that comes after ticks which a calendar closed.
     since: dict[Instant, datetime | None]
-    newest: dict[UUID, Skip]
+    ending: dict[Instant, Skip]
     done: set[Instant]
     runs: list[Run] = field(default_factory=list)
     new_skips: list[Skip] = field(default_factory=list)
@@ -68,17 +67,18 @@ class Decisions:
             """,
             [list(firsts), list(firsts.values())],
         )
-        newest = {skip.schedule_id: skip for skip in adjoining}
+        ending = {(skip.schedule_id, skip.last): skip for skip in adjoining}
+        closed = {skip.schedule_id: skip for skip in ending.values() if skip.reason == Skip.Reason.CALENDAR}
         since = {
-            (pk, first.at): schedules.previous_time(schedules.Rule.of(first.schedule), newest[pk].first)
+            first.instant: schedules.previous_time(schedules.Rule.of(first.schedule), closed[pk].first)
             for pk, first in _first_of_each(ticks).items()
-            if pk in newest and newest[pk].reason == Skip.Reason.CALENDAR
+            if pk in closed
         }
         done: set[Instant] = set()
         if ticks:
             ran = Run.objects.filter(schedule__in=list(last), scheduled_for__gte=min(tick.at for tick in ticks))
             done = set(ran.values_list("schedule", "scheduled_for"))
-        return cls(before, since, newest, done)
+        return cls(before, since, ending, done)
 
     def has_run(self, tick: Tick) -> bool:
         """Whether the tick has its run already: a database that was put back in time ticks again."""
@@ -142,51 +142,53 @@ class Decisions:
 
     def missed_before(self, tick: Tick) -> bool:
         """Whether the ticks right before this one were missed, and no run stands for them yet."""
-        skip = self.newest.get(tick.schedule.pk)
-        return skip is not None and skip.reason == Skip.Reason.MISSED and not skip.run_id and self._adjoins(skip, tick)
+        skip = self._right_before(tick)
+        return skip is not None and skip.reason == Skip.Reason.MISSED and not skip.run_id
 
     def start_of_missed(self, first: Tick) -> datetime | None:
         """Where the data interval begins that reaches back over everything missed up to `first`."""
-        if not self.missed_before(first):
+        skip = self._right_before(first)
+        if skip is None or not self.missed_before(first):
             return self.begin_of(first)
-        return schedules.previous_time(schedules.Rule.of(first.schedule), self.newest[first.schedule.pk].first)
+        return schedules.previous_time(schedules.Rule.of(first.schedule), skip.first)
 
     def skip(self, ticks: Iterable[Tick], reason: Skip.Reason, run: Run | None = None, *, calendar: str = "") -> None:
         """Record skips, one row per schedule and unbroken range."""
-        by_schedule: dict[Schedule, list[Tick]] = defaultdict(list)
         for tick in ticks:
-            by_schedule[tick.schedule].append(tick)
-        for schedule, its in by_schedule.items():
+            schedule = tick.schedule
             if schedule.covered_through is None and reason == Skip.Reason.OVERLAP:
-                schedule.covered_through = self.begin_of(its[0])
-            newest = self.newest.get(schedule.pk)
-            if newest is not None and self._grows(newest, its[0], reason, run):
-                newest.last, newest.ticks, newest.run = its[-1].at, newest.ticks + len(its), run
-                newest.calendar = calendar
-                if newest.pk:
-                    self.grown_skips[newest.pk] = newest
+                schedule.covered_through = self.begin_of(tick)
+            before = self._right_before(tick)
+            if before is not None and self._grows(before, tick, reason, run):
+                del self.ending[schedule.pk, before.last]
+                before.last, before.ticks, before.run, before.calendar = tick.at, before.ticks + 1, run, calendar
+                if before.pk:
+                    self.grown_skips[before.pk] = before
+                self.ending[tick.instant] = before
                 continue
             skip = Skip(
                 pipeline_id=schedule.pipeline_id,
                 schedule=schedule,
-                first=its[0].at,
-                last=its[-1].at,
-                ticks=len(its),
+                first=tick.at,
+                last=tick.at,
+                ticks=1,
                 reason=reason,
                 run=run,
                 calendar=calendar,
             )
-            self.newest[schedule.pk] = skip
+            self.ending[tick.instant] = skip
             self.new_skips.append(skip)
 
+    def _right_before(self, tick: Tick) -> Skip | None:
+        """The skip that ends with the tick right before this one."""
+        before = self.before[tick.instant]
+        return self.ending.get((tick.schedule.pk, before)) if before is not None else None
+
     def _grows(self, skip: Skip, tick: Tick, reason: Skip.Reason, run: Run | None) -> bool:
-        if skip.reason != reason or not self._adjoins(skip, tick):
+        if skip.reason != reason:
             return False
         # What was missed has no run until the last of it is read.
         return skip.run_id == (run.pk if run else None) or self.missed_before(tick)
-
-    def _adjoins(self, skip: Skip, tick: Tick) -> bool:
-        return skip.last == self.before[tick.instant]
 
     def save(self) -> None:
         prerequisites = hold_back(self.runs)

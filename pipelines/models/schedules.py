@@ -37,7 +37,10 @@ class Schedule(models.Model):
         "every (seconds)", null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(366 * 86400)]
     )
     active_from = models.DateTimeField(
-        "not before", null=True, blank=True, help_text="On the clocks of the time zone. Intervals count from here."
+        "not before",
+        null=True,
+        blank=True,
+        help_text="On the zone's clocks. Intervals count from here, in UTC.",
     )
     active_until = models.DateTimeField("not after", null=True, blank=True, help_text="On the clocks of the time zone.")
     calendar = models.ForeignKey(

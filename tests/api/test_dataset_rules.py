@@ -28,7 +28,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def rules_api(django_user_model: Any, client_of: Any) -> Any:
     user = django_user_model.objects.create_user("pia")
     wanted = [f"{verb}_datasetrule" for verb in ("view", "add", "change", "delete")]
-    user.user_permissions.add(*Permission.objects.filter(codename__in=wanted))
+    user.user_permissions.add(*Permission.objects.filter(codename__in=[*wanted, "add_pipeline"]))
     return client_of(user)
 
 
@@ -82,6 +82,17 @@ def test_who_may_not_sees_and_does_nothing(django_user_model, client_of, rules_a
     nobody = client_of(django_user_model.objects.create_user("nora"))
     for method, path in (("get", ""), ("get", f"{made['id']}/looks/"), ("post", f"{made['id']}/look/")):
         assert getattr(nobody, method)(f"{URL}{path}").status_code == 403
+
+
+def test_who_may_not_add_pipelines_lets_no_rule_do_so(django_user_model, client_of, body, admin_client):
+    user = django_user_model.objects.create_user("rita", is_staff=True)
+    user.user_permissions.add(*Permission.objects.filter(codename__endswith="_datasetrule"))
+    assert client_of(user).post(URL, body).status_code == 403
+    admin_client.force_login(user)
+    sent = {"source_dataset" if name == "dataset" else name: value for name, value in body.items()}
+    sent |= {"include": "", "exclude": "", "new_state": "paused", "most_at_once": 5, "every_s": 600}
+    assert admin_client.post(reverse("admin:pipelines_datasetrule_add"), sent).status_code == 403
+    assert not DatasetRule.objects.exists()
 
 
 def test_a_rule_is_made_on_the_desk_and_shows_what_its_looks_found(admin_client, body, rung):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from django.db.models import F
 
 from pipelines import calendars
 from pipelines import services as definitions
-from pipelines.models import Calendar, Missed, Overlap, Pipeline
+from pipelines.models import Calendar, Missed, Overlap, Pipeline, Schedule
 from runs import services, ticker, waiting
 from runs.models import Run, Skip
 from tests.runs.clockwork import Clock, at, check_books, clock, cron, every, run_times, runs_of, skips_of
@@ -155,6 +156,19 @@ def test_fifty_calendars_take_as_many_queries_as_one(clock: Clock, django_assert
     assert len(closed) <= len(run)
 
 
+@pytest.mark.parametrize("missed", Missed)
+def test_closed_times_in_the_middle_of_an_outage_are_skips_of_their_own(clock: Clock, missed: str) -> None:
+    pipeline = clock.pipeline(cron("0 * * * *", calendar=calendar("every day 14:00-16:00")), missed=missed)
+    clock.tick_at(at(18, 30))
+    skipped = skips_of(pipeline)
+    assert ("calendar", at(14), at(15), 2) in skipped
+    if missed == Missed.SKIP:
+        assert sorted(skipped, key=lambda skip: skip[1]) == [
+            ("missed", at(13), at(13), 1), ("calendar", at(14), at(15), 2), ("missed", at(16), at(18), 3),
+        ]  # fmt: skip
+    check_books(pipeline, clock.now)
+
+
 # Jitter
 
 
@@ -205,3 +219,56 @@ def test_a_worker_waits_for_the_jitter_and_the_page_says_so(
     assert "spread" in waiting.why_waiting(run)
     Run.objects.update(due=F("scheduled_for"))
     assert claim() is not None
+
+
+# All of it together
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_every_tick_has_one_run_or_one_skip(
+    clock: Clock, operator: User, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Calendars that change, windows, jitter, pauses, edits, outages: the books are right, runs are in order."""
+    chance = random.Random(seed)
+    monkeypatch.setattr(ticker, "TICKS_AT_ONCE", chance.choice([20, 60, 1000]))
+    night, some = calendar("every day 22:00-05:30", name="Night"), calendar("every Mon-Wed 13:10-16:50", name="Some")
+    rules = [
+        cron("0 * * * *", calendar=night), cron("*/10 * * * *", "Asia/Kolkata", calendar=some, jitter_s=900),
+        every(900, active_from=at(14, 7), calendar=some), cron("15 */2 * * *", active_until=at(9, day=3)),
+        every(45, active_from=at(18), active_until=at(19), jitter_s=7), cron("@daily", jitter_s=3600),
+    ]  # fmt: skip
+    pipelines = [
+        clock.pipeline(
+            *chance.sample(rules, chance.randint(1, 3)),
+            overlap=chance.choice(Overlap.values),
+            missed=chance.choice(Missed.values),
+        )
+        for _ in range(3)
+    ]
+    for _ in range(25):
+        pipeline = chance.choice(pipelines)
+        pipeline.refresh_from_db()
+        match chance.randint(0, 6):
+            case 0:
+                definitions.pause([pipeline], by=operator)
+            case 1:
+                definitions.resume([pipeline], by=operator)
+            case 2:
+                wanted = chance.sample(rules, chance.randint(0, 3))
+                definitions.save_pipeline(pipeline, schedules=wanted, by=operator)
+            case 3:
+                Run.objects.filter(pipeline=pipeline, due__lte=clock.now).update(status="succeeded", lease_until=None)
+            case 4:
+                changed = Calendar.objects.get(name="Some")
+                changed.closed = chance.choice([[], ["every day"], ["every Tue 06:00-18:00"]])
+                calendars.save_calendar(changed, by=None)
+        clock.tick_after(seconds=chance.choice([1, 30, 600, 3600, 5 * 3600]))
+    while Schedule.objects.filter(next_due__lte=clock.now).exists():
+        ticker.tick()
+    for pipeline in pipelines:
+        check_books(pipeline, clock.now)
+        times = run_times(pipeline)
+        assert len(times) == len(set(times))
+        starts = [run.due for run in runs_of(pipeline)]
+        assert starts == sorted(set(starts)), "in the order of their ticks"
+    assert Skip.objects.filter(reason="calendar").exclude(calendar__in=["Night", "Some"]).count() == 0

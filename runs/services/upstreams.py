@@ -6,7 +6,7 @@ Each success is handled once: its row goes in the transaction that acts on it, a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
 from connectors.base import WriteDisposition
+from pipelines import given
 from pipelines.locks import AdvisoryLock
 from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, PipelineState, Schedule
 from runs import doorbell, live, priorities
@@ -110,6 +111,8 @@ def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
                 continue
             run = _new_run(dependency.pipeline, interval)
             its = prerequisites.prerequisites(run, waits_for[run.pipeline_id], now, since.get(run.pipeline_id))
+            if interval is None and given.uses_interval(dependency.pipeline):
+                run.data_interval_start, run.data_interval_end = _since_the_last(dependency.pipeline, since, now)
             for each in its:
                 waiting.append(Waiting(run.pipeline_id, each.upstream_id, interval, is_blocked=True))
                 if each.upstream_id == success.pipeline_id:
@@ -167,6 +170,11 @@ def _has_news(run: Run) -> bool:
     """Whether it brought new data: one that appended or merged no row did not."""
     replaces = run.revision.definition["write_disposition"] == WriteDisposition.REPLACE
     return bool(run.rows) or replaces or run.action == RunAction.FULL_REFRESH
+
+
+def _since_the_last(pipeline: Pipeline, starts: Mapping[UUID, datetime], now: datetime) -> tuple[datetime, datetime]:
+    """What a run reads that no interval is given and that cannot do without: all since the last one began."""
+    return starts.get(pipeline.pk, pipeline.created_at), now
 
 
 def _new_run(pipeline: Pipeline, interval: Interval) -> Run:

@@ -403,6 +403,23 @@ def test_an_upstream_that_runs_by_hand_starts_its_downstream_without_an_interval
     assert [run.status for run in runs_of(both)] == ["queued"]
 
 
+def test_what_reads_an_interval_and_is_given_none_reads_all_since_its_last_run_began(make_pipeline, wait_for):
+    orders = make_pipeline("Orders")
+    query = "SELECT * FROM sales.orders WHERE at >= @data_interval_start AND at < @data_interval_end"
+    sales = wait_for("Sales", orders, rule="new_data", source_table="", source_query=query)
+    succeed(orders)
+    services.settle()
+    (first,) = runs_of(sales)
+    sales.refresh_from_db()
+    assert (first.status, first.data_interval_start) == ("queued", sales.created_at)
+    assert abs(first.data_interval_end - datetime.now(UTC)) < timedelta(seconds=30)
+    end(first)
+    succeed(orders)
+    services.settle()
+    first.refresh_from_db()
+    assert runs_of(sales)[1].data_interval_start == first.started_at
+
+
 @pytest.mark.parametrize("state", ["paused", "archived"])
 def test_what_is_paused_or_archived_is_not_started_nor_later(make_pipeline, wait_for, state):
     orders = make_pipeline("Orders")

@@ -303,7 +303,8 @@ def cost(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str
     """What a page is told of the cost, by these two systems."""
     monkeypatch.setattr(answers, "_source", lambda _: nullcontext(world.source))
     monkeypatch.setattr(answers, "_destination", lambda _: nullcontext(world.destination))
-    told = {"table": world.table, "query": "", "schema": "public", "target": "compared", "key": ["id"]}
+    read = {"table": world.table, "query": "", "parameters": []}
+    told = {**read, "schema": "public", "target": "compared", "key": ["id"]}
     return lambda: answers._comparison_cost({}, {}, str(world.owner.pipeline), **told)
 
 

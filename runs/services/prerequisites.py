@@ -226,13 +226,14 @@ def give_up() -> list[tuple[UUID, UUID, RunStatus]]:
 def start_anyway(run: Run, *, by: Any) -> Run:
     """Let a blocked run start without what it still waits for. Raises RunRefused if it is not blocked (any more)."""
     with transaction.atomic():
+        # In the order in which `settle` takes these rows: neither ever waits for the other in a circle.
+        Prerequisite.objects.filter(run=run, met_at__isnull=True).update(met_at=Now(), is_checked=True)
         if not Run.objects.filter(pk=run.pk, status=RunStatus.BLOCKED).update(status=RunStatus.QUEUED, due=Now()):
             raise RunRefused(
                 "not_blocked",
                 "This run waits for no other pipeline (any more).",
                 "Reload the page to see how it stands.",
             )
-        Prerequisite.objects.filter(run=run, met_at__isnull=True).update(met_at=Now(), is_checked=True)
         who = by.get_username() if by is not None else "someone"
         write_lines(run.pk, [Line("warning", f"{who} let this run start without waiting for its upstreams.")])
         transaction.on_commit(doorbell.ring)

@@ -179,10 +179,8 @@ class RunnablePipelineAdmin(PipelineAdmin):
     actions = ("run_now", *PipelineAdmin.actions)
     actions_detail = (
         "run_one_now",
-        "compare",
-        "full_refresh",
-        "backfill",
-        "set_watermark",
+        # In a menu: all of them side by side are wider than a screen.
+        {"title": "More runs", "icon": "more_horiz", "items": ["compare", "full_refresh", "backfill", "set_watermark"]},
         *PipelineAdmin.actions_detail,
     )
     readonly_fields = ("watermark",)

@@ -13,10 +13,12 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from connectors.errors import ConnectorError
 from connectors.parameters import kind_of, value_of
 
+# As markup, which the admin takes help for.
 HELP = (
     "One parameter on each line: its name, its type and what a run takes that is given nothing else, for example: "
-    "country STRING = DE. Types are STRING, INT64, FLOAT64, NUMERIC, BOOL, DATE, DATETIME, TIMESTAMP, and ARRAY<…> of "
-    'these with a list: tags ARRAY<STRING> = ["a", "b"]. Without a default it is NULL. A query names it as @country.'
+    "country STRING = DE. Types are STRING, INT64, FLOAT64, NUMERIC, BOOL, DATE, DATETIME, TIMESTAMP, and "
+    'ARRAY&lt;…&gt; of these with a list: tags ARRAY&lt;STRING&gt; = ["a", "b"]. Without a default it is NULL. A query '
+    "names it as @country."
 )
 _LINE = re.compile(r"(?P<name>\S+)\s+(?P<type>ARRAY\s*<[^>]*>|\w+)\s*(?:=\s*(?P<default>.*))?", re.IGNORECASE)
 

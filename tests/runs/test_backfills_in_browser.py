@@ -12,6 +12,7 @@ from runs import services
 from runs.models import Backfill, Run
 from runs.states import RunStatus
 from tests.runs.browser import *  # noqa: F403
+from tests.runs.browser import cookies_of
 from tests.runs.pages import *  # noqa: F403
 from tests.runs.test_pages_in_browser import page  # noqa: F401
 
@@ -89,3 +90,37 @@ def test_a_run_with_values(page, make_pipeline):  # noqa: F811
     page.click("text=Start the run")
     page.wait_for_selector("text=public.sales_FR")
     shoot(page, "run")
+
+
+def test_parameters_are_typed_a_line_each(web, browser, django_user_model, make_pipeline):
+    pipeline = make_pipeline(source_table="", source_query=QUERY, target_table="sales")
+    admin = django_user_model.objects.create_superuser("ada", password="correct horse")
+    context = browser.new_context(base_url=web.url, viewport={"width": 1280, "height": 900})
+    context.add_cookies(cookies_of(admin, web))
+    page = context.new_page()  # noqa: F811
+    page.set_default_timeout(20_000)
+    page.goto(f"/admin/pipelines/pipeline/{pipeline.pk}/change/")
+    page.fill("[name=parameters]", "country STRING = DE\ndays INT64 = x")
+    page.click("[name=_continue]")
+    page.wait_for_selector("text='x' is no INT64.")
+    assert page.inner_text("body").count("tags ARRAY<STRING>") == 1  # the help is no markup
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shoot(page, "form")
+    page.fill("[name=parameters]", "country STRING = DE\ndays INT64 = 7")
+    page.fill("[name=target_table]", "sales_{country}")
+    page.click("[name=_continue]")
+    page.wait_for_selector("text=was changed successfully")
+    page.click("text=More runs")
+    shoot(page, "more")
+    page.wait_for_selector(f"a[href*='/{pipeline.pk}/backfill']")
+    pipeline.refresh_from_db()
+    assert pipeline.parameters == {
+        "days": {"type": "INT64", "default": 7},
+        "country": {"type": "STRING", "default": "DE"},
+    }
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"/pipelines/{pipeline.pk}/values/")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    shoot(page, "values-dark-phone")
+    context.close()

@@ -112,7 +112,7 @@ def test_parameters_are_typed_a_line_each(web, browser, django_user_model, make_
     page.wait_for_selector("text=was changed successfully")
     page.click("text=More runs")
     shoot(page, "more")
-    page.wait_for_selector(f"a[href*='/{pipeline.pk}/backfill']")
+    page.wait_for_selector(f"a[href*='/{pipeline.pk}/backfill']", state="attached")
     pipeline.refresh_from_db()
     assert pipeline.parameters == {
         "days": {"type": "INT64", "default": 7},

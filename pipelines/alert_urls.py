@@ -99,6 +99,11 @@ HOSTED = {
     "zulip": "Zulip",
 }
 SERVICES = OWN_HOST | HOSTED
+# What is sent there opens or closes something: two messages in one would leave things open, or never open them.
+KEEPS_INCIDENTS = frozenset(
+    {"betterstack", "firehydrant", "goalert", "goalerts", "ilert", "incidentio", "jira", "opsgenie", "pagerduty"}
+    | {"pagertree", "signl4", "spike", "splunk", "squadcast", "victorops", "xmatters"}
+)
 
 # They would read a file of the machine that sends.
 LOCAL_FILES = frozenset({"template", "pgpkey", "pgp", "keyfile", "attach", "pem", "pemkey"})
@@ -202,4 +207,5 @@ def _secrets(url: str) -> Iterator[str]:
 
 
 def _query(url: str) -> list[tuple[str, str]]:
-    return parse_qsl(url.partition("?")[2].partition("#")[0], keep_blank_values=True)
+    # apprise takes `;` for `&`.
+    return parse_qsl(url.partition("?")[2].partition("#")[0].replace(";", "&"), keep_blank_values=True)

@@ -124,7 +124,10 @@ def _inside(address: Address) -> tuple[Address, ...]:
 
 
 def _is_public(address: Address) -> bool:
-    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+    is_of_a_site = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_unspecified or is_of_a_site
+    )
 
 
 def _text(host: Any) -> str:

@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from django.db.models import QuerySet, Value
 from django.db.models.functions import Now
 
+from pipelines import alert_urls
 from pipelines.models import AlertChannel, Quiet
 from runs.alerts import wording
 from runs.alerts.sending import TIME_LIMIT_S, Message, Outcome
@@ -139,7 +140,8 @@ def _now() -> datetime:
 
 # Taking -----------------------------------------------------------------------------------------
 
-# What an alert says goes in its order to each channel; tests and what is urgent go before the rest.
+# What an alert says goes in its order to each channel; tests and what is urgent go before the rest. What is for a
+# channel that did not take a message goes last: nobody else is to wait for its time-outs.
 _TAKE = """
 WITH best AS (
     SELECT d.id FROM runs_alertdelivery d
@@ -149,7 +151,10 @@ WITH best AS (
           SELECT FROM runs_alertdelivery e
           WHERE e.alert_id = d.alert_id AND e.channel_id = d.channel_id AND e.state IN ('waiting', 'sending')
             AND NOT d.is_resend AND (e.created_at, e.id) < (d.created_at, d.id))
-    ORDER BY d.alert_id IS NOT NULL, NOT d.urgent, d.due, d.id
+    ORDER BY d.alert_id IS NOT NULL, EXISTS (
+        SELECT FROM runs_alertdelivery f
+        WHERE f.channel_id = d.channel_id AND f.state IN ('waiting', 'sending') AND f.error_code <> ''),
+        NOT d.urgent, d.due, d.id
     LIMIT 1 FOR UPDATE OF d SKIP LOCKED
 )
 UPDATE runs_alertdelivery d SET state = 'sending', attempts = d.attempts + 1, token = d.token + 1,
@@ -161,6 +166,27 @@ RETURNING d.id
 
 def take() -> Taken | None:
     """Take the next message that is due, with all that go with it, or None."""
+    while (delivery := _take()) is not None:
+        channel = delivery.channel
+        if channel is not None and not channel.enabled and _is_told_by_itself(delivery):
+            _drop(delivery, "channel_off", "The channel was switched off.", _now())
+            delivery.lease_until = None
+            delivery.save(update_fields=["state", "ended_at", "error_code", "error_message", "lease_until"])
+            continue
+        url = "" if channel is None or channel.has_lost_secrets else (channel.secrets or {}).get("url", "")
+        body = f"{delivery.body}\nMessage: {delivery.id}"
+        key = str(delivery.alert_id or delivery.id)
+        message = Message(delivery.title, body, delivery.severity, key)
+        return Taken(delivery.pk, delivery.token, url, message, delivery.attempts, delivery.event)
+    return None
+
+
+def _is_told_by_itself(delivery: AlertDelivery) -> bool:
+    """No person asked for this very message."""
+    return delivery.event != DeliveryEvent.TEST and not delivery.is_resend
+
+
+def _take() -> AlertDelivery | None:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(_TAKE, [LEASE])
@@ -168,14 +194,10 @@ def take() -> Taken | None:
         if row is None:
             return None
         delivery = AlertDelivery.objects.select_related("channel").get(pk=row[0])
-        if delivery.event != DeliveryEvent.TEST and not delivery.is_resend and delivery.channel is not None:
+        channel = delivery.channel
+        if _is_told_by_itself(delivery) and channel is not None and channel.scheme not in alert_urls.KEEPS_INCIDENTS:
             _merge(delivery)
-    channel = delivery.channel
-    url = "" if channel is None or channel.has_lost_secrets else (channel.secrets or {}).get("url", "")
-    body = f"{delivery.body}\nMessage: {delivery.id}"
-    key = str(delivery.alert_id or delivery.id)
-    message = Message(delivery.title, body, delivery.severity, key)
-    return Taken(delivery.pk, delivery.token, url, message, delivery.attempts, delivery.event)
+    return delivery
 
 
 def _merge(delivery: AlertDelivery) -> None:

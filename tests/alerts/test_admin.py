@@ -86,6 +86,7 @@ def test_an_address_is_kept_encrypted_and_never_shown(admin_client):
         ({"url": "dbus://"}, "url", "Alerts are not sent by dbus://"),
         ({"url": "macosx://"}, "url", "Alerts are not sent by macosx://"),
         ({"url": "slack://a/b/c?template=/etc/passwd"}, "url", "would read a file"),
+        ({"url": "discord://a/b?x=1;template=/etc/passwd"}, "url", "would read a file"),
         ({"url": "mailtos://u:p@example.com?pgpkey=/etc/key"}, "url", "would read a file"),
         ({"quiet_from": "22:00"}, "quiet_until", "need a beginning"),
         ({"quiet_from": "22:00", "quiet_until": "22:00"}, "quiet_until", "another time"),

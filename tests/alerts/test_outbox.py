@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.models import F
 from django.db.models.functions import Now
 
-from pipelines.models import AlertChannel, AlertKind, Quiet
+from pipelines.models import AlertChannel, AlertKind, Pipeline, Quiet
 from runs.alerts import outbox, work
 from runs.alerts.outbox import quiet_until
 from runs.alerts.sending import Outcome
@@ -168,6 +168,35 @@ def test_a_storm_is_one_message(make_pipeline, make_rule, end, sent):
     for number in range(12):
         assert f"P {number:02} failed" in sent[0][1]
     assert sorted(states()) == ["merged"] * 11 + ["sent"]
+
+
+def test_what_opens_and_closes_incidents_gets_each_message_by_itself(make_pipeline, make_channel, make_rule, end, sent):
+    make_rule(FAILED, channel=make_channel(url="pagerduty://key@source"))
+    for number in range(outbox.MANY + 2):
+        end(make_pipeline(f"P{number}"), "failed")
+    work.work()
+    assert len(sent) == outbox.MANY + 2
+    assert set(states()) == {"sent"}
+
+
+def test_what_is_for_a_channel_that_fails_goes_last(make_pipeline, make_channel, make_rule, end, sent):
+    make_rule(FAILED, channel=make_channel("dead"), name="dead", pipelines=[make_pipeline("Dead")])
+    make_rule(FAILED, channel=make_channel("good"), name="good", pipelines=[make_pipeline("Good")])
+    for name in ("Dead", "Good"):
+        end(Pipeline.objects.get(name=name), "failed")
+    AlertDelivery.objects.filter(channel_name="dead").update(error_code="not_sent", due=Now() - timedelta(hours=1))
+    work.work()
+    assert sent.titles == ["Good failed", "Dead failed"]
+
+
+def test_what_waits_for_a_channel_that_is_switched_off_is_dropped(make_pipeline, make_channel, make_rule, end, sent):
+    channel = make_channel()
+    make_rule(FAILED, channel=channel)
+    end(make_pipeline(), "failed")
+    AlertChannel.objects.update(enabled=False)
+    work.work()
+    assert not sent
+    assert states() == ["dropped"]
 
 
 def test_a_few_are_not(make_pipeline, make_rule, end, sent):

@@ -18,8 +18,8 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models.functions import Now
 
+from pipelines import queries
 from pipelines.models import Pipeline, Webhook
 
 PREFIX = "whsec_"
@@ -27,6 +27,7 @@ SECRET_BYTES = 32
 # How far the sender's clock may be off, and how old a delivery may be.
 TOLERANCE = timedelta(minutes=5)
 OLD_SECRET_COUNTS_FOR = timedelta(hours=24)
+OLD_SECRETS_MOST = 10
 LONGEST_ID = 200
 REFUSED_A_MINUTE = 30
 
@@ -56,19 +57,23 @@ class NotSigned(Exception):
 def renew_secret(pipeline: Pipeline, *, at_once: bool = False) -> tuple[Webhook, str]:
     """Give a pipeline's webhook a new secret, and make the webhook if there is none; nobody can read the secret again.
 
-    The one before counts for another day, unless it ends `at_once`.
+    Each one before counts for a day from when it was followed, unless they end `at_once`: who renews twice, or sends
+    the form again, cuts nobody off.
     """
     Pipeline.objects.select_for_update(no_key=True).get(pk=pipeline.pk)
     text = PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
     webhook = Webhook.objects.filter(pipeline=pipeline).first()
     if webhook is None:
         return Webhook.objects.create(pipeline=pipeline, secrets={"now": text}), text
-    before = None if webhook_lost(webhook) or at_once else webhook.secrets.get("now")
-    webhook.secrets = {"now": text, **({"before": before} if before else {})}
-    webhook.save(update_fields=["secrets"])
-    until = Now() + OLD_SECRET_COUNTS_FOR if before else None
-    Webhook.objects.filter(pk=webhook.pk).update(rotated_at=Now(), before_until=until)
-    webhook.refresh_from_db()
+    now = queries.database_now()
+    until = now + OLD_SECRET_COUNTS_FOR
+    before: list[list[str]] = []
+    if not (webhook_lost(webhook) or at_once):
+        still = [each for each in webhook.secrets.get("before", []) if datetime.fromisoformat(each[1]) > now]
+        before = [[webhook.secrets["now"], until.isoformat()], *still][:OLD_SECRETS_MOST]
+    webhook.secrets = {"now": text, "before": before}
+    webhook.rotated_at, webhook.before_until = now, until if before else None
+    webhook.save(update_fields=["secrets", "rotated_at", "before_until"])
     return webhook, text
 
 
@@ -131,8 +136,7 @@ def verify(webhook: Webhook, signed: Signed, now: datetime) -> None:
 
 def _secrets_of(webhook: Webhook, now: datetime) -> list[str]:
     found = [webhook.secrets["now"]]
-    if webhook.before_until is not None and webhook.before_until > now and "before" in webhook.secrets:
-        found.append(webhook.secrets["before"])
+    found += [text for text, until in webhook.secrets.get("before", []) if datetime.fromisoformat(until) > now]
     return found
 
 

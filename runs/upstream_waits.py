@@ -12,7 +12,7 @@ from django.db import connection
 
 from pipelines import dependencies
 from pipelines.models import PipelineState
-from runs.models import CHAIN, MOVE_NOTHING, Prerequisite, Run
+from runs.models import CHAIN, NO_NEWS, Prerequisite, Run
 from runs.shortage import Holder
 from runs.states import RunStatus
 
@@ -58,7 +58,7 @@ def open_ones(runs: Iterable[UUID]) -> dict[UUID, list[OpenOne]]:
     """What each of these runs still waits for, what failed first."""
     found: dict[UUID, list[OpenOne]] = defaultdict(list)
     with connection.cursor() as cursor:
-        cursor.execute(_OPEN, {"runs": list(runs), "nothing": list(MOVE_NOTHING)})
+        cursor.execute(_OPEN, {"runs": list(runs), "nothing": list(NO_NEWS)})
         for run, *rest in cursor.fetchall():
             found[run].append(OpenOne(*rest))
     for its in found.values():

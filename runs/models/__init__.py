@@ -8,7 +8,7 @@ from runs.models.log import LogLine
 from runs.models.looks import DatasetLook, SeenTable, TableEvent
 from runs.models.marks import DoneMark
 from runs.models.processes import Installation, Process
-from runs.models.runs import MOVE_NOTHING, Decision, LastEnd, Run, RunAction, Trigger
+from runs.models.runs import MOVE_NOTHING, NO_NEWS, Decision, LastEnd, Run, RunAction, Trigger
 from runs.models.skips import Skip
 from runs.models.steps import Attempt, PartLoad
 from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
@@ -18,6 +18,7 @@ __all__ = [
     "CHAIN",
     "MARKED_DONE",
     "MOVE_NOTHING",
+    "NO_NEWS",
     "Alert",
     "AlertDelivery",
     "AlertEvent",

@@ -38,6 +38,8 @@ class RunAction(models.TextChoices):
 
 # Runs that move no row: they are no load's success, and stand in no chart of loads.
 MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE)
+# Runs that pipelines which wait for theirs know nothing of: a slice of a backfill is about the past.
+NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL)
 
 
 class Decision(models.TextChoices):

@@ -21,7 +21,7 @@ from django.db.models.functions import Now
 from pipelines import queries
 from pipelines.models import Dependency, DependencyRule, GiveUp
 from runs import doorbell, live
-from runs.models import CHAIN, MOVE_NOTHING, Prerequisite, Run
+from runs.models import CHAIN, NO_NEWS, Prerequisite, Run
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, write_lines
 from runs.services.outcomes import NOTHING_WRONG, Failure
@@ -67,14 +67,24 @@ def prerequisites(
                 upstream_id=dependency.upstream_id,
                 dependency=dependency,
                 rule=dependency.rule if by_interval else DependencyRule.NEW_DATA,
-                interval_start=run.data_interval_start - earlier if by_interval and run.data_interval_start else None,
-                interval_end=run.data_interval_end - earlier if by_interval else None,
+                interval_start=shifted(run.data_interval_start, -earlier) if by_interval else None,
+                interval_end=shifted(run.data_interval_end, -earlier) if by_interval else None,
                 since=None if by_interval else since,
                 give_up_at=now + timedelta(hours=dependency.give_up_hours),
                 on_give_up=dependency.on_give_up,
             )
         )
     return made
+
+
+def shifted(moment: datetime | None, by: timedelta) -> datetime | None:
+    """A moment so much later, as far as there are any: a person may give the end of all times as an interval's."""
+    if moment is None:
+        return None
+    try:
+        return moment + by
+    except OverflowError:
+        return moment
 
 
 def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:
@@ -88,7 +98,7 @@ def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:
                 ORDER BY r.created_at DESC LIMIT 1) AS last
             WHERE last.started_at IS NOT NULL
             """,
-            [list(pipelines), sorted({*ACTIVE, RunStatus.SUCCEEDED}), list(MOVE_NOTHING)],
+            [list(pipelines), sorted({*ACTIVE, RunStatus.SUCCEEDED}), list(NO_NEWS)],
         )
         return dict(cursor.fetchall())
 
@@ -124,6 +134,11 @@ NOT EXISTS (
                  OR s.data_interval_end >= x.data_interval_end AND coalesce(s.data_interval_start, '-infinity')
                     <= coalesce(x.data_interval_start, '-infinity'))))
 """
+# The chain's own run of a pipeline. Another run of it will do if it began after that one had ended: not one that went
+# by what the chain is about to load anew.
+_IS_OF_CHAIN = """
+({0}.id = p.head_id OR EXISTS (SELECT FROM runs_prerequisite q WHERE q.run_id = {0}.id AND q.head_id = p.head_id))
+"""
 # A run that appended or merged no row brought nothing new.
 _HAS_NEWS = """
 (s.rows > 0 OR s.action = 'full_refresh'
@@ -140,7 +155,10 @@ FROM (
             WHERE {_SUCCESS} AND {_OF_THE_TIME.format("s")} AND {_REACHES_THE_END} AND {_NOTHING_IS_MISSING}
             ORDER BY s.created_at DESC LIMIT 1)
         WHEN p.rule = 'chain' THEN (
-            SELECT s.id FROM runs_run s WHERE {_SUCCESS} AND s.created_at >= p.since
+            SELECT s.id FROM runs_run s
+            WHERE {_SUCCESS} AND s.created_at >= p.since AND ({_IS_OF_CHAIN.format("s")} OR EXISTS (
+                SELECT FROM runs_run own WHERE own.pipeline_id = p.upstream_id AND own.created_at >= p.since
+                  AND own.finished_at <= s.started_at AND {_IS_OF_CHAIN.format("own")}))
             ORDER BY s.created_at DESC LIMIT 1)
         ELSE (
             SELECT s.id FROM runs_run s
@@ -156,7 +174,7 @@ WHERE looked.id = p.id
 
 def meet(upstreams: Iterable[UUID], handled: Iterable[int]) -> None:
     """Check what is unchecked, and what waits for these upstreams; `handled`: the successes that this pass handles."""
-    values = {"upstreams": list(upstreams), "handled": list(handled), "nothing": list(MOVE_NOTHING)}
+    values = {"upstreams": list(upstreams), "handled": list(handled), "nothing": list(NO_NEWS)}
     with connection.cursor() as cursor:
         cursor.execute(_MEET, values)
 

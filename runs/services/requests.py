@@ -18,6 +18,9 @@ from runs.services.journal import Line, write_lines
 from runs.services.parts import go_to_publish
 from runs.states import TERMINAL, UNOWNED, RunStatus
 
+# What other systems start, as often as they like: it is no person who waits.
+OUTSIDE = (Trigger.WEBHOOK, Trigger.SOURCE)
+
 
 def request_run(
     pipeline: Pipeline,
@@ -55,7 +58,7 @@ def request_run(
                 data_interval_start=start,
                 data_interval_end=end,
                 requested_by=by,
-                priority=priorities.asked_for(pipeline),
+                priority=priorities.scheduled(pipeline) if trigger in OUTSIDE else priorities.asked_for(pipeline),
                 idempotency_key=idempotency_key or None,
                 request_digest=request_digest,
             )

@@ -12,7 +12,17 @@ from django.db.models.functions import Now
 from pipelines import queries
 from pipelines.models import Dependency, PipelineState
 from runs import doorbell, giving, intervals, live, priorities
-from runs.models import MARKED_DONE, AlertEvent, DoneMark, PartLoad, Prerequisite, Run, RunAction, UpstreamSuccess
+from runs.models import (
+    MARKED_DONE,
+    NO_NEWS,
+    AlertEvent,
+    DoneMark,
+    PartLoad,
+    Prerequisite,
+    Run,
+    RunAction,
+    UpstreamSuccess,
+)
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus, Step, may_become
@@ -103,7 +113,7 @@ def mark_done(run: Run, *, by: Any, note: str) -> Run:
             AlertEvent.objects.create(run=now, pipeline=now.pipeline, status=MARKED_DONE)
         told = f"{_name(by)} marked this run as done: nothing of it was published."
         write_lines(run.pk, [Line("warning", _because(told, note))], attempt=now.attempt)
-        if is_new and now.moves_rows and Dependency.objects.filter(upstream=now.pipeline).exists():
+        if is_new and now.action not in NO_NEWS and Dependency.objects.filter(upstream=now.pipeline).exists():
             # What waits for it goes on as if it had succeeded.
             UpstreamSuccess.objects.get_or_create(run=now)
         _push(now, RunStatus(now.status))

@@ -20,7 +20,7 @@ from pipelines import given
 from pipelines.locks import AdvisoryLock
 from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, PipelineState, Schedule
 from runs import doorbell, live, priorities
-from runs.models import CHAIN, MOVE_NOTHING, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
+from runs.models import CHAIN, NO_NEWS, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.services import prerequisites
 from runs.states import ACTIVE, RunStatus
 
@@ -141,7 +141,7 @@ def _busy(pipelines: Iterable[Pipeline]) -> set[UUID]:
     skipping = [pipeline.pk for pipeline in pipelines if pipeline.overlap == Overlap.SKIP]
     if not skipping:
         return set()
-    active = Run.objects.filter(pipeline__in=skipping, status__in=sorted(ACTIVE)).exclude(action__in=MOVE_NOTHING)
+    active = Run.objects.filter(pipeline__in=skipping, status__in=sorted(ACTIVE)).exclude(action__in=NO_NEWS)
     return set(active.values_list("pipeline", flat=True))
 
 
@@ -150,8 +150,8 @@ def _interval(success: Run, dependency: Dependency) -> Interval:
     if dependency.rule == DependencyRule.NEW_DATA or success.data_interval_end is None:
         return None
     later = timedelta(seconds=dependency.offset_s or 0)
-    start = success.data_interval_start
-    return start + later if start else None, success.data_interval_end + later
+    end = prerequisites.shifted(success.data_interval_end, later)
+    return end and (prerequisites.shifted(success.data_interval_start, later), end)
 
 
 def _stands_for(waiting: Iterable[Waiting], success: Run, dependency: Dependency, interval: Interval) -> bool:

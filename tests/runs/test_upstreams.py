@@ -15,7 +15,7 @@ from pipelines.dependencies import DependencySpec
 from pipelines.models import Pipeline
 from pipelines.services import ScheduleSpec
 from runs import capacity, services
-from runs.models import Prerequisite, Run, Trigger, UpstreamSuccess
+from runs.models import Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.states import RunStatus
 from runs.waiting import reasons_to_wait, wait_of, why_waiting
 from tests.runs.clockwork import clock
@@ -546,6 +546,53 @@ def test_from_here_down_runs_all_below_in_order_and_each_once(make_pipeline, wai
         services.settle()
     assert [len(runs_of(each)) for each in (top, left, right, bottom)] == [1, 1, 1, 1]
     assert status_of(runs[3]) == "queued"
+
+
+def test_a_chain_goes_by_its_own_runs_and_not_by_one_in_between(make_pipeline, wait_for, operator):
+    top = make_pipeline("Top")
+    middle = wait_for("Middle", top)
+    wait_for("Bottom", middle)
+    head, own, below = services.request_chain(top, trigger=Trigger.MANUAL, by=operator)[0]
+    stranger, _ = services.request_run(middle, trigger=Trigger.MANUAL, by=operator)
+    end(stranger)
+    services.settle()
+    assert status_of(below) == "blocked", "the stranger read what Top had before"
+    end(head)
+    services.settle()
+    end(own)
+    services.settle()
+    assert status_of(below) == "queued"
+
+
+def test_a_slice_of_an_upstreams_backfill_is_no_news(make_pipeline, wait_for):
+    orders = make_pipeline("Orders")
+    sales = wait_for("Sales", orders, schedules=[HOURLY])
+    waiting = Run.objects.create(
+        pipeline=orders,
+        revision=orders.revision,
+        trigger=Trigger.BACKFILL,
+        action=RunAction.BACKFILL,
+        data_interval_start=NOON - HOUR,
+        data_interval_end=NOON,
+    )
+    succeed(orders, NOON)
+    run = blocked(sales, NOON)
+    services.settle()
+    assert status_of(run) == "queued", "a slice that waits is not missing"
+    later = blocked(sales, NOON + HOUR)
+    Run.objects.filter(pk=waiting.pk).update(data_interval_start=None, data_interval_end=None)
+    waiting.refresh_from_db()
+    end(waiting)
+    services.settle()
+    assert status_of(later) == "blocked", "a slice that was loaded is not today's data"
+
+
+def test_an_interval_that_ends_with_time_itself_stops_nobody(make_pipeline, wait_for):
+    orders = make_pipeline("Orders")
+    wait_for("Sales", DependencySpec(orders.pk, "offset", offset_s=3600))
+    succeed(orders, datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+    services.settle()
+    assert not UpstreamSuccess.objects.exists()
 
 
 def test_a_chain_stops_where_one_fails_and_goes_on_when_it_has_run_again(make_pipeline, wait_for, operator):

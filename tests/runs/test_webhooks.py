@@ -18,6 +18,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from pipelines import rotation, webhooks
 from pipelines import services as definitions
@@ -187,7 +188,10 @@ def test_a_renewed_secret_leaves_the_one_before_for_a_day_or_not_at_all(secret, 
     _, newer = webhooks.renew_secret(pipeline)
     assert deliver(secret, id_="a").status_code == 202
     assert deliver(newer, id_="b").status_code == 202
-    Webhook.objects.update(before_until=Now() - timedelta(seconds=1))
+    webhook = Webhook.objects.get()
+    ended = (timezone.now() - timedelta(seconds=1)).isoformat()
+    webhook.secrets = {**webhook.secrets, "before": [[secret, ended]]}
+    webhook.save()
     assert deliver(secret, id_="c").status_code == 401
     _, newest = webhooks.renew_secret(pipeline)
     webhooks.drop_old_secret(pipeline)
@@ -195,6 +199,13 @@ def test_a_renewed_secret_leaves_the_one_before_for_a_day_or_not_at_all(secret, 
     _, last = webhooks.renew_secret(pipeline, at_once=True)
     assert deliver(newest, id_="e").status_code == 401
     assert deliver(last, id_="f").status_code == 202
+
+
+def test_who_renews_twice_cuts_nobody_off(secret, pipeline):
+    _, second = webhooks.renew_secret(pipeline)
+    _, third = webhooks.renew_secret(pipeline)
+    for number, text in enumerate((secret, second, third)):
+        assert deliver(text, id_=f"id-{number}").status_code == 202
 
 
 def test_a_lost_key_is_told_and_the_secret_can_be_renewed(secret, pipeline):

@@ -13,9 +13,12 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from pipelines import given, queries
 from pipelines.models import Dependency, Pipeline, PipelineState
 from runs import intervals, live, priorities
 from runs.models import CHAIN, Prerequisite, Run, RunAction
+from runs.services import prerequisites
+from runs.services.errors import RunRefused
 from runs.services.requests import request_run
 from runs.states import RunStatus
 
@@ -90,7 +93,7 @@ def request_chain(pipeline: Pipeline, *, trigger: str, by: Any, **more: Any) -> 
         runs = {head.pipeline_id: head}
         needed: list[Prerequisite] = []
         for each in chain.pipelines[1:]:
-            start, end = intervals.of_a_run_by_hand(each, RunAction.LOAD)
+            start, end = _interval(each, [(runs[edge.upstream_id], edge) for edge in chain.edges[each.pk]])
             run = runs[each.pk] = Run(
                 pipeline=each,
                 revision_id=each.revision_id,
@@ -108,6 +111,18 @@ def request_chain(pipeline: Pipeline, *, trigger: str, by: Any, **more: Any) -> 
         for run in made:
             transaction.on_commit(partial(live.push_board, run.pk, run.pipeline_id, RunStatus.BLOCKED))
     return list(runs.values()), True
+
+
+def _interval(pipeline: Pipeline, above: Iterable[tuple[Run, Dependency]]) -> intervals.Interval:
+    """The interval of a run that needs one: what those above it hand down, a run by hand's, or all since the last."""
+    for run, dependency in above if given.uses_interval(pipeline) else ():
+        if found := prerequisites.handed_down(run, dependency):
+            return found
+    try:
+        return intervals.of_a_run_by_hand(pipeline, RunAction.LOAD)
+    except RunRefused:
+        starts = prerequisites.last_starts([pipeline.pk])
+        return prerequisites.since_the_last(pipeline, starts, queries.database_now())
 
 
 def runs_of_chain(head: Run) -> list[Run]:

@@ -9,7 +9,7 @@ check, and whoever handles it sees the prerequisite.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from pipelines import queries
-from pipelines.models import Dependency, DependencyRule, GiveUp
+from pipelines.models import Dependency, DependencyRule, GiveUp, Pipeline
 from runs import doorbell, live
 from runs.models import CHAIN, NO_NEWS, Prerequisite, Run
 from runs.services.errors import RunRefused
@@ -28,6 +28,7 @@ from runs.services.outcomes import NOTHING_WRONG, Failure
 from runs.states import ACTIVE, RunStatus
 
 AT_ONCE = 500
+Interval = tuple[datetime | None, datetime] | None
 
 
 def hold_back(runs: Sequence[Run]) -> list[Prerequisite]:
@@ -85,6 +86,20 @@ def shifted(moment: datetime | None, by: timedelta) -> datetime | None:
         return moment + by
     except OverflowError:
         return moment
+
+
+def handed_down(run: Run, dependency: Dependency) -> Interval:
+    """The data interval that a run of the upstream gives the downstream's; None where there is none to go by."""
+    if dependency.rule == DependencyRule.NEW_DATA:
+        return None
+    later = timedelta(seconds=dependency.offset_s or 0)
+    end = shifted(run.data_interval_end, later)
+    return end and (shifted(run.data_interval_start, later), end)
+
+
+def since_the_last(pipeline: Pipeline, starts: Mapping[UUID, datetime], now: datetime) -> tuple[datetime, datetime]:
+    """What a run reads that no interval is given and that cannot do without: all since the last one began."""
+    return starts.get(pipeline.pk, pipeline.created_at), now
 
 
 def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:

@@ -6,9 +6,9 @@ Each success is handled once: its row goes in the transaction that acts on it, a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -22,12 +22,12 @@ from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, Pipe
 from runs import doorbell, live, priorities
 from runs.models import CHAIN, NO_NEWS, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.services import prerequisites
+from runs.services.prerequisites import Interval
 from runs.states import ACTIVE, RunStatus
 
 _HAS_WORK = """
 SELECT EXISTS (SELECT FROM runs_upstreamsuccess) OR EXISTS (SELECT FROM runs_run WHERE status = 'blocked')
 """
-Interval = tuple[datetime | None, datetime] | None
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,15 @@ def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
         for dependency in told[success.pipeline_id]:
             if dependency.rule == DependencyRule.NEW_DATA and not _has_news(success):
                 continue
-            interval = _interval(success, dependency)
+            interval = prerequisites.handed_down(success, dependency)
             if _stands_for(waiting, success, dependency, interval) or dependency.pipeline_id in busy:
                 continue
             run = _new_run(dependency.pipeline, interval)
             its = prerequisites.prerequisites(run, waits_for[run.pipeline_id], now, since.get(run.pipeline_id))
             if interval is None and given.uses_interval(dependency.pipeline):
-                run.data_interval_start, run.data_interval_end = _since_the_last(dependency.pipeline, since, now)
+                run.data_interval_start, run.data_interval_end = prerequisites.since_the_last(
+                    dependency.pipeline, since, now
+                )
             for each in its:
                 waiting.append(Waiting(run.pipeline_id, each.upstream_id, interval, is_blocked=True))
                 if each.upstream_id == success.pipeline_id:
@@ -145,15 +147,6 @@ def _busy(pipelines: Iterable[Pipeline]) -> set[UUID]:
     return set(active.values_list("pipeline", flat=True))
 
 
-def _interval(success: Run, dependency: Dependency) -> Interval:
-    """What the downstream's data interval is; None where there is none to go by."""
-    if dependency.rule == DependencyRule.NEW_DATA or success.data_interval_end is None:
-        return None
-    later = timedelta(seconds=dependency.offset_s or 0)
-    end = prerequisites.shifted(success.data_interval_end, later)
-    return end and (prerequisites.shifted(success.data_interval_start, later), end)
-
-
 def _stands_for(waiting: Iterable[Waiting], success: Run, dependency: Dependency, interval: Interval) -> bool:
     any_will_do = dependency.rule == DependencyRule.NEW_DATA
     queues = dependency.pipeline.overlap == Overlap.QUEUE
@@ -170,11 +163,6 @@ def _has_news(run: Run) -> bool:
     """Whether it brought new data: one that appended or merged no row did not."""
     replaces = run.revision.definition["write_disposition"] == WriteDisposition.REPLACE
     return bool(run.rows) or replaces or run.action == RunAction.FULL_REFRESH
-
-
-def _since_the_last(pipeline: Pipeline, starts: Mapping[UUID, datetime], now: datetime) -> tuple[datetime, datetime]:
-    """What a run reads that no interval is given and that cannot do without: all since the last one began."""
-    return starts.get(pipeline.pk, pipeline.created_at), now
 
 
 def _new_run(pipeline: Pipeline, interval: Interval) -> Run:

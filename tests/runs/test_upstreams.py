@@ -564,6 +564,19 @@ def test_a_chain_goes_by_its_own_runs_and_not_by_one_in_between(make_pipeline, w
     assert status_of(below) == "queued"
 
 
+def test_a_chain_hands_the_interval_down_to_what_reads_one(make_pipeline, wait_for, operator):
+    reads = "SELECT * FROM shop.orders WHERE at >= @data_interval_start AND at < @data_interval_end"
+    top = make_pipeline("Top", source_table="", source_query=reads)
+    wait_for("Middle", top, source_table="", source_query=reads)
+    wait_for("Bottom", top, rule="new_data", source_table="", source_query=reads)
+    wait_for("Other", top)
+    asked = {"trigger": Trigger.MANUAL, "by": operator, "interval": (NOON - HOUR, NOON)}
+    runs = {run.pipeline.name: run for run in services.request_chain(top, **asked)[0]}
+    assert (runs["Middle"].data_interval_start, runs["Middle"].data_interval_end) == (NOON - HOUR, NOON)
+    assert runs["Bottom"].data_interval_start == runs["Bottom"].pipeline.created_at, "all since it is there"
+    assert runs["Other"].data_interval_end is None
+
+
 def test_a_slice_of_an_upstreams_backfill_is_no_news(make_pipeline, wait_for):
     orders = make_pipeline("Orders")
     sales = wait_for("Sales", orders, schedules=[HOURLY])

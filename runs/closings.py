@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from pipelines import schedules
@@ -21,6 +21,7 @@ class Closings:
         self._calendars = calendars
         # Many schedules tick at the same instants.
         self._known: dict[tuple[UUID, datetime], bool] = {}
+        self._known_next: dict[tuple[UUID, datetime, datetime], datetime | None] = {}
 
     @classmethod
     def of(cls, schedules_: Iterable[Schedule]) -> Closings:
@@ -36,6 +37,31 @@ class Closings:
             for tick in ticks
             if (calendar := self._calendars.get(tick.schedule.calendar_id)) and self._closes(calendar, tick.at)
         }
+
+    def spread_of(self, tick: Tick) -> float:
+        """Over how many seconds after a tick its run may start by jitter: into no closed time, and not past its window.
+
+        Whoever closes a time expects that nothing starts by itself in it.
+        """
+        schedule = tick.schedule
+        if not schedule.jitter_s:
+            return 0
+        until = tick.at + timedelta(seconds=schedule.jitter_s)
+        if schedule.active_until is not None:
+            until = min(until, schedule.active_until)
+        calendar = self._calendars.get(schedule.calendar_id) if schedule.calendar_id else None
+        if calendar is not None:
+            until = min(until, self._next(calendar, tick.at, until) or until)
+        return max(0.0, (until - tick.at).total_seconds())
+
+    def _next(self, calendar: Calendar, after: datetime, until: datetime) -> datetime | None:
+        key = calendar.pk, after, until
+        if key not in self._known_next:
+            try:
+                self._known_next[key] = calendar.closures.next(after, until)
+            except schedules.RuleError:
+                self._known_next[key] = None  # `_closes` has said so
+        return self._known_next[key]
 
     def _closes(self, calendar: Calendar, at: datetime) -> bool:
         key = calendar.pk, at

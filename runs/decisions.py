@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -43,12 +43,14 @@ class Decisions:
     since: dict[Instant, datetime | None]
     ending: dict[Instant, Skip]
     done: set[Instant]
+    # Over how many seconds the start of a tick's run is spread.
+    spread_of: Callable[[Tick], float]
     runs: list[Run] = field(default_factory=list)
     new_skips: list[Skip] = field(default_factory=list)
     grown_skips: dict[int, Skip] = field(default_factory=dict)
 
     @classmethod
-    def after(cls, ticks: Sequence[Tick]) -> Decisions:
+    def after(cls, ticks: Sequence[Tick], spread_of: Callable[[Tick], float]) -> Decisions:
         """Begin with what is stored about the ticks right before `ticks`; locks the skips that may grow."""
         before: dict[Instant, datetime | None] = {}
         last: dict[UUID, datetime] = {}
@@ -78,7 +80,7 @@ class Decisions:
         if ticks:
             ran = Run.objects.filter(schedule__in=list(last), scheduled_for__gte=min(tick.at for tick in ticks))
             done = set(ran.values_list("schedule", "scheduled_for"))
-        return cls(before, since, ending, done)
+        return cls(before, since, ending, done, spread_of)
 
     def has_run(self, tick: Tick) -> bool:
         """Whether the tick has its run already: a database that was put back in time ticks again."""
@@ -106,7 +108,7 @@ class Decisions:
 
     def new_run(self, tick: Tick, pipeline: Pipeline, *, behind: Run | None, since: datetime | None = None) -> Run:
         """A run that comes after the one it waits `behind`, whatever the jitter of both."""
-        due = schedules.start_of(tick.schedule.pk, tick.at, tick.schedule.jitter_s)
+        due = schedules.start_of(tick.schedule.pk, tick.at, self.spread_of(tick))
         if behind is not None and behind.due >= due:
             due = behind.due + timedelta(microseconds=1)
         run = Run(

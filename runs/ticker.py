@@ -78,7 +78,8 @@ def _tick_some() -> list[Run]:
     closings = Closings.of(schedule for its_schedules in due.values() for schedule in its_schedules)
     readings = {pk: _read(its_schedules, now) for pk, its_schedules in due.items()}
     standings = _standings(pipelines)
-    decisions = Decisions.after([tick for reading in readings.values() for tick in reading.ticks])
+    ticks = [tick for reading in readings.values() for tick in reading.ticks]
+    decisions = Decisions.after(ticks, closings.spread_of)
     for pk, reading in readings.items():
         decisions.leave_out(tick for tick in reading.ticks if decisions.has_run(tick))
         ticks = [tick for tick in reading.ticks if not decisions.has_run(tick)]

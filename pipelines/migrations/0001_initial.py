@@ -169,7 +169,7 @@ class Migration(migrations.Migration):
                 ('every_s', models.PositiveIntegerField(blank=True, null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(31622400)], verbose_name='every (seconds)')),
                 ('active_from', models.DateTimeField(blank=True, help_text="On the zone's clocks. Intervals count from here, in UTC.", null=True, verbose_name='not before')),
                 ('active_until', models.DateTimeField(blank=True, help_text='On the clocks of the time zone.', null=True, verbose_name='not after')),
-                ('jitter_s', models.PositiveIntegerField(default=0, help_text='Runs start up to so much later, each by another share of it, so that not all start at once. What they are scheduled for stays the same.', validators=[django.core.validators.MaxValueValidator(21600)], verbose_name='jitter (seconds)')),
+                ('jitter_s', models.PositiveIntegerField(default=0, help_text='Runs start up to so much later, each by another share of it, so that not all start at once. What they are scheduled for stays the same. It leads into no closed time, and not past the window.', validators=[django.core.validators.MaxValueValidator(21600)], verbose_name='jitter (seconds)')),
                 ('starts_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('ends_at', models.DateTimeField(editable=False, null=True)),
                 ('ticked_through', models.DateTimeField(default=django.utils.timezone.now, editable=False)),

@@ -56,7 +56,7 @@ class Schedule(models.Model):
         default=0,
         validators=[MaxValueValidator(schedules.MAX_JITTER_S)],
         help_text="Runs start up to so much later, each by another share of it, so that not all start at once. "
-        "What they are scheduled for stays the same.",
+        "What they are scheduled for stays the same. It leads into no closed time, and not past the window.",
     )
     # Stands for the rule in django-celery-beat's tables; made and removed with the schedule.
     crontab = models.OneToOneField(

@@ -18,7 +18,7 @@ from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from pipelines.schedules.clocks import zone_of
+from pipelines.schedules.clocks import change_between, instants, zone_of
 from pipelines.schedules.errors import RuleError
 
 MAX_LINES = 1000
@@ -66,6 +66,18 @@ class Closure:
                 return True
         return False
 
+    def beginnings(self, low: datetime, high: datetime) -> Iterator[datetime]:
+        """The wall times at which it begins to close, from the day before `low` to the day of `high`."""
+        if self.first is not None:
+            if low - _DAY <= self.first <= high + _DAY:
+                yield self.first
+            return
+        day = low.date() - _DAY
+        while day <= high.date():
+            if (day.month, day.day) == self.month_day or day.weekday() in self.weekdays:
+                yield datetime.combine(day, self.start)
+            day += _DAY
+
 
 @dataclass(frozen=True)
 class Closures:
@@ -83,6 +95,16 @@ class Closures:
         """The line that closes a moment."""
         wall = moment.astimezone(self.zone).replace(tzinfo=None)
         return next((line for line in self.lines if line.covers(wall)), None)
+
+    def next(self, after: datetime, until: datetime) -> datetime | None:
+        """The first moment in (after, until] at which it begins to close; of use for hours or days, not for years."""
+        low, high = (moment.astimezone(self.zone).replace(tzinfo=None) for moment in (after, until))
+        walls = {wall for line in self.lines for wall in line.beginnings(low, high)}
+        moments = {moment for wall in walls for moment in instants(wall, self.zone) if moment is not None}
+        if (change := change_between(after, until, self.zone)) is not None:
+            # Clocks that go back lead into times that were over.
+            moments.add(change)
+        return next((each for each in sorted(moments) if after < each <= until and self.at(each)), None)
 
 
 @lru_cache(maxsize=256)

@@ -43,6 +43,13 @@ def instant_of(wall: datetime, zone: ZoneInfo) -> datetime:
     return instants(wall, zone)[0]
 
 
+def change_between(low: datetime, high: datetime, zone: ZoneInfo) -> datetime | None:
+    """The first second in (low, high] on other clocks than `low`, if `high` is; of use for spans with one change."""
+    low, high = low.astimezone(UTC), high.astimezone(UTC)
+    before, after = (moment.astimezone(zone).utcoffset() for moment in (low, high))
+    return None if before == after else _jump(low, high, zone)
+
+
 def _jump(low: datetime, high: datetime, zone: ZoneInfo) -> datetime:
     """The first second in (low, high] with the offset of `high`: where the clocks jump."""
     offset = high.astimezone(zone).utcoffset()

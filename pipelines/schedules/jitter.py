@@ -9,7 +9,7 @@ from uuid import UUID
 MAX_JITTER_S = 6 * 3600
 
 
-def start_of(schedule: UUID, tick: datetime, jitter_s: int) -> datetime:
+def start_of(schedule: UUID, tick: datetime, jitter_s: float) -> datetime:
     """When the run of a tick starts: the same whoever asks, another for every schedule and tick."""
     if not jitter_s:
         return tick

@@ -119,3 +119,24 @@ def test_a_schedule_by_a_calendar_that_is_not_there_is_refused(make_pipeline) ->
     with pytest.raises(RuleError) as caught:
         make_pipeline(schedules=[cron("@daily", calendar="Holidays")])
     assert caught.value.field == "calendar"
+
+
+@pytest.mark.parametrize("day", ["2026-03-02", "2026-03-29", "2026-10-25", "2026-12-24"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["every day 02:10-02:50"], ["every Sun 22:00-02:20", "every Mon 00:30-00:40"], ["every 12-25"],
+        ["2026-12-24 18:00 to 2026-12-27 06:00", "2026-03-29", "0001-01-01 to 0001-01-02"], [],
+    ],
+)  # fmt: skip
+def test_the_next_closed_time_is_the_one_that_a_walk_comes_to(lines: list[str], day: str) -> None:
+    closures = Closures.of("Europe/Berlin", lines)
+    begin = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(hours=3)
+    minutes = [begin + timedelta(minutes=n) for n in range(26 * 60)]
+    closed = [closures.at(minute) is not None for minute in minutes]
+    for start in range(0, len(minutes), 37):
+        if closed[start]:
+            continue
+        within = range(start + 1, min(start + 361, len(minutes)))
+        walked = next((minutes[n] for n in within if closed[n]), None)
+        assert closures.next(minutes[start], minutes[within[-1]]) == walked

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.db.models import F
+from django.test.utils import CaptureQueriesContext
 
 from pipelines import calendars
 from pipelines import services as definitions
@@ -203,6 +205,41 @@ def test_jitter_longer_than_the_rule_does_not_turn_runs_round(clock: Clock) -> N
         clock.tick_at(at(12, minute))
     starts = [run.due for run in runs_of(pipeline)]
     assert starts == sorted(set(starts))
+
+
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [
+        ({"calendar": "Maintenance"}, at(14)),
+        ({"active_until": at(13, 59)}, at(13, 59)),
+        ({"calendar": "Maintenance", "active_until": at(13, 57)}, at(13, 57)),
+        ({"active_until": at(13, 55)}, at(13, 55)),
+    ],
+)
+def test_jitter_leads_into_no_closed_time_and_not_past_the_window(
+    clock: Clock, more: dict[str, Any], ends: datetime
+) -> None:
+    calendar("every day 14:00-16:00", name="Maintenance")
+    pipelines = [clock.pipeline(cron("55 * * * *", jitter_s=3 * 3600, **more)) for _ in range(10)]
+    clock.tick_at(at(13, 55))
+    starts = {runs_of(pipeline)[0].due for pipeline in pipelines}
+    assert at(13, 55) <= min(starts) <= max(starts) <= ends
+    assert ends == at(13, 55) or len(starts) == 10, "spread over the time that is left"
+    assert max(starts) < at(14)
+
+
+def test_jitter_with_calendars_takes_no_query_more(clock: Clock, django_assert_num_queries: Any) -> None:
+    closed = calendar("every day 14:00-16:00")
+    for _ in range(5):
+        clock.pipeline(cron("*/30 * * * *", calendar=closed, jitter_s=7200))
+    clock.now = at(12, 30)
+    with CaptureQueriesContext(connection) as with_jitter:
+        ticker.tick()
+    Run.objects.all().delete()
+    Schedule.objects.update(jitter_s=0)
+    clock.now = at(13)
+    with django_assert_num_queries(len(with_jitter)):
+        ticker.tick()
 
 
 def test_a_worker_waits_for_the_jitter_and_the_page_says_so(

@@ -14,7 +14,7 @@ from connectors.errors import ConnectorError
 from connectors.parameters import given_to
 from pipelines import given, queries
 from pipelines.models import Pipeline, PipelineState
-from runs import steps
+from runs import giving, steps
 from runs.models.backfills import BackfillKind
 from runs.page_queries import watermark_of
 
@@ -95,7 +95,7 @@ def plan(pipeline: Pipeline, wish: Wish) -> Plan:
     except ConnectorError as error:
         raise Refused({"": error}) from error
     values, wrong = given_to(given.declared_by(pipeline), wish.parameters)
-    errors = {f"parameters.{name}": error for name, error in wrong.items()}
+    errors = {f"parameters.{name}": error for name, error in wrong.items()} | _of_an_append(pipeline, kind, values)
     try:
         ZoneInfo(wish.zone)
     except (LookupError, ValueError, OSError):
@@ -115,6 +115,18 @@ def plan(pipeline: Pipeline, wish: Wish) -> Plan:
     except ConnectorError as error:
         raise Refused({error.field if error.field in ("low", "high", "step") else "": error}) from error
     return found
+
+
+def _of_an_append(pipeline: Pipeline, kind: str, values: Mapping[str, Any]) -> dict[str, ConnectorError]:
+    """An append's slice deletes all rows of its range, those too that its query does not give with other values."""
+    if kind != BackfillKind.CURSOR or pipeline.write_disposition != WriteDisposition.APPEND:
+        return {}
+    error = ConnectorError(
+        f"A backfill of {pipeline.name} deletes all rows of its range: with this, other rows would not come back.",
+        hint="Fill the range in with the defaults, or make a pipeline of its own for these rows.",
+        code="backfill_values",
+    )
+    return {f"parameters.{name}": error for name in giving.other_values(pipeline, values)}
 
 
 def _type_of(pipeline: Pipeline) -> str:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.utils import timezone
 
+from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
-from connectors.parameters import BUILT_IN, INTERVAL, given_to
+from connectors.parameters import BUILT_IN, INTERVAL, given_to, names_it
 from connectors.postgres.names import check_identifier
 from pipelines import given
 from pipelines.models import Pipeline
 from runs import intervals
 from runs.intervals import Interval
-from runs.models import MOVE_NOTHING
+from runs.models import MOVE_NOTHING, Run, Trigger
 
 START, END = INTERVAL
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,47 @@ def check(
             message = f"{pipeline.name} reads a data interval, and no schedule says which."
             errors[START] = ConnectorError(message, hint="Give both ends of one.", code="interval_needed")
     if not errors:
-        errors = _wrong_name(pipeline, found, interval)
+        errors = _of_the_watermark(pipeline, found, start, end) or _wrong_name(pipeline, found, interval)
     return Given(found, interval, errors)
+
+
+def other_values(pipeline: Pipeline, values: Mapping[str, Any]) -> list[str]:
+    """The parameters that make the query give other rows than a scheduled run's."""
+    declares = given.declared_by(pipeline)
+    return [
+        name
+        for name, value in values.items()
+        if value != declares[name].default and names_it(pipeline.source_query, name)
+    ]
+
+
+def _of_the_watermark(
+    pipeline: Pipeline, values: Mapping[str, Any], start: datetime | None, end: datetime | None
+) -> dict[str, ConnectorError]:
+    """What would have a run read some rows beyond the watermark, and move it past the others."""
+    if not pipeline.incremental:
+        return {}
+    fields = [f"parameters.{name}" for name in other_values(pipeline, values)]
+    if start and end and given.query_uses_interval(pipeline) and not _is_of_a_schedule(pipeline, start, end):
+        fields += INTERVAL
+    if not fields:
+        return {}
+    does = "appends" if pipeline.write_disposition == WriteDisposition.APPEND else "merges"
+    other = "Make a pipeline of its own for these rows."
+    error = ConnectorError(
+        f"{pipeline.name} {does} only new rows: with this, its watermark would move past rows that no run has read.",
+        hint=other if does == "appends" else f"Fill in a range with a backfill, which leaves it alone. Or: {other}",
+        code="watermark_values",
+    )
+    return dict.fromkeys(fields, error)
+
+
+def _is_of_a_schedule(pipeline: Pipeline, start: datetime, end: datetime) -> bool:
+    """Whether a scheduled run has, or had, this interval."""
+    if intervals.of_the_last_tick(pipeline) == (start, end):
+        return True
+    own = Run.objects.filter(pipeline=pipeline, trigger__in=[Trigger.SCHEDULE, Trigger.UPSTREAM])
+    return own.filter(data_interval_start=start, data_interval_end=end).exists()
 
 
 def _of_no_use(action: str, values: Mapping[str, Any], start: datetime | None, end: datetime | None) -> Given:
@@ -67,6 +108,11 @@ def _wrong_interval(start: datetime | None, end: datetime | None) -> dict[str, C
     if start is None or end is None:
         missing = START if start is None else END
         return {missing: ConnectorError("A data interval has two ends.", hint="Give both.", code="interval_needed")}
+    outside = [name for name, moment in ((START, start), (END, end)) if not EARLIEST <= moment < LATEST]
+    if outside:
+        message = "A data interval lies between the years 1900 and 2200."
+        error = ConnectorError(message, hint="Give the earliest and the latest that there is.", code="interval_outside")
+        return dict.fromkeys(outside, error)
     if start >= end:
         message = "A data interval ends after it starts."
         return {END: ConnectorError(message, hint="Rows at its end belong to the next one.", code="interval_empty")}

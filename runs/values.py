@@ -12,7 +12,7 @@ from typing import Any
 from connectors import naming
 from connectors.base import Target
 from connectors.errors import ConnectorError
-from connectors.parameters import Declared, Parameter, declared, resolved, uses_built_in
+from connectors.parameters import INTERVAL, Declared, Parameter, declared, names_it, resolved, uses_built_in
 from pipelines.given import NAMES, built_in, goes_by_values
 from runs.models import MOVE_NOTHING, Run
 from runs.services import Claim, PartClaim
@@ -48,9 +48,10 @@ def shown(run: Run) -> dict[str, Any]:
 
 
 def parameters_of(claimed: Claimed) -> tuple[Parameter, ...]:
-    """What a claimed run's query is run with."""
-    definition = claimed.definition
-    return _resolved(claimed, uses_built_in(definition["source"]["query"]))
+    """What a claimed run's query is run with; raises ConnectorError if it names an interval that the run has not."""
+    query = claimed.definition["source"]["query"]
+    parameters = _resolved(claimed, uses_built_in(query))
+    return _with_interval(claimed, parameters, {name for name in INTERVAL if names_it(query, name)})
 
 
 def target_of(claimed: Claimed) -> Target:
@@ -58,7 +59,21 @@ def target_of(claimed: Claimed) -> Target:
     names = claimed.definition["destination"]
     if not any(naming.is_template(names[name]) for name in NAMES):
         return Target(names["schema"], names["table"])
-    return named(names, _resolved(claimed, own=True))
+    parameters = _resolved(claimed, own=True)
+    used = {name for template in NAMES for name in naming.names_in(names[template])}
+    return named(names, _with_interval(claimed, parameters, used & set(INTERVAL)))
+
+
+def _with_interval(claimed: Claimed, parameters: tuple[Parameter, ...], used: set[str]) -> tuple[Parameter, ...]:
+    """The parameters of a run that has the ends which are used: NULL would be compared with, and no row be found."""
+    missing = [each.name for each in parameters if each.name in used and each.value is None]
+    if missing:
+        raise ConnectorError(
+            f"This run has no {missing[0]}, which the query or the target's name asks for.",
+            hint="Run the pipeline with values, and give it both ends of a data interval.",
+            code="interval_needed",
+        )
+    return parameters
 
 
 def named(names: Mapping[str, str], parameters: Iterable[Parameter]) -> Target:

@@ -173,6 +173,23 @@ def test_a_cursor_is_filled_in_up_to_the_watermark(make_pipeline, queue):
 
 
 @pytest.mark.django_db
+def test_an_append_is_not_filled_in_with_values_that_leave_rows_out(make_pipeline, queue):
+    changes = {"incremental": True, "cursor_column": "n", "source_columns": [{"name": "n", "type": "INT64"}]}
+    changes |= {"source_table": "", "source_query": "SELECT * FROM d.t WHERE country = @country"}
+    changes["parameters"] = {"country": {"type": "STRING", "default": "DE"}}
+    wish = {"low": "0", "high": "", "step": "100"}
+    for disposition in ("append", "merge"):
+        named = {"write_disposition": disposition, "target_table": disposition}
+        pipeline = make_pipeline(disposition, **named, merge_key=["n"] * (disposition == "merge"), **changes)
+        queue(pipeline, status=RunStatus.SUCCEEDED, receipt={"watermark_after": "250"})
+        assert plan(pipeline, Wish(**wish, parameters={"country": "DE"})).slices
+        if disposition == "append":
+            assert refusal(pipeline, **wish, parameters={"country": "FR"}) == {"parameters.country": "backfill_values"}
+        else:
+            assert plan(pipeline, Wish(**wish, parameters={"country": "FR"})).slices
+
+
+@pytest.mark.django_db
 def test_whole_numbers_are_cut_by_units(make_pipeline, queue):
     pipeline = make_pipeline(
         write_disposition="append", incremental=True, cursor_column="n", source_columns=[{"name": "n", "type": "INT64"}]

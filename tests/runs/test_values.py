@@ -13,7 +13,7 @@ from django.utils import timezone
 from connectors.errors import TransientError
 from pipelines import services as definitions
 from pipelines.services import ScheduleSpec
-from runs import services
+from runs import giving, services
 from runs.models import Run, RunAction, Trigger
 from runs.states import RunStatus
 from runs.values import shown
@@ -208,3 +208,55 @@ def test_rows_of_many_intervals_are_not_compared_with_those_of_one(querying, wor
     work()
     run.refresh_from_db()
     assert (run.status, run.error_code) == (RunStatus.FAILED, "comparison_of_intervals")
+
+
+# What would lose rows
+
+
+@pytest.mark.parametrize("by", ["query", "name"])
+def test_no_run_reads_without_the_interval_that_is_named(querying, queue, work, script, by):
+    if by == "query":
+        pipeline = querying()
+    else:
+        named = {"target_table": "never_{data_interval_start:%Y%m%d}", "write_disposition": "replace"}
+        pipeline = querying(query="SELECT 1 AS id", **named)
+    run = queue(pipeline)  # as nobody who asks is let
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "interval_needed")
+    assert not script.requests
+
+
+def test_the_watermark_is_not_moved_by_rows_that_a_value_chose(querying):
+    new = {"incremental": True, "cursor_column": "id", "source_columns": [{"name": "id", "type": "INT64"}]}
+    pipeline = querying(query="SELECT * FROM d.t WHERE country = @country", **new)
+    refused = giving.check(pipeline, RunAction.LOAD, {"country": "FR"}, None, None).errors
+    assert {name: error.code for name, error in refused.items()} == {"parameters.country": "watermark_values"}
+    # What a scheduled run takes, and what the query does not name, choose no rows.
+    assert not giving.check(pipeline, RunAction.LOAD, {"country": "DE", "days": 1}, None, None).errors
+    run = ask(pipeline, options={"parameters": {"country": "FR"}})
+    with pytest.raises(services.RunRefused) as again:
+        services.run_again(run, by=None)
+    assert again.value.code == "watermark_values"
+
+
+def test_nor_by_an_interval_that_no_scheduled_run_has(querying, queue):
+    new = {"incremental": True, "cursor_column": "id", "source_columns": [{"name": "id", "type": "INT64"}]}
+    pipeline = querying(**new)
+    definitions.save_pipeline(pipeline, schedules=[ScheduleSpec("cron", "0 0 * * *", "UTC")], by=None)
+    refused = giving.check(pipeline, RunAction.LOAD, {}, START, END).errors
+    assert {error.code for error in refused.values()} == {"watermark_values"}
+    last = ask(pipeline)
+    earlier = queue(pipeline, data_interval_start=START, data_interval_end=END)
+    Run.objects.filter(pk=earlier.pk).update(trigger=Trigger.UPSTREAM)
+    for interval in ((last.data_interval_start, last.data_interval_end), (START, END)):
+        assert not giving.check(pipeline, RunAction.LOAD, {}, *interval).errors
+
+
+@pytest.mark.parametrize("year", [1, 1899, 2200, 9999])
+def test_an_interval_far_outside_is_refused_at_its_end(querying, year):
+    moment = datetime(year, 12, 31, 23, 59, tzinfo=UTC)
+    low, high = (moment, END) if year < 2000 else (START, moment)
+    refused = giving.check(querying(), RunAction.LOAD, {}, low, high).errors
+    field = "data_interval_start" if year < 2000 else "data_interval_end"
+    assert {name: error.code for name, error in refused.items()} == {field: "interval_outside"}

@@ -200,13 +200,14 @@ def forget_withdrawn() -> None:
     gone.update(met_at=Now(), is_checked=True)
 
 
-# In the order of their data, and no earlier than they were to start.
+# In the order of their data, and no earlier than they were to start; the rest of a great many with the next round.
 _RELEASE = """
 WITH free AS (
     SELECT r.id, row_number() OVER (ORDER BY coalesce(r.data_interval_end, r.created_at), r.created_at) AS place
     FROM runs_run r
     WHERE r.status = 'blocked'
-      AND NOT EXISTS (SELECT FROM runs_prerequisite p WHERE p.run_id = r.id AND p.met_at IS NULL))
+      AND NOT EXISTS (SELECT FROM runs_prerequisite p WHERE p.run_id = r.id AND p.met_at IS NULL)
+    ORDER BY place LIMIT %s)
 UPDATE runs_run r
 SET status = 'queued', due = greatest(r.due, statement_timestamp() + free.place * interval '1 microsecond')
 FROM free WHERE r.id = free.id AND r.status = 'blocked'
@@ -217,7 +218,7 @@ RETURNING r.id, r.pipeline_id
 def release() -> list[tuple[UUID, UUID]]:
     """Let runs get in line that wait for nothing any more; returns their ids, and their pipelines'."""
     with connection.cursor() as cursor:
-        cursor.execute(_RELEASE)
+        cursor.execute(_RELEASE, [AT_ONCE])
         free = cursor.fetchall()
     met: dict[UUID, list[str]] = defaultdict(list)
     named = Prerequisite.objects.filter(run__in=[run for run, _ in free], met_by__isnull=False).order_by("pk")

@@ -22,6 +22,7 @@ from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, Pipe
 from runs import doorbell, live, priorities
 from runs.models import CHAIN, NO_NEWS, Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.services import prerequisites
+from runs.services.journal import Line, write_lines
 from runs.services.prerequisites import Interval
 from runs.states import ACTIVE, RunStatus
 
@@ -32,10 +33,8 @@ SELECT EXISTS (SELECT FROM runs_upstreamsuccess) OR EXISTS (SELECT FROM runs_run
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that has not begun, and one of the upstreams that it was made to wait for."""
+    """A run that has not begun, and was made to wait for an upstream."""
 
-    pipeline: UUID
-    upstream: UUID
     interval: Interval
     is_blocked: bool
     is_of_chain: bool = False
@@ -107,7 +106,14 @@ def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
             if dependency.rule == DependencyRule.NEW_DATA and not _has_news(success):
                 continue
             interval = prerequisites.handed_down(success, dependency)
-            if _stands_for(waiting, success, dependency, interval) or dependency.pipeline_id in busy:
+            there = waiting[dependency.pipeline_id, success.pipeline_id]
+            if any(_stands_for(each, dependency, interval) for each in there):
+                continue
+            if dependency.pipeline_id in busy:
+                told_of = (
+                    f"{dependency.pipeline.name} is not started by this: a run of it is active, and it skips then."
+                )
+                write_lines(success.pk, [Line("warning", told_of)])
                 continue
             run = _new_run(dependency.pipeline, interval)
             its = prerequisites.prerequisites(run, waits_for[run.pipeline_id], now, since.get(run.pipeline_id))
@@ -116,7 +122,7 @@ def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
                     dependency.pipeline, since, now
                 )
             for each in its:
-                waiting.append(Waiting(run.pipeline_id, each.upstream_id, interval, is_blocked=True))
+                waiting[run.pipeline_id, each.upstream_id].append(Waiting(interval, is_blocked=True))
                 if each.upstream_id == success.pipeline_id:
                     each.is_checked, each.met_at, each.met_by = True, now, success
             runs.append(run)
@@ -126,16 +132,18 @@ def _trigger(succeeded: Sequence[Run], now: datetime) -> list[Run]:
     return runs
 
 
-def _waiting(downstreams: Iterable[UUID]) -> list[Waiting]:
-    found = Prerequisite.objects.filter(
+def _waiting(downstreams: Iterable[UUID]) -> dict[tuple[UUID, UUID], list[Waiting]]:
+    """What has not begun, by its pipeline and the upstream that it was made to wait for."""
+    rows = Prerequisite.objects.filter(
         run__pipeline__in=list(downstreams), run__status__in=[RunStatus.BLOCKED, RunStatus.QUEUED]
     ).values_list(
         "run__pipeline", "upstream", "run__data_interval_start", "run__data_interval_end", "run__status", "rule"
     )
-    return [
-        Waiting(pipeline, upstream, (start, end) if end else None, status == RunStatus.BLOCKED, rule == CHAIN)
-        for pipeline, upstream, start, end, status, rule in found
-    ]
+    found: dict[tuple[UUID, UUID], list[Waiting]] = defaultdict(list)
+    for pipeline, upstream, start, end, status, rule in rows:
+        interval = (start, end) if end else None
+        found[pipeline, upstream].append(Waiting(interval, status == RunStatus.BLOCKED, rule == CHAIN))
+    return found
 
 
 def _busy(pipelines: Iterable[Pipeline]) -> set[UUID]:
@@ -147,16 +155,11 @@ def _busy(pipelines: Iterable[Pipeline]) -> set[UUID]:
     return set(active.values_list("pipeline", flat=True))
 
 
-def _stands_for(waiting: Iterable[Waiting], success: Run, dependency: Dependency, interval: Interval) -> bool:
+def _stands_for(waiting: Waiting, dependency: Dependency, interval: Interval) -> bool:
+    """Whether the run that waits reads what a new one would."""
     any_will_do = dependency.rule == DependencyRule.NEW_DATA
     queues = dependency.pipeline.overlap == Overlap.QUEUE
-    return any(
-        each.pipeline == dependency.pipeline_id
-        and each.upstream == success.pipeline_id
-        and (any_will_do or each.is_of_chain or each.interval == interval)
-        and (each.is_blocked or not queues)
-        for each in waiting
-    )
+    return (any_will_do or waiting.is_of_chain or waiting.interval == interval) and (waiting.is_blocked or not queues)
 
 
 def _has_news(run: Run) -> bool:

@@ -564,6 +564,16 @@ def test_a_chain_goes_by_its_own_runs_and_not_by_one_in_between(make_pipeline, w
     assert status_of(below) == "queued"
 
 
+def test_what_is_not_started_because_it_skips_is_told_in_the_upstreams_log(make_pipeline, wait_for):
+    orders = make_pipeline("Orders")
+    sales = wait_for("Sales", orders, rule="new_data", overlap="skip")
+    run_for(sales, status=RunStatus.RUNNING, started_at=Now())
+    success = succeed(orders)
+    services.settle()
+    assert len(runs_of(sales)) == 1
+    assert "Sales is not started by this" in success.log_lines.get().message
+
+
 def test_a_chain_hands_the_interval_down_to_what_reads_one(make_pipeline, wait_for, operator):
     reads = "SELECT * FROM shop.orders WHERE at >= @data_interval_start AND at < @data_interval_end"
     top = make_pipeline("Top", source_table="", source_query=reads)

@@ -99,7 +99,7 @@ class Ticker(Scheduler):
         if began - self._seen_at > settings.HEARTBEAT.total_seconds():
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
-            services.advance_backfills()
+            self._do(services.advance_backfills)
 
     def _do(self, duty: Callable[[], T]) -> T | None:
         """One duty of a round. A defect in it, or in what it met, must not keep the others from being done."""

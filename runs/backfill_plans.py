@@ -15,7 +15,7 @@ from connectors.parameters import given_to
 from pipelines import given, queries
 from pipelines.models import Pipeline, PipelineState
 from runs import giving, steps
-from runs.models.backfills import BackfillKind
+from runs.models.backfills import Backfill, BackfillKind
 from runs.page_queries import watermark_of
 
 
@@ -111,10 +111,30 @@ def plan(pipeline: Pipeline, wish: Wish) -> Plan:
         low, high, remarks = _ends(wish, type_, limit, why)
         slices = steps.cut(low, high, step, type_, wish.zone)
         found = Plan(kind, type_, step, wish.zone, slices, values, remarks)
-        _refuse_same_names(pipeline, found)
+        _refuse_same_names(pipeline, slices, values)
     except ConnectorError as error:
         raise Refused({error.field if error.field in ("low", "high", "step") else "": error}) from error
     return found
+
+
+def objection(backfill: Backfill, pipeline: Pipeline, slices: list[tuple[str, str]]) -> str:
+    """Why no further slice may start of a backfill whose pipeline was changed meanwhile; empty if one may.
+
+    `slices` are those whose names are to be told apart.
+    """
+    if pipeline.state == PipelineState.PAUSED:
+        return f"{pipeline.name} is paused. Resume it, and then this."
+    try:
+        kind = kind_of(pipeline)
+        values, wrong = given_to(given.declared_by(pipeline), backfill.parameters)
+        for error in (wrong | _of_an_append(pipeline, kind, values)).values():
+            raise error
+        if kind != backfill.kind:
+            raise ConnectorError(f"What a slice of {pipeline.name} is has changed.", hint="Cancel, and start another.")
+        _refuse_same_names(pipeline, slices, values)
+    except ConnectorError as error:
+        return f"The pipeline was changed: {error.message} {error.hint}".strip()
+    return ""
 
 
 def _of_an_append(pipeline: Pipeline, kind: str, values: Mapping[str, Any]) -> dict[str, ConnectorError]:
@@ -186,16 +206,16 @@ def _with_zone(text: str, zone: str, type_: str) -> str:
     return aware.astimezone(UTC).isoformat(sep=" ")
 
 
-def _refuse_same_names(pipeline: Pipeline, found: Plan) -> None:
+def _refuse_same_names(pipeline: Pipeline, slices: list[tuple[str, str]], values: Mapping[str, Any]) -> None:
     """Slices that replace must each have a table of their own."""
     if pipeline.write_disposition != WriteDisposition.REPLACE:
         return
     names: dict[str, str] = {}
-    for low, high in found.slices:
+    for low, high in slices:
         own = given.built_in(
             datetime.fromisoformat(low), datetime.fromisoformat(high), datetime.fromisoformat(high), ""
         )
-        target = str(given.target_of(pipeline, given.resolved_of(pipeline, found.parameters, own)))
+        target = str(given.target_of(pipeline, given.resolved_of(pipeline, values, own)))
         other = names.setdefault(target, low)
         if other != low:
             raise ConnectorError(

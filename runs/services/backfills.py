@@ -14,6 +14,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Exists, F, OuterRef
 from django.db.models.functions import Now
 
+from pipelines.locks import AdvisoryLock
 from pipelines.models import PipelineState
 from runs import doorbell, live, priorities
 from runs.models import Run, RunAction, Trigger
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 # So many failures one after another, and nobody wants the next.
 FAILURES_MOST = 3
-_LOCK = 0x6261636B66696C6C
 _OPEN = (BackfillState.RUNNING, BackfillState.PAUSED)
 
 
@@ -130,7 +130,7 @@ def _locked(backfill: Backfill) -> Backfill:
 def _one_at_a_time() -> None:
     """Whoever moves backfills on sees what the one before did: so no slice gets two runs, and limits hold."""
     with connection.cursor() as cursor_:
-        cursor_.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        cursor_.execute("SELECT pg_advisory_xact_lock(%s)", [AdvisoryLock.BACKFILLS])
 
 
 def _take_back(backfill: Backfill, by: Any) -> None:
@@ -227,6 +227,9 @@ def _queue_next(backfill: Backfill) -> Run | None:
     slice_ = backfill.slices.filter(status=SliceStatus.WAITING).order_by("number").first()
     if slice_ is None:
         return None
+    if reason := _objection(backfill):
+        Backfill.objects.filter(pk=backfill.pk).update(state=BackfillState.PAUSED, reason=reason)
+        return None
     start, end = interval_of(slice_.low, slice_.high)
     run = Run.objects.create(
         pipeline=pipeline,
@@ -245,6 +248,19 @@ def _queue_next(backfill: Backfill) -> Run | None:
     pk, pipeline_id = run.pk, pipeline.pk
     transaction.on_commit(lambda: live.push_board(pk, pipeline_id, RunStatus.QUEUED))
     return run
+
+
+def _objection(backfill: Backfill) -> str:
+    """What stands against another slice since the pipeline was looked at; empty if nothing does."""
+    from runs.backfill_plans import objection  # asks giving, which the services ask, too
+
+    before = (
+        backfill.slices.filter(run__isnull=False).order_by("-run__created_at").values_list("run__revision", flat=True)
+    )
+    # Names are told apart once for each definition: there may be a thousand.
+    is_new = before.first() != backfill.pipeline.revision_id
+    slices = list(backfill.slices.order_by("number").values_list("low", "high")) if is_new else []
+    return objection(backfill, backfill.pipeline, slices)
 
 
 def _options(backfill: Backfill, slice_: BackfillSlice) -> dict[str, Any]:

@@ -299,6 +299,48 @@ def test_a_held_run_is_not_put_out_of_date_by_a_backfill(filling, queue):
     assert statuses(backfill)[0] == "running"
 
 
+# A pipeline that is changed meanwhile
+
+
+TABLE_EACH = {"write_disposition": "replace", "merge_key": [], "target_table": "t_{data_interval_start:%Y%m%d}"}
+DAYS = {"days": {"type": "INT64", "default": 1}}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("changes", "before", "wish", "words"),
+    [
+        ({"state": "paused"}, {}, {}, "is paused"),
+        ({"source_query": "SELECT 1 AS id"}, {}, {}, "no range"),
+        ({"target_table": "t"}, TABLE_EACH, {}, "only the last range"),
+        ({"target_table": "t_{data_interval_start:%Y%m}"}, TABLE_EACH, {}, "would both replace"),
+        ({"parameters": {}}, {"parameters": DAYS}, {"parameters": {"days": 2}}, "no parameter days"),
+        ({"incremental": True, "cursor_column": "at", "source_columns": CURSOR}, {}, {}, "has changed"),
+    ],
+)
+def test_no_slice_follows_on_a_change_that_a_start_would_refuse(filling, changes, before, wish, words):
+    pipeline = filling(**before)
+    backfill = begin(pipeline, **wish)
+    for name, value in changes.items():
+        setattr(pipeline, name, value)
+    pipeline.save()
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    end_run()
+    assert (state(backfill), statuses(backfill)) == (BackfillState.PAUSED, ["succeeded", "waiting", "waiting"])
+    assert words in backfill.reason
+    assert Run.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_change_of_something_else_holds_no_slice_up(filling):
+    pipeline = filling(**TABLE_EACH)
+    backfill = begin(pipeline)
+    pipeline.target_table = "other_{data_interval_start:%Y%m%d}"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    end_run()
+    assert statuses(backfill) == ["succeeded", "running", "waiting"]
+
+
 # Paused, cancelled, tried again
 
 

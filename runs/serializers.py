@@ -215,6 +215,9 @@ class TriggerSerializer(serializers.Serializer[Any]):
         required=False, help_text="The data interval begins here; without one it is that of the last tick."
     )
     data_interval_end = serializers.DateTimeField(required=False, help_text="It ends before this moment.")
+    force = serializers.BooleanField(
+        default=False, help_text="Append a data interval that another run has loaded: its rows are there twice then."
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Adds `options`, what the action needs to know; `context` has the pipeline."""
@@ -239,10 +242,11 @@ class TriggerSerializer(serializers.Serializer[Any]):
             found.setdefault(name, []).append(problem(error.code, error.message, error.hint))
         if found:
             raise FieldErrors(found)
+        force = attrs.pop("force")
         options = {k: v for k, v in attrs.items() if k != "action"}
         if asked.values:
             options["parameters"] = asked.values
-        return {"action": attrs["action"], "options": options, "interval": asked.interval}
+        return {"action": attrs["action"], "options": options, "interval": asked.interval, "force": force}
 
 
 class DecisionSerializer(serializers.Serializer[Any]):

@@ -21,6 +21,7 @@ from runs.page_access import asks
 
 START, END = INTERVAL
 PREFIX = "parameters."
+FORCE = "force"
 
 
 class ValuesForm(forms.Form):
@@ -29,6 +30,7 @@ class ValuesForm(forms.Form):
     def __init__(self, data: Any = None, *, pipeline: Pipeline) -> None:
         super().__init__(data)
         self._pipeline = pipeline
+        self.force = bool(data and data.get(FORCE))
         self._declared = given.declared_by(pipeline)
         self.given = giving.Given()
         last = intervals.of_the_last_tick(pipeline) or intervals.NONE
@@ -69,6 +71,11 @@ class ValuesForm(forms.Form):
             self.add_error(name if name in self.fields else None, f"{error.message} {error.hint}".strip())
         return cleaned
 
+    def ask_for_force(self, refused: services.RunRefused) -> None:
+        """Say what stands against it, and have a person confirm that it shall be."""
+        self.fields[FORCE] = forms.BooleanField(label="Append it all the same", required=False)
+        self.add_error(FORCE, refused.message)
+
     def options(self) -> dict[str, Any]:
         """What the run has to know: only what is not as it would be anyhow."""
         other = {name: value for name, value in self.given.values.items() if value != self._declared[name].default}
@@ -88,8 +95,12 @@ def run_with_values(request: HttpRequest, pk: UUID) -> HttpResponse:
                 by=request.user,
                 options=form.options(),
                 interval=form.given.interval,
+                force=form.force,
             )
         except services.RunRefused as refused:
+            if refused.code == "interval_loaded":
+                form.ask_for_force(refused)
+                return render(request, "run_with_values.html", {"pipeline": pipeline, "form": form})
             messages.error(request, f"{refused.message} {refused.hint}".strip())
             return redirect(pipeline)
         messages.success(request, "The run is on its way.")

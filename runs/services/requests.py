@@ -15,6 +15,7 @@ from runs.models import Decision, Run, RunAction, Trigger
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.journal import Line, write_lines
+from runs.services.loaded import refuse_twice
 from runs.services.parts import go_to_publish
 from runs.states import TERMINAL, UNOWNED, RunStatus
 
@@ -30,12 +31,14 @@ def request_run(
     action: str = RunAction.LOAD,
     options: Mapping[str, Any] | None = None,
     interval: Interval | None = None,
+    force: bool = False,
     idempotency_key: str | None = None,
     request_digest: str = "",
 ) -> tuple[Run, bool]:
     """Queue a run of the pipeline's current revision that does `action`; says whether it is new.
 
-    `interval` is the data interval; not given, and needed, it is that of the last tick.
+    `interval` is the data interval; not given, and needed, it is that of the last tick. One that an append has
+    loaded is refused, but with `force`.
 
     A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
     when the key came with another request.
@@ -49,6 +52,8 @@ def request_run(
     start, end = interval or intervals.of_a_run_by_hand(pipeline, action)
     try:
         with transaction.atomic():
+            if not force:
+                refuse_twice(pipeline, action, options or {}, (start, end))
             run = Run.objects.create(
                 pipeline=pipeline,
                 revision_id=pipeline.revision_id,

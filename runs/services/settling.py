@@ -25,6 +25,7 @@ from runs.models import (
 )
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
+from runs.services.loaded import refuse_twice
 from runs.states import RunStatus, Step, may_become
 
 LONGEST_NOTE = 500
@@ -54,6 +55,7 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         for error in asked.errors.values():
             raise RunRefused(error.code, error.message, error.hint)
         start, end = asked.interval or intervals.NONE
+        refuse_twice(pipeline, now.action, now.action_options, (start, end))
         to = RunStatus.BLOCKED if _waits_again(now) else RunStatus.QUEUED
         changed = Run.objects.filter(pk=run.pk, status__in=may_become(to)).update(
             status=to,

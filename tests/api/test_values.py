@@ -76,3 +76,21 @@ def test_parameters_are_declared_through_the_api(api, pipeline):
     assert wrong.json()["fields"]["parameters"][0]["code"] == "parameter"
     wrong = api.patch(address, {"target_table": "orders_{land}"}, format="json")
     assert wrong.json()["fields"]["target_table"][0]["code"] == "name_template"
+
+
+def test_what_would_be_there_twice_is_refused_but_with_force(api, make_pipeline):
+    pipeline = make_pipeline(source_table="", source_query=QUERY, parameters=PARAMETERS, write_disposition="append")
+    assert trigger(api, pipeline, INTERVAL).status_code == 201
+    refused = trigger(api, pipeline, INTERVAL)
+    assert (refused.status_code, "interval_loaded" in refused.content.decode()) == (409, True)
+    assert Run.objects.count() == 1
+    assert trigger(api, pipeline, {**INTERVAL, "force": True}).status_code == 201
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-05:00"])
+def test_moments_far_outside_are_refused_with_their_field(api, pipeline, moment):
+    name = "data_interval_start" if moment.startswith("0") else "data_interval_end"
+    answer = trigger(api, pipeline, {**INTERVAL, name: moment})
+    assert answer.status_code == 400
+    assert name in answer.content.decode()
+    assert not Run.objects.exists()

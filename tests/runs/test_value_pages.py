@@ -99,3 +99,14 @@ def test_who_may_not_run_is_not_asked(client, django_user_model, pipeline):
     client.force_login(django_user_model.objects.create_user("vera"))
     assert client.post(address(pipeline), GIVEN).status_code == 403
     assert not Run.objects.exists()
+
+
+def test_what_would_be_there_twice_is_confirmed_first(browser, make_pipeline):
+    pipeline = make_pipeline(source_table="", source_query=QUERY, parameters=PARAMETERS, write_disposition="append")
+    browser.post(address(pipeline), GIVEN)
+    asked = browser.post(address(pipeline), GIVEN).content.decode()
+    assert "rows would be there twice" in asked
+    assert 'name="force"' in asked
+    assert Run.objects.count() == 1
+    assert browser.post(address(pipeline), {**GIVEN, "force": "on"})["Location"]
+    assert Run.objects.count() == 2

@@ -10,7 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connectors.errors import TransientError
+from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
 from pipelines.services import ScheduleSpec
 from runs import giving, services
@@ -100,7 +100,8 @@ def test_another_declaration_is_a_change_of_the_definition(querying, work):
 
 
 def test_a_run_again_goes_by_the_same_values(querying, work, script):
-    run = ask(querying(), options={"parameters": {"country": "FR"}}, interval=(START, END))
+    pipeline = querying(write_disposition="replace")
+    run = ask(pipeline, options={"parameters": {"country": "FR"}}, interval=(START, END))
     work()
     again = services.run_again(run, by=None)
     work()
@@ -260,3 +261,69 @@ def test_an_interval_far_outside_is_refused_at_its_end(querying, year):
     refused = giving.check(querying(), RunAction.LOAD, {}, low, high).errors
     field = "data_interval_start" if year < 2000 else "data_interval_end"
     assert {name: error.code for name, error in refused.items()} == {field: "interval_outside"}
+
+
+# What would be there twice
+
+
+OTHER_DAY = (END, END + timedelta(days=1))
+
+
+def refusal(pipeline, **more) -> str:
+    with pytest.raises(services.RunRefused) as refused:
+        ask(pipeline, **more)
+    assert refused.value.hint
+    return refused.value.code
+
+
+def test_an_append_loads_no_interval_twice(querying, work):
+    pipeline = querying()
+    first = ask(pipeline, interval=(START, END))
+    assert refusal(pipeline, interval=(START, END)) == "interval_loaded"  # it is about to be
+    work()
+    half = (START + timedelta(hours=12), END + timedelta(hours=12))
+    assert refusal(pipeline, interval=half) == "interval_loaded"
+    assert refusal(pipeline, interval=half, action=RunAction.KEEP) == "interval_loaded"
+    with pytest.raises(services.RunRefused, match=str(first.pk)):
+        services.run_again(first, by=None)
+    assert Run.objects.count() == 1
+    # Other rows, another time, no rows, and who knows better.
+    ask(pipeline, interval=(START, END), options={"parameters": {"country": "FR"}})
+    ask(pipeline, interval=OTHER_DAY)
+    ask(pipeline, interval=(START, END), action=RunAction.COMPARE)
+    ask(pipeline, interval=(START, END), force=True)
+
+
+def test_nor_does_a_run_that_failed_stand_in_the_way_or_come_back_beside_one_that_loaded_it(querying, work, script):
+    pipeline = querying()
+    script.on_plan = [raising(ConnectorError("no", code="invalid_query")), nothing]
+    failed = ask(pipeline, interval=(START, END))
+    work()
+    ask(pipeline, interval=(START, END))
+    work()
+    with pytest.raises(services.RunRefused) as refused:
+        services.clear_run(failed, by=None)
+    assert refused.value.code == "interval_loaded"
+
+
+@pytest.mark.parametrize("changes", [{"write_disposition": "replace"}, {"query": "SELECT 1 AS id"}])
+def test_what_cannot_double_is_run_as_often_as_anybody_likes(querying, changes):
+    pipeline = querying(**changes)
+    for _ in range(2):
+        ask(pipeline, interval=(START, END))
+    assert Run.objects.count() == 2
+
+
+def test_another_table_has_none_of_the_rows(querying, work):
+    pipeline = querying(target_table=f"into_{uuid.uuid4().hex[:6]}_{{country}}", parameters=COUNTRY)
+    ask(pipeline, interval=(START, END))
+    assert refusal(pipeline, interval=(START, END)) == "interval_loaded"
+    pipeline.target_table = f"into_{uuid.uuid4().hex[:6]}_{{country}}"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    ask(pipeline, interval=(START, END))
+
+
+def test_of_two_that_ask_at_once_one_is_refused(querying, at_once):
+    pipeline = querying()
+    answers = at_once(lambda _: ask(pipeline, interval=(START, END)))
+    assert sorted(type(answer).__name__ for answer in answers) == ["Run", "RunRefused"]

@@ -25,6 +25,7 @@ from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
 from pipelines.objections import PipelineRefused, constraints_in_words
+from pipelines.signals import paused
 from pipelines.specs import Key, ScheduleSpec
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ def save_pipeline(
                 pipeline.source_columns = None  # nobody has looked at the new source yet
         with constraints_in_words():
             pipeline.save()
+        if before is not None and before.state == PipelineState.ACTIVE and pipeline.state == PipelineState.PAUSED:
+            paused.send(sender=Pipeline, pipelines=[pipeline.pk], by=by)
         if pipeline.state == PipelineState.ARCHIVED:
             specs, dependencies = {}, ()
         if specs is not None:
@@ -223,7 +226,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
 
 
 def pause(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> int:
-    """Let no schedule start runs; says how many were active. What runs or waits goes on."""
+    """Let no schedule start runs; says how many were active. What jitter delays is taken back, all else goes on."""
     return _change_state(pipelines, [PipelineState.ACTIVE], by, "Paused.", state=PipelineState.PAUSED)
 
 
@@ -262,6 +265,8 @@ def _change_state(
         ]
         if by is not None and by.is_authenticated and changed:
             LogEntry.objects.log_actions(by.pk, Pipeline.objects.filter(pk__in=changed), CHANGE, note)
+        if changed and changes["state"] == PipelineState.PAUSED:
+            paused.send(sender=Pipeline, pipelines=changed, by=by)
     return len(changed)
 
 

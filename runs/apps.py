@@ -7,3 +7,9 @@ class RunsConfig(AppConfig):
     name = "runs"
     verbose_name = "Runs"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from pipelines.signals import paused
+        from runs.services.pausing import take_back
+
+        paused.connect(take_back, dispatch_uid="runs.take_back")

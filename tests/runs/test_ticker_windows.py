@@ -15,9 +15,9 @@ from django.test.utils import CaptureQueriesContext
 
 from pipelines import calendars
 from pipelines import services as definitions
-from pipelines.models import Calendar, Missed, Overlap, Pipeline, Schedule
+from pipelines.models import Calendar, Missed, Overlap, Pipeline, PipelineState, Schedule
 from runs import services, ticker, waiting
-from runs.models import Run, Skip
+from runs.models import LogLine, Run, Skip, Trigger
 from tests.runs.clockwork import Clock, at, check_books, clock, cron, every, run_times, runs_of, skips_of
 
 __all__ = ["clock"]
@@ -242,6 +242,38 @@ def test_jitter_with_calendars_takes_no_query_more(clock: Clock, django_assert_n
         ticker.tick()
 
 
+@pytest.mark.parametrize("by_the_form", [False, True])
+def test_a_pause_takes_back_what_waits_for_nothing_but_its_jitter(
+    clock: Clock, operator: User, by_the_form: bool
+) -> None:
+    delayed, prompt, other = (clock.pipeline(cron("0 * * * *", jitter_s=each)) for each in (3600, 0, 3600))
+    clock.tick_at(at(13))
+    services.request_run(delayed, trigger=Trigger.MANUAL, by=operator)
+    for pipeline in (delayed, prompt):
+        if by_the_form:
+            pipeline.state = PipelineState.PAUSED
+            definitions.save_pipeline(pipeline, schedules=None, by=operator)
+        else:
+            definitions.pause([pipeline], by=operator)
+    (taken,) = Run.objects.filter(pipeline=delayed, trigger=Trigger.SCHEDULE)
+    assert (taken.status, taken.error_code, taken.cancelled_by) == ("cancelled", "paused_before_start", operator)
+    assert taken.finished_at is not None
+    line = LogLine.objects.get(run=taken)
+    assert "was paused" in line.message
+    assert taken.last_seq == line.seq
+    assert Run.objects.get(pipeline=delayed, trigger=Trigger.MANUAL).status == "queued", "a person asked for it"
+    assert [run.status for run in runs_of(prompt)] == ["queued"], "its turn had come"
+    assert [run.status for run in runs_of(other)] == ["queued"]
+    clock.tick_at(at(13, 59))
+    definitions.resume([delayed], by=operator)
+    clock.tick_at(at(14))
+    assert run_times(delayed)[:2] == [at(13), at(14)]
+    services.clear_run(taken, by=operator)
+    taken.refresh_from_db()
+    assert taken.status == "queued"
+    check_books(prompt, clock.now)
+
+
 def test_a_worker_waits_for_the_jitter_and_the_page_says_so(
     clock: Clock, claim: Callable[..., services.Claim | None]
 ) -> None:
@@ -306,6 +338,7 @@ def test_whatever_happens_every_tick_has_one_run_or_one_skip(
         check_books(pipeline, clock.now)
         times = run_times(pipeline)
         assert len(times) == len(set(times))
-        starts = [run.due for run in runs_of(pipeline)]
+        # What a pause took back starts no more.
+        starts = [run.due for run in runs_of(pipeline) if not run.error_code]
         assert starts == sorted(set(starts)), "in the order of their ticks"
     assert Skip.objects.filter(reason="calendar").exclude(calendar__in=["Night", "Some"]).count() == 0

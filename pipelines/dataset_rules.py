@@ -45,6 +45,7 @@ def save_rule(rule: DatasetRule, *, by: Any) -> DatasetRule:
         # Of another dataset nothing is known yet.
         rule.first_looked_at = None
     rule.next_look = queries.database_now()
+    rule.taken_at = None  # a look that is under way does not count as the one that is due now
     with constraints_in_words():
         rule.save()
     log.info("Dataset rule %s saved by %s", rule.name, by or "a command")
@@ -53,7 +54,7 @@ def save_rule(rule: DatasetRule, *, by: Any) -> DatasetRule:
 
 def look_soon(rule: DatasetRule) -> None:
     """Let a worker look now, whether or not the rule looks by itself."""
-    DatasetRule.objects.filter(pk=rule.pk).update(next_look=queries.database_now(), asked=True)
+    DatasetRule.objects.filter(pk=rule.pk).update(next_look=queries.database_now(), asked=True, taken_at=None)
 
 
 def pipeline_for(rule: DatasetRule, table: str, *, by: Any = None) -> Pipeline:
@@ -91,11 +92,13 @@ def pipeline_for(rule: DatasetRule, table: str, *, by: Any = None) -> Pipeline:
 
 def known_pipelines(rule: DatasetRule) -> dict[str, Pipeline]:
     """Pipelines that read tables of the rule's dataset, archived ones too, by table."""
-    dataset = rule.dataset.split(".")[-1]
+    own = str(rule.source.options.get("project", ""))
+    *project, dataset = rule.dataset.strip("` ").rsplit(".", 1)
     reading = Pipeline.objects.filter(source=rule.source_id, source_table__contains=f"{dataset}.")
     found = {}
     for pipeline in reading.only("id", "name", "source_table"):
-        *before, table = pipeline.source_table.split(".")
-        if before[-1:] == [dataset]:
+        *before, table = pipeline.source_table.strip("` ").rsplit(".", 2)
+        # The same dataset of another project is another one.
+        if before[-1:] == [dataset] and (before[:-1] or [own]) == (project or [own]):
             found[table] = pipeline
     return found

@@ -301,6 +301,7 @@ class Migration(migrations.Migration):
                 ('every_s', models.PositiveIntegerField(default=3600, validators=[django.core.validators.MinValueValidator(60), django.core.validators.MaxValueValidator(604800)], verbose_name='look every (seconds)')),
                 ('next_look', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('asked', models.BooleanField(default=False, editable=False)),
+                ('taken_at', models.DateTimeField(editable=False, null=True)),
                 ('first_looked_at', models.DateTimeField(editable=False, null=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),

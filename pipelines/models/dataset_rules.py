@@ -78,6 +78,8 @@ class DatasetRule(models.Model):
     # The next look, which whoever is called takes by moving it; whether a person asked for it; and the first.
     next_look = models.DateTimeField(default=timezone.now, editable=False)
     asked = models.BooleanField(default=False, editable=False)
+    # The look that is under way. If its worker dies, whoever takes the rule next finds this.
+    taken_at = models.DateTimeField(null=True, editable=False)
     first_looked_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -560,7 +560,7 @@ class Migration(migrations.Migration):
             name='TableEvent',
             fields=[
                 ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('appeared', 'Appeared'), ('made', 'Appeared, and has a pipeline now'), ('refused', 'Appeared, and cannot have a pipeline'), ('vanished', 'Vanished'), ('back', 'Is back')], max_length=10)),
+                ('kind', models.CharField(choices=[('appeared', 'Appeared, and a pipeline reads it already'), ('made', 'Appeared, and has a pipeline now'), ('refused', 'Appeared, and cannot have a pipeline'), ('vanished', 'Vanished'), ('back', 'Is back')], max_length=10)),
                 ('table', models.CharField(max_length=1100)),
                 ('message', models.TextField(blank=True)),
                 ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),

@@ -57,7 +57,7 @@ class TableEvent(models.Model):
     """Something that happened to a table of a dataset, for people and for alerts."""
 
     class Kind(models.TextChoices):
-        APPEARED = "appeared", "Appeared"
+        APPEARED = "appeared", "Appeared, and a pipeline reads it already"
         MADE = "made", "Appeared, and has a pipeline now"
         REFUSED = "refused", "Appeared, and cannot have a pipeline"
         VANISHED = "vanished", "Vanished"

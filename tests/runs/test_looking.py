@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from google.cloud.bigquery import SchemaField
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError
 from pipelines import dataset_rules
+from pipelines import queries as definition_queries
 from pipelines import services as definitions
 from pipelines.models import Connection, DatasetRule, Pipeline, PipelineState
 from pipelines.objections import PipelineRefused
@@ -148,6 +150,8 @@ def test_a_table_that_has_a_pipeline_already_gets_none(rule, tables, dataset, ma
     told = rule(take_existing=True)
     assert look(told).made == 0
     assert SeenTable.objects.get(rule=told).pipeline == other
+    event = TableEvent.objects.get(rule=told)
+    assert (event.kind, event.pipeline, event.message) == ("appeared", other, "By hand")
     assert made(told) == ["By hand"]
 
 
@@ -221,8 +225,129 @@ def test_another_dataset_is_a_new_beginning(rule, tables, dataset):
     assert [seen.name for seen in SeenTable.objects.filter(rule=told)] == ["other"]
 
 
+def test_of_two_bells_at_once_one_looks(rule, monkeypatch):
+    rule(), rule()
+    plain, answers = BigQuerySource.tables, []
+
+    def hang(self: BigQuerySource, dataset: str) -> Any:
+        answers.append(looking.look_around())  # the bell that comes while a dataset does not answer
+        return plain(self, dataset)
+
+    monkeypatch.setattr(BigQuerySource, "tables", hang)
+    assert looking.look_around() == 2
+    assert answers == [0, 0], "its thread is free for others"
+
+
+def test_a_look_with_a_defect_is_written_down_and_tried_again_soon_and_then_less_often(rule, monkeypatch):
+    told, other = rule(every_s=3600), rule()
+    plain = BigQuerySource.tables
+
+    def break_off(self: BigQuerySource, dataset: str) -> Any:
+        if broken.pop():
+            raise ValueError("a defect")
+        return plain(self, dataset)
+
+    monkeypatch.setattr(BigQuerySource, "tables", break_off)
+    broken = [False, True]
+    assert looking.look_around() == 2, "the other rule's turn comes"
+    failed = DatasetLook.objects.get(rule=told)
+    assert (failed.error_code, DatasetLook.objects.get(rule=other).error_code) == ("internal_error", "")
+    assert wait_of(told) == pytest.approx(300, abs=30)
+    DatasetRule.objects.filter(pk=other.pk).update(enabled=False)
+    for wait in (600, 1200, 2400, 3600, 3600):
+        broken = [True]
+        look(told)
+        assert wait_of(told) == pytest.approx(wait, abs=30)
+    broken = [False]
+    assert look(told).error_code == ""
+    assert wait_of(told) == pytest.approx(3600, abs=30)
+
+
+def wait_of(rule: DatasetRule) -> float:
+    rule.refresh_from_db()
+    return (rule.next_look - definition_queries.database_now()).total_seconds()
+
+
+def test_a_look_whose_worker_dies_is_done_again_soon_and_leaves_a_record(rule, monkeypatch):
+    told = rule(enabled=False, every_s=7 * 86400)
+    dataset_rules.look_soon(told)
+
+    def die(self: BigQuerySource, dataset: str) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as dying:
+        dying.setattr(BigQuerySource, "tables", die)
+        with pytest.raises(SystemExit):
+            looking.look_around()
+    assert wait_of(told) <= 300
+    look(told)
+    looks = DatasetLook.objects.filter(rule=told).order_by("pk")
+    assert [each.error_code for each in looks] == ["worker_lost", ""]
+    assert wait_of(told) > 6 * 86400
+    assert looking.look_around() == 0, "what was asked for is done"
+
+
+def test_what_a_look_that_was_asked_for_leaves_is_gone_on_with(rule, tables, dataset):
+    tables.make(f"{dataset}.second", ID)
+    told = rule(enabled=False, take_existing=True, most_at_once=1)
+    dataset_rules.look_soon(told)
+    assert look(told).left == 1
+    assert wait_of(told) <= 60
+    assert look(told).left == 0
+    assert made(told) == ["first", "second"]
+    told.refresh_from_db()
+    assert not told.asked
+
+
+def test_a_look_that_is_asked_for_while_another_is_under_way_is_done(rule, monkeypatch):
+    told = rule()
+    plain = BigQuerySource.tables
+    asking = [lambda: dataset_rules.look_soon(told), lambda: None]
+    monkeypatch.setattr(BigQuerySource, "tables", lambda self, name: asking.pop(0)() or plain(self, name))
+    assert looking.look_around() == 2
+
+
+def test_a_defect_at_one_table_keeps_no_other_from_its_pipeline(rule, tables, dataset, monkeypatch):
+    tables.make(f"{dataset}.second", ID)
+    plain = dataset_rules.pipeline_for
+
+    def make(rule: DatasetRule, table: str) -> Pipeline:
+        if table == "first":
+            raise ValueError("a defect")
+        return plain(rule, table)
+
+    monkeypatch.setattr(dataset_rules, "pipeline_for", make)
+    told = rule(take_existing=True)
+    seen = look(told)
+    assert (seen.made, seen.refused, seen.error_code) == (1, 1, "")
+    assert "ValueError" in TableEvent.objects.get(rule=told, kind="refused").message
+
+
+def test_views_have_not_vanished_when_the_rule_is_about_them_no_more(rule, tables, dataset):
+    tables.run(f"CREATE VIEW `{dataset}.a_view` AS SELECT id FROM `{dataset}.first`")
+    told = rule(views=True)
+    assert look(told).tables == 2
+    told.refresh_from_db()
+    told.views = False
+    dataset_rules.save_rule(told, by=None)
+    without = look(told)
+    assert (without.tables, without.vanished, events(told)) == (1, 0, [])
+
+
+def test_a_table_whose_twin_in_another_project_has_a_pipeline_gets_one(rule, dataset, make_pipeline):
+    make_pipeline("Twin", source_table=f"other-project.{dataset}.first", target_table="elsewhere")
+    told = rule(take_existing=True)
+    assert look(told).made == 1
+    assert made(told) == ["Twin", "first"]
+    told.dataset = f"other-project.{dataset}"
+    assert dataset_rules.known_pipelines(told)["first"].name == "Twin"
+    told.dataset = f"demo-project.{dataset}"
+    assert dataset_rules.known_pipelines(told)["first"].name == "first"
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_many_workers_one_looks(rule, at_once, monkeypatch):
+    monkeypatch.setattr(looking, "_one", threading.Semaphore(8))  # as if they were processes of their own
     listed = []
     plain = BigQuerySource.tables
     monkeypatch.setattr(BigQuerySource, "tables", lambda self, name: listed.append(name) or plain(self, name))

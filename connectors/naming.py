@@ -25,6 +25,7 @@ _USUAL = {"DATE": "%Y%m%d", "DATETIME": "%Y%m%dT%H%M%S", "TIMESTAMP": "%Y%m%dT%H
 _PLAIN = ("STRING", "INT64", "BOOL")
 # What a text of a run's may bring into a name.
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_FREE = re.compile(r"[A-Za-z0-9_-]+")
 _EXAMPLE = "Write for example events_{data_interval_start:%Y%m%d}."
 
 
@@ -155,8 +156,7 @@ def may_meet(one: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def _meet(one: str, other: str) -> bool:
-    fits = (pattern(one).fullmatch(_sample(other)), pattern(other).fullmatch(_sample(one)))
-    return any(fit is not None for fit in fits)
+    return _fits(one, _sample(other)) or _fits(other, _sample(one))
 
 
 def _sample(text: str) -> str:
@@ -167,18 +167,31 @@ def _zeros(place: Place) -> str:
     return re.sub(r"%([A-Za-z])", lambda found: "0" * _DIGITS[found[1]], place.format) or "0"
 
 
-def pattern(text: str) -> re.Pattern[str]:
-    """What the names that come of a template look like."""
-    return re.compile("".join(_pattern(piece) for piece in pieces(text, "")))
+def _fits(template: str, name: str) -> bool:
+    """Whether a name may come of a template.
+
+    By all the places that are reached after each piece: a regular expression would try every way to get there.
+    """
+    reached = {0}
+    for piece in pieces(template, ""):
+        reached = {end for start in reached for end in _ends(piece, name, start)}
+    return len(name) in reached
 
 
-def _pattern(piece: str | Place) -> str:
+def _ends(piece: str | Place, name: str, start: int) -> Iterable[int]:
+    """Where a piece of a template may end that begins at `start`."""
     if isinstance(piece, str):
-        return re.escape(piece)
-    if not piece.format:
-        return "[A-Za-z0-9_-]+"
-    cut = re.split(r"(%[A-Za-z])", piece.format)
-    return "".join(f"[0-9]{{{_DIGITS[part[1]]}}}" if part.startswith("%") else re.escape(part) for part in cut)
+        return (start + len(piece),) if name.startswith(piece, start) else ()
+    found = (_written(piece.format) if piece.format else _FREE).match(name, start)
+    if found is None:
+        return ()
+    return (found.end(),) if piece.format else range(start + 1, found.end() + 1)
+
+
+def _written(format_: str) -> re.Pattern[str]:
+    cut = re.split(r"(%[A-Za-z])", format_)
+    parts = (f"[0-9]{{{_DIGITS[part[1]]}}}" if part.startswith("%") else re.escape(part) for part in cut)
+    return re.compile("".join(parts))
 
 
 def _wrong(field: str, message: str, hint: str) -> ConnectorError:

@@ -94,6 +94,12 @@ def test_a_value_that_is_missing_is_named():
         ("{country}_x", "de_x", True),
         ("events", "events", True),
         ("events_{", "events_1", False),
+        ("{country}{number}", "a", False),
+        ("{country}_{number}_x", "a_b_c_x", True),
+        ("{country}_{number}_x", "a_x", False),
+        # No number of places takes long to compare.
+        ("{country}" * 12, "a" * 60 + "!", False),
+        ("{country}_" * 12, "a_" * 30 + "!", False),
     ],
 )
 def test_names_that_may_become_the_same_are_found(one, other, meet):

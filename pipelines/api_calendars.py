@@ -124,6 +124,8 @@ class SchedulePreviewView(ApiView, APIView):
         told.is_valid(raise_exception=True)
         rule = dict(told.validated_data)
         count, after = rule.pop("count"), rule.pop("after") or timezone.now()
+        if schedules.is_outside(after):
+            raise FieldErrors({"after": [problem("bad_rule", schedules.OUTSIDE, "Leave it out: from now on.")]})
         calendar = rule.get("calendar")
         try:
             spec = spec_of(rule).tidy()

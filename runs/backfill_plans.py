@@ -12,7 +12,7 @@ from connectors import cursor
 from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.parameters import given_to
-from pipelines import given, queries
+from pipelines import given, queries, schedules
 from pipelines.models import Pipeline, PipelineState
 from runs import giving, steps
 from runs.models.backfills import Backfill, BackfillKind
@@ -177,6 +177,7 @@ def _limit(pipeline: Pipeline, kind: str, type_: str) -> tuple[int, str]:
 
 def _ends(wish: Wish, type_: str, limit: int, why: str) -> tuple[str, str, tuple[str, ...]]:
     """The range, which ends where the past does."""
+    _refuse_too_early(wish.low, type_)
     low = cursor.number_of(_with_zone(wish.low, wish.zone, type_), type_, field="low")
     high = (
         cursor.number_of(_with_zone(wish.high, wish.zone, type_), type_, field="high") if wish.high.strip() else limit
@@ -194,6 +195,18 @@ def _ends(wish: Wish, type_: str, limit: int, why: str) -> tuple[str, str, tuple
     return cursor.text_of(low, type_), cursor.text_of(limit, type_), (remark,)
 
 
+def _refuse_too_early(low: str, type_: str) -> None:
+    """Too late is beyond the watermark, or now."""
+    try:
+        moment = datetime.fromisoformat(low.strip()).replace(tzinfo=UTC)
+    except ValueError:
+        return  # no time, which is told elsewhere
+    if type_ != "INT64" and moment < schedules.EARLIEST:
+        raise ConnectorError(
+            schedules.OUTSIDE, hint="Give the earliest that there is.", code="interval_outside", field="low"
+        )
+
+
 def _with_zone(text: str, zone: str, type_: str) -> str:
     """A TIMESTAMP that was typed without a zone is meant on the clocks of the one that was chosen."""
     if type_ != "TIMESTAMP":
@@ -203,7 +216,10 @@ def _with_zone(text: str, zone: str, type_: str) -> str:
     except ValueError:
         return text
     aware = moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(zone))
-    return aware.astimezone(UTC).isoformat(sep=" ")
+    try:
+        return aware.astimezone(UTC).isoformat(sep=" ")
+    except OverflowError:
+        return moment.replace(tzinfo=UTC).isoformat(sep=" ")  # the last hours that there are
 
 
 def _refuse_same_names(pipeline: Pipeline, slices: list[tuple[str, str]], values: Mapping[str, Any]) -> None:

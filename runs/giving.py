@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.utils import timezone
@@ -13,14 +13,13 @@ from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.parameters import BUILT_IN, INTERVAL, given_to, names_it
 from connectors.postgres.names import check_identifier
-from pipelines import given
+from pipelines import given, schedules
 from pipelines.models import Pipeline
 from runs import intervals
 from runs.intervals import Interval
 from runs.models import MOVE_NOTHING, Run, Trigger
 
 START, END = INTERVAL
-EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _wrong_interval(start: datetime | None, end: datetime | None) -> dict[str, C
     if start is None or end is None:
         missing = START if start is None else END
         return {missing: ConnectorError("A data interval has two ends.", hint="Give both.", code="interval_needed")}
-    outside = [name for name, moment in ((START, start), (END, end)) if not EARLIEST <= moment < LATEST]
+    outside = [name for name, moment in ((START, start), (END, end)) if schedules.is_outside(moment)]
     if outside:
         message = "A data interval lies between the years 1900 and 2200."
         error = ConnectorError(message, hint="Give the earliest and the latest that there is.", code="interval_outside")

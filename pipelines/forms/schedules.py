@@ -30,9 +30,12 @@ class WallTimeField(forms.CharField):
         if text is None:
             return None
         try:
-            return datetime.fromisoformat(text).replace(tzinfo=None)
+            moment = datetime.fromisoformat(text).replace(tzinfo=None)
         except ValueError:
             raise forms.ValidationError("Write a date and a time, for example 2026-12-01T06:00.") from None
+        if schedules.is_outside(moment):
+            raise forms.ValidationError(schedules.OUTSIDE)
+        return moment
 
     def prepare_value(self, value: Any) -> Any:
         return value.isoformat() if isinstance(value, datetime) else value

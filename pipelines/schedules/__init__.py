@@ -16,7 +16,7 @@ length. Ticks lie in the rule's window, both ends included. What a calendar clos
 from __future__ import annotations
 
 from pipelines.schedules.calendars import MAX_LINE_LENGTH, MAX_LINES, Closure, Closures, tidy_lines
-from pipelines.schedules.clocks import instant_of, zone_of
+from pipelines.schedules.clocks import EARLIEST, OUTSIDE, instant_of, is_outside, zone_of
 from pipelines.schedules.cron import MAX_CRON_LENGTH, crontab_fields, parse
 from pipelines.schedules.errors import RuleError
 from pipelines.schedules.jitter import MAX_JITTER_S, start_of
@@ -26,11 +26,13 @@ from pipelines.schedules.ticks import covered_by, due_times, next_time, next_tim
 from pipelines.schedules.words import in_words, span_in_words
 
 __all__ = [
+    "EARLIEST",
     "MAX_CRON_LENGTH",
     "MAX_EVERY_S",
     "MAX_JITTER_S",
     "MAX_LINES",
     "MAX_LINE_LENGTH",
+    "OUTSIDE",
     "TIMES",
     "Closure",
     "Closures",
@@ -43,6 +45,7 @@ __all__ = [
     "due_times",
     "in_words",
     "instant_of",
+    "is_outside",
     "next_clock_change",
     "next_time",
     "next_times",

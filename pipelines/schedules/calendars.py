@@ -18,7 +18,7 @@ from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from pipelines.schedules.clocks import change_between, instants, zone_of
+from pipelines.schedules.clocks import OUTSIDE, change_between, instants, is_outside, zone_of
 from pipelines.schedules.errors import RuleError
 
 MAX_LINES = 1000
@@ -117,7 +117,9 @@ def tidy_lines(zone: str, lines: Iterable[str]) -> list[str]:
     tidy = [" ".join(line.split()) for line in lines if line.strip()]
     if len(tidy) > MAX_LINES:
         raise RuleError("closed", f"A calendar has at most {MAX_LINES} lines.", "Divide it, or leave out past days.")
-    Closures.of(zone, tidy)
+    for line, closure in zip(tidy, Closures.of(zone, tidy).lines, strict=True):
+        if any(moment is not None and is_outside(moment) for moment in (closure.first, closure.last)):
+            raise _misread(line, OUTSIDE)
     return tidy
 
 
@@ -132,7 +134,7 @@ def closure_of(line: str) -> Closure:
             return _yearly(**found.groupdict())
         if found := _WEEKLY.fullmatch(text):
             return _weekly(**found.groupdict())
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise _misread(line, f"{str(error)[:1].upper()}{str(error)[1:].rstrip('.')}.") from error
     raise _misread(line)
 

@@ -8,6 +8,15 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pipelines.schedules.errors import RuleError
 
+# What people give lies between these: reckoning with it must not lead out of what a datetime can be.
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+OUTSIDE = "A time lies between the years 1900 and 2200."
+
+
+def is_outside(moment: datetime) -> bool:
+    """Whether nobody can mean it; of a wall time by any clock."""
+    return not EARLIEST <= (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) < LATEST
+
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:

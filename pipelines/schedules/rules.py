@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from pipelines.schedules.clocks import zone_of
+from pipelines.schedules.clocks import OUTSIDE, is_outside, zone_of
 from pipelines.schedules.cron import parse
 from pipelines.schedules.errors import RuleError
 
@@ -58,5 +58,9 @@ def check(rule: Rule) -> None:
         zone_of(rule.zone)
     else:
         raise RuleError("kind", f"{rule.kind} is not a kind of schedule.", "Choose cron or interval.")
+    for field in ("active_from", "active_until"):
+        moment = getattr(rule, field)
+        if moment and is_outside(moment):
+            raise RuleError(field, OUTSIDE, "Leave it empty if there is no such limit.")
     if rule.active_from and rule.active_until and rule.active_until <= rule.active_from:
         raise RuleError("active_until", "It ends before it begins.", "Give a later end, or none.")

@@ -274,9 +274,11 @@ def _options(backfill: Backfill, slice_: BackfillSlice) -> dict[str, Any]:
 
 def interval_of(low: str, high: str) -> tuple[datetime | None, datetime | None]:
     """The data interval of a slice: its ends, if they are times; without a zone they are UTC's."""
+    if low.lstrip("-").isdigit():
+        return None, None  # whole numbers, which may look like a day
     try:
         ends = [datetime.fromisoformat(text) for text in (low, high)]
     except ValueError:
-        return None, None  # whole numbers
+        return None, None
     start, end = (end if end.tzinfo else end.replace(tzinfo=UTC) for end in ends)
     return start, end

@@ -60,6 +60,15 @@ def test_what_is_no_calendar_is_refused_field_by_field(calendars_api, sent, fiel
     assert answer.json()["fields"][field][0]["code"] == code
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("field", ["after", "active_from", "active_until"])
+def test_a_time_far_outside_is_refused_at_its_field(calendars_api, field, moment):
+    rule = {"cron": "30 2 * * *", "zone": "America/New_York", field: moment}
+    answer = calendars_api.post(PREVIEW, rule)
+    assert answer.status_code == 400
+    assert answer.json()["fields"][field][0]["code"] == "bad_rule"
+
+
 def test_the_next_times_of_a_rule_are_told_and_nothing_is_saved(calendars_api):
     calendar = Calendar.objects.create(name="Freeze", closed=["2026-10-26"])
     rule = {"cron": "30 2 * * *", "zone": "Europe/Berlin", "calendar": str(calendar.pk)}

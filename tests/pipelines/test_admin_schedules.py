@@ -57,6 +57,8 @@ def test_a_schedule_that_is_shown_and_saved_again_is_not_changed(make_pipeline, 
     ("wrong", "field"),
     [
         ({"active_from": "tomorrow"}, "active_from"),
+        ({"active_from": "0001-01-01T00:00"}, "active_from"),
+        ({"active_until": "9999-12-31T23:59"}, "active_until"),
         ({"active_from": "2027-01-02T00:00", "active_until": "2027-01-01T00:00"}, "active_until"),
         ({"jitter_s": "30000"}, "jitter_s"),
         ({"calendar": "00000000-0000-0000-0000-000000000000"}, "calendar"),

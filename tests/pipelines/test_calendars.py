@@ -140,3 +140,10 @@ def test_the_next_closed_time_is_the_one_that_a_walk_comes_to(lines: list[str], 
         within = range(start + 1, min(start + 361, len(minutes)))
         walked = next((minutes[n] for n in within if closed[n]), None)
         assert closures.next(minutes[start], minutes[within[-1]]) == walked
+
+
+@pytest.mark.parametrize("line", ["2026-01-01 to 9999-12-31", "9999-12-31", "1899-12-31", "2026-01-01 to 2200-01-02"])
+def test_a_line_far_outside_is_refused(line):
+    with pytest.raises(RuleError) as caught:
+        tidy_lines("America/New_York", [line])
+    assert caught.value.field == "closed"

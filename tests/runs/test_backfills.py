@@ -14,6 +14,7 @@ from pipelines.models import Overlap
 from runs import backfills, services, ticker
 from runs.backfill_plans import Refused, Wish, plan
 from runs.models import Backfill, BackfillSlice, BackfillState, Run, RunAction, SliceStatus, Trigger
+from runs.services.backfills import interval_of
 from runs.states import RunStatus
 from tests.runs.clockwork import at, clock, cron
 from tests.runs.memory import nothing, raising
@@ -106,6 +107,8 @@ def test_what_has_no_range_is_refused_with_a_hint(filling, changes, code):
     ("wish", "expected"),
     [
         ({"low": "x"}, {"low": "cursor_value"}),
+        ({"low": "0001-01-01", "zone": "Europe/Berlin", "step": "10 years"}, {"low": "interval_outside"}),
+        ({"low": "9999-12-31 23:59", "zone": "America/New_York"}, {"low": "backfill_beyond_watermark"}),
         ({"high": "2025-01-01"}, {"high": "backfill_range"}),
         ({"step": "often"}, {"step": "backfill_step"}),
         ({"step": "0 days"}, {"step": "backfill_step"}),
@@ -187,6 +190,11 @@ def test_an_append_is_not_filled_in_with_values_that_leave_rows_out(make_pipelin
             assert refusal(pipeline, **wish, parameters={"country": "FR"}) == {"parameters.country": "backfill_values"}
         else:
             assert plan(pipeline, Wish(**wish, parameters={"country": "FR"})).slices
+
+
+def test_a_whole_number_is_no_day():
+    assert interval_of("20200101", "20200201") == (None, None)
+    assert interval_of("2020-01-01", "2020-02-01")[0] == datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.django_db

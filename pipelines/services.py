@@ -107,10 +107,21 @@ def _replace_schedules(pipeline: Pipeline, wanted: dict[Key, ScheduleSpec], now:
     covered = max((end for each in ended if (end := schedules.covered_by(each, now))), default=None)
     for key, spec in wanted.items():
         if key not in kept:
-            _start(pipeline, spec, now, covered)
+            _start(pipeline, spec, now, covered, _anchor(spec, ended))
 
 
-def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime, covered: datetime | None) -> None:
+def _anchor(spec: ScheduleSpec, ended: list[Schedule]) -> datetime | None:
+    """Where an interval goes on counting from that was edited but for its length and its beginning."""
+    for index, old in enumerate(ended):
+        if (old.kind, old.every_s, old.active_from) == (Schedule.Kind.INTERVAL, spec.every_s, spec.active_from):
+            gone = ended.pop(index)
+            return gone.anchor or gone.starts_at
+    return None
+
+
+def _start(
+    pipeline: Pipeline, spec: ScheduleSpec, now: datetime, covered: datetime | None, anchor: datetime | None
+) -> None:
     """Start a schedule; its data begins where that of those it takes the place of ended."""
     schedule = Schedule(
         pipeline=pipeline,
@@ -123,6 +134,7 @@ def _start(pipeline: Pipeline, spec: ScheduleSpec, now: datetime, covered: datet
         calendar=calendars.calendar_named(spec.calendar) if spec.calendar else None,
         jitter_s=spec.jitter_s,
         starts_at=now,
+        anchor=anchor,
         ticked_through=now,
         covered_through=covered,
     )

@@ -171,6 +171,7 @@ class Migration(migrations.Migration):
                 ('active_until', models.DateTimeField(blank=True, help_text='On the clocks of the time zone.', null=True, verbose_name='not after')),
                 ('jitter_s', models.PositiveIntegerField(default=0, help_text='Runs start up to so much later, each by another share of it, so that not all start at once. What they are scheduled for stays the same. It leads into no closed time, and not past the window.', validators=[django.core.validators.MaxValueValidator(21600)], verbose_name='jitter (seconds)')),
                 ('starts_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
+                ('anchor', models.DateTimeField(editable=False, null=True)),
                 ('ends_at', models.DateTimeField(editable=False, null=True)),
                 ('ticked_through', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
                 ('covered_through', models.DateTimeField(editable=False, null=True)),

@@ -62,8 +62,10 @@ class Schedule(models.Model):
     crontab = models.OneToOneField(
         CrontabSchedule, on_delete=models.SET_NULL, null=True, editable=False, related_name="owner"
     )
-    # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts.
+    # Ticks lie in (starts_at, ends_at]; an interval counts from midnight UTC of the day it starts, or of its anchor:
+    # the start of the schedule that it took the place of, so that an edit of all but its length moves no tick.
     starts_at = models.DateTimeField(default=timezone.now, editable=False)
+    anchor = models.DateTimeField(null=True, editable=False)
     ends_at = models.DateTimeField(null=True, editable=False)
     ticked_through = models.DateTimeField(default=timezone.now, editable=False)
     # Where the data interval of the next run begins: up to here a run, or somebody's word, stands for all data. Null

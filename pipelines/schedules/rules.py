@@ -42,10 +42,14 @@ class Rule:
             zone=schedule.zone,
             every_s=schedule.every_s,
             # Cron does not count from anywhere: schedules with one text are one rule.
-            starts_at=getattr(schedule, "starts_at", None) if kind == "interval" else None,
+            starts_at=_counts_from(schedule) if kind == "interval" else None,
             active_from=schedule.active_from,
             active_until=schedule.active_until,
         )
+
+
+def _counts_from(schedule: Any) -> datetime | None:
+    return getattr(schedule, "anchor", None) or getattr(schedule, "starts_at", None)
 
 
 def check(rule: Rule) -> None:

@@ -67,6 +67,28 @@ def test_a_window_that_is_widened_runs_nothing_of_the_past(clock: Clock, operato
     assert run_times(pipeline) == [at(15)]
 
 
+def test_an_edit_of_jitter_or_calendar_leaves_the_phase_of_an_interval(clock: Clock, operator: User) -> None:
+    pipeline = clock.pipeline(every(7 * 86400), overlap=Overlap.QUEUE)
+    begun = at(0)
+    calendar("2026-12-24")
+    changes: list[dict[str, Any]] = [
+        {"jitter_s": 60},
+        {"calendar": "Holidays"},
+        {"active_until": at(0) + timedelta(days=400)},
+        {},
+    ]
+    for week, change in enumerate(changes):
+        # On the third day of each week.
+        clock.now = begun + timedelta(days=7 * week + 3, hours=5)
+        definitions.save_pipeline(pipeline, schedules=[every(7 * 86400, **change)], by=operator)
+        assert pipeline.schedules.get(ends_at=None).next_due == begun + timedelta(days=7 * (week + 1))
+        clock.tick_at(begun + timedelta(days=7 * (week + 1), minutes=1))
+    assert run_times(pipeline) == [begun + timedelta(days=7 * week) for week in (1, 2, 3, 4)]
+    check_books(pipeline, clock.now)
+    definitions.save_pipeline(pipeline, schedules=[every(6 * 86400)], by=operator)
+    assert pipeline.schedules.get(ends_at=None).next_due == begun + timedelta(days=28 + 6), "another length begins anew"
+
+
 # Calendars
 
 

@@ -92,7 +92,7 @@ def cancel_backfill(backfill: Backfill, *, by: Any) -> None:
         for slice_ in now.slices.filter(status=SliceStatus.RUNNING).select_related("run"):
             if slice_.run is not None:
                 cancel_run(slice_.run, by=by)
-    _settle()
+        _settle()
 
 
 def retry_backfill(backfill: Backfill, *, by: Any) -> int:
@@ -211,6 +211,8 @@ def _queue() -> int:
     chosen = may.select_related("pipeline", "pipeline__revision").order_by(
         F("queued_at").asc(nulls_first=True), "created_at"
     )
+    # One whose pipeline is being saved has its turn later: a save may take a minute, and beat must not wait for it.
+    chosen = chosen.select_for_update(of=("pipeline",), no_key=True, skip_locked=True)
     runs = [_queue_next(backfill) for backfill in chosen[:free]]
     queued = [run for run in runs if run is not None]
     if queued:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
-from pipelines.models import Overlap
+from pipelines.models import Overlap, Pipeline
 from runs import backfills, services, ticker
 from runs.backfill_plans import Refused, Wish, plan
 from runs.models import Backfill, BackfillSlice, BackfillState, Run, RunAction, SliceStatus, Trigger
@@ -305,6 +305,16 @@ def test_a_held_run_is_not_put_out_of_date_by_a_backfill(filling, queue):
     Run.objects.filter(pk=held.pk).update(status=RunStatus.CANCELLED)
     services.advance_backfills()
     assert statuses(backfill)[0] == "running"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pipeline_that_is_being_saved_is_passed_by(filling, at_once):
+    backfill = begin(filling())
+    Run.objects.update(status=RunStatus.SUCCEEDED, finished_at=datetime.now(UTC))
+    with transaction.atomic():
+        list(Pipeline.objects.select_for_update().filter(pk=backfill.pipeline_id))
+        assert at_once(lambda _: services.advance_backfills(), times=1) == [0]
+    assert services.advance_backfills() == 1
 
 
 # A pipeline that is changed meanwhile

@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import Alert, AlertDelivery, DatasetLook, PartLoad, Run, Skip
+from runs.models import Alert, AlertDelivery, Backfill, DatasetLook, PartLoad, Run, Skip
 
 ROWS_PER_RUN = 10
 
@@ -41,6 +41,10 @@ def trim(*, batch: int = 200) -> int:
         (Alert.objects, "closed_at"),
         (AlertDelivery.objects.filter(alert=None), "ended_at"),  # tests of channels; others go with their alerts
     )
+    # Few at a time: each takes up to a thousand slices with it.
+    ended = Backfill.objects.filter(ended_at__lt=long_ago).order_by("ended_at").values_list("pk", flat=True)
+    if keys := list(ended[: max(1, batch // ROWS_PER_RUN)]):
+        trimmed += Backfill.objects.filter(pk__in=keys).delete()[0]
     for rows, field in others:
         found = rows.filter(**{f"{field}__lt": long_ago}).order_by(field).values_list("pk", flat=True)[:batch]
         if keys := list(found):

@@ -12,7 +12,18 @@ from django.utils import timezone
 from pipelines.models import AlertKind, Pipeline
 from pipelines.services import ScheduleSpec
 from runs import services
-from runs.models import Alert, AlertDelivery, Attempt, DeliveryEvent, LogLine, PartLoad, Run, Skip
+from runs.models import (
+    Alert,
+    AlertDelivery,
+    Attempt,
+    Backfill,
+    BackfillSlice,
+    DeliveryEvent,
+    LogLine,
+    PartLoad,
+    Run,
+    Skip,
+)
 from runs.states import TERMINAL, RunStatus
 
 pytestmark = pytest.mark.django_db
@@ -111,3 +122,16 @@ def test_alerts_that_are_long_over_go_with_their_messages(
         pass
     assert Alert.objects.get() == lasting
     assert sorted(each.alert_id is None for each in AlertDelivery.objects.all()) == [False, True]
+
+
+def test_backfills_that_ended_long_ago_go_with_their_slices(
+    old: datetime, make_pipeline: Callable[..., Pipeline]
+) -> None:
+    values = {"pipeline": make_pipeline(), "kind": "interval", "low": "a", "high": "b", "step": "1 day"}
+    over, going_on = (Backfill.objects.create(state=state, ended_at=at, **values)
+                      for state, at in (("ended", old), ("running", None)))  # fmt: skip
+    for backfill in (over, going_on):
+        BackfillSlice.objects.create(backfill=backfill, number=0, low="a", high="b")
+    assert services.trim() == 2
+    assert Backfill.objects.get() == going_on
+    assert BackfillSlice.objects.get().backfill == going_on

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -80,6 +82,11 @@ class BackfillForm(forms.Form):
             self.fields["step"].initial = "100000"
         return is_number
 
+    @property
+    def told(self) -> str:
+        """What the fields say, in short: what is started is what was looked at."""
+        return hashlib.sha256(json.dumps(self.cleaned_data, sort_keys=True).encode()).hexdigest()
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         if self.errors:
@@ -111,7 +118,7 @@ def backfill_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     form = BackfillForm(request.POST if request.method == "POST" else None, pipeline=pipeline)
     found: Estimate | None = None
     if form.is_bound and form.is_valid() and form.plan is not None:
-        if "start" in request.POST:
+        if request.POST.get("start") == form.told:
             try:
                 backfill = services.start_backfill(pipeline, form.plan, by=request.user)
             except services.RunRefused as refused:
@@ -121,6 +128,7 @@ def backfill_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
                 return redirect(backfill)
         else:
             found = estimate(pipeline, form.plan)
+            context["changed"] = "start" in request.POST
     zones = sorted(available_timezones())
     reads_by_cursor = context["kind"] == BackfillKind.CURSOR
     context |= {"form": form, "plan": form.plan, "estimate": found, "zones": zones, "by_cursor": reads_by_cursor}

@@ -40,7 +40,18 @@ def browser(client, operator, monkeypatch):
 
 
 def ask(browser, pipeline, button="preview", **changes):
-    return browser.post(reverse("backfill_pipeline", args=[pipeline.pk]), {**TYPED, button: "", **changes})
+    address, typed = reverse("backfill_pipeline", args=[pipeline.pk]), {**TYPED, **changes}
+    looked_at = browser.post(address, typed).context["form"]
+    return browser.post(address, {**typed, button: "" if looked_at.errors else looked_at.told})
+
+
+def test_what_is_started_is_what_was_looked_at(browser, pipeline):
+    address = reverse("backfill_pipeline", args=[pipeline.pk])
+    looked_at = browser.post(address, TYPED).context["form"].told
+    page = text(browser.post(address, {**TYPED, "low": "2025-12-01", "start": looked_at}))
+    assert "This is not what was looked at before" in page
+    assert "Start 34 runs" in page
+    assert not Backfill.objects.exists()
 
 
 def text(response) -> str:

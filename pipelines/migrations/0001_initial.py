@@ -307,7 +307,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('updated_at', models.DateTimeField(auto_now=True)),
                 ('source', models.ForeignKey(help_text='The connection to look through.', on_delete=django.db.models.deletion.PROTECT, related_name='dataset_rules', to='pipelines.connection')),
-                ('template', models.ForeignKey(help_text='A pipeline that reads a table. New ones are like it: destination, schema, schedules, limits and all else but the tables and the name. An archived one will do.', on_delete=django.db.models.deletion.PROTECT, related_name='dataset_rules', to='pipelines.pipeline')),
+                ('template', models.ForeignKey(help_text='A pipeline that reads a table. New ones are like it: destination, schema, schedules, limits and all else in its form, but not its dependencies, webhook and alert rules. An archived one will do.', on_delete=django.db.models.deletion.PROTECT, related_name='dataset_rules', to='pipelines.pipeline')),
             ],
             options={
                 'ordering': ['name'],

@@ -49,8 +49,8 @@ class DatasetRule(models.Model):
         Pipeline,
         on_delete=models.PROTECT,
         related_name="dataset_rules",
-        help_text="A pipeline that reads a table. New ones are like it: destination, schema, schedules, limits and all "
-        "else but the tables and the name. An archived one will do.",
+        help_text="A pipeline that reads a table. New ones are like it: destination, schema, schedules, limits and "
+        "all else in its form, but not its dependencies, webhook and alert rules. An archived one will do.",
     )
     name_prefix = models.CharField(
         max_length=100, blank=True, help_text="Goes before the table's name in the name of its pipeline."

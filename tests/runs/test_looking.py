@@ -15,10 +15,11 @@ from google.cloud.bigquery import SchemaField
 
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError
-from pipelines import dataset_rules
+from pipelines import dataset_rules, webhooks
 from pipelines import queries as definition_queries
 from pipelines import services as definitions
-from pipelines.models import Connection, DatasetRule, Pipeline, PipelineState
+from pipelines.dependencies import DependencySpec
+from pipelines.models import Connection, DatasetRule, Pipeline, PipelineState, Pool, Webhook
 from pipelines.objections import PipelineRefused
 from pipelines.services import ScheduleSpec
 from runs import looking, looking_bell
@@ -100,6 +101,34 @@ def test_a_table_that_appears_gets_a_pipeline_like_the_template(rule, tables, da
     assert look(told).appeared == 0, "once"
     template = Pipeline.objects.get(pk=told.template_id)
     assert (template.name, template.revisions.count()) == ("Template", 1)
+
+
+def test_all_settings_of_the_template_are_copied_and_nothing_that_hangs_on_it(rule, make_pipeline, operator):
+    told = rule(take_existing=True)
+    template = told.template
+    upstream = make_pipeline("Upstream")
+    changes = {
+        "pool": Pool.objects.create(name="Small", slots=1), "priority": 10, "retries": 3, "time_limit_s": 77,
+        "overlap": "queue", "missed": "all", "watch_every_s": 600, "text_policy": "strip",
+        "guard_shrink_percent": 12, "held_days": 3,
+    }  # fmt: skip
+    for name, value in changes.items():
+        setattr(template, name, value)
+    needs = DependencySpec(upstream.pk)
+    definitions.save_pipeline(template, schedules=None, dependencies=[needs], by=operator)
+    webhooks.renew_secret(template)
+    look(told)
+    made = Pipeline.objects.get(name="first")
+    own = {
+        "id", "name", "description", "state", "source_table", "source_columns", "target_table", "revision",
+        "active_from", "created_at", "updated_at",
+    }  # fmt: skip
+    fields = [each.attname for each in Pipeline._meta.concrete_fields if each.name not in own]
+    template.refresh_from_db()
+    assert {name: getattr(made, name) for name in fields} == {name: getattr(template, name) for name in fields}
+    assert template.dependencies.exists()
+    assert not made.dependencies.exists()
+    assert not Webhook.objects.filter(pipeline=made).exists()
 
 
 def test_new_pipelines_may_be_active(rule, tables, dataset):

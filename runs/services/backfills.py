@@ -6,12 +6,12 @@ every live one, and a pause or a cancel has nothing to take back but that.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, Value
 from django.db.models.functions import Now
 
 from pipelines.locks import AdvisoryLock
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # So many failures one after another, and nobody wants the next.
 FAILURES_MOST = 3
+# A slice that is tried again no sooner than this leaves its turn to another backfill's.
+WAITS_LONG = timedelta(minutes=10)
 _OPEN = (BackfillState.RUNNING, BackfillState.PAUSED)
 
 
@@ -197,10 +199,17 @@ def _end_or_pause(backfill: Backfill) -> None:
         Backfill.objects.filter(pk=backfill.pk).update(state=BackfillState.PAUSED, reason=reason)
 
 
+def _under_way() -> Any:
+    """Slices that others wait for: none that waits itself, for a person or for a try that is far away."""
+    held = Run.objects.filter(pipeline=OuterRef("backfill__pipeline"), status=RunStatus.HELD)
+    slices = _unsettled().exclude(run__status=RunStatus.HELD)
+    slices = slices.exclude(Exists(held), run__status=RunStatus.QUEUED)
+    return slices.exclude(run__status=RunStatus.RETRYING, run__due__gt=Now() + Value(WAITS_LONG))
+
+
 def _queue() -> int:
     """Give runs to the backfills that have waited longest, as many as may be under way at once."""
-    under_way = _unsettled().exclude(run__status=RunStatus.HELD).count()
-    free = settings.BACKFILL_MAX_RUNNING - under_way
+    free = settings.BACKFILL_MAX_RUNNING - _under_way().count()
     if free <= 0:
         return 0
     held = Run.objects.filter(pipeline=OuterRef("pipeline"), status=RunStatus.HELD)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
@@ -315,6 +316,22 @@ def test_a_pipeline_that_is_being_saved_is_passed_by(filling, at_once):
         list(Pipeline.objects.select_for_update().filter(pk=backfill.pipeline_id))
         assert at_once(lambda _: services.advance_backfills(), times=1) == [0]
     assert services.advance_backfills() == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("waits", "moves"), [("for a person", True), ("an hour", True), ("a minute", False), ("in line", False)]
+)
+def test_a_slice_that_waits_long_leaves_its_turn_to_another_backfill(filling, queue, waits, moves):
+    first, other = begin(filling("A", target_table="a")), begin(filling("B", target_table="b"))
+    assert (statuses(first)[0], statuses(other)[0]) == ("running", "waiting")
+    if waits == "for a person":
+        queue(first.pipeline, status=RunStatus.HELD)
+    elif waits != "in line":
+        due = timezone.now() + timedelta(hours=1 if waits == "an hour" else 1 / 60)
+        Run.objects.filter(trigger=Trigger.BACKFILL).update(status=RunStatus.RETRYING, due=due)
+    assert services.advance_backfills() == moves
+    assert statuses(other)[0] == ("running" if moves else "waiting")
 
 
 # A pipeline that is changed meanwhile

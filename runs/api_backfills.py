@@ -70,22 +70,24 @@ class BackfillSerializer(serializers.ModelSerializer[Backfill]):
         )  # fmt: skip
         read_only_fields = fields
 
-    def _standing(self, backfill: Backfill) -> backfill_queries.Standing:
-        """Looked up once for each that is shown."""
-        if getattr(self, "_of", None) != backfill.pk:
-            self._of, self._known = backfill.pk, backfill_queries.standing_of(backfill)
-        return self._known
+    def _tally(self, backfill: Backfill) -> backfill_queries.Tally:
+        """Looked up once for all that are shown."""
+        known: dict[UUID, backfill_queries.Tally] = self.__dict__.setdefault("_tallies", {})
+        if backfill.pk not in known:
+            shown = getattr(self.parent, "instance", None) or [backfill]
+            known.update(backfill_queries.tallies_of(shown))
+        return known[backfill.pk]
 
     @extend_schema_field(serializers.DictField(child=serializers.IntegerField()))
     def get_slices(self, backfill: Backfill) -> dict[str, int]:
-        return self._standing(backfill).counts
+        return self._tally(backfill).counts
 
     def get_rows(self, backfill: Backfill) -> int:
-        return self._standing(backfill).rows
+        return self._tally(backfill).rows
 
     @extend_schema_field(serializers.FloatField(allow_null=True))
     def get_seconds_left(self, backfill: Backfill) -> float | None:
-        return self._standing(backfill).seconds_left
+        return self._tally(backfill).seconds_left
 
 
 class SliceSerializer(serializers.ModelSerializer[BackfillSlice]):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from uuid import UUID
+
+from django.db import connection
 
 from runs.models import Backfill, BackfillSlice, BackfillState, SliceStatus
 from runs.states import RunStatus
@@ -40,6 +43,42 @@ class Standing:
     seconds_left: float | None
     may_retry: bool
     failed: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The same in numbers, without the slices."""
+
+    counts: dict[str, int]
+    rows: int = 0
+    seconds_left: float | None = None
+
+
+def tallies_of(backfills: Iterable[Backfill]) -> dict[UUID, Tally]:
+    """How many backfills stand, by one query."""
+    known = {backfill.pk: backfill for backfill in backfills}
+    counts = {pk: dict.fromkeys(SliceStatus.values, 0) for pk in known}
+    done: dict[UUID, tuple[int, float | None]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT backfill_id, status, count(*), coalesce(sum(rows), 0),
+                percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds)
+            FROM runs_backfillslice WHERE backfill_id = ANY(%s) GROUP BY backfill_id, status
+            """,
+            [list(known)],
+        )
+        for pk, status, count, rows, seconds in cursor.fetchall():
+            counts[pk][status] = count
+            if status == SliceStatus.SUCCEEDED:
+                done[pk] = (int(rows), seconds)
+    found = {}
+    for pk, each in counts.items():
+        rows, took = done.get(pk, (0, None))
+        left = each[SliceStatus.WAITING] + each[SliceStatus.RUNNING]
+        goes_on = took is not None and left and known[pk].state == BackfillState.RUNNING
+        found[pk] = Tally(each, rows, took * left if took is not None and goes_on else None)
+    return found
 
 
 def standing_of(backfill: Backfill) -> Standing:

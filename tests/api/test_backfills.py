@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from runs import services
+from runs.backfill_plans import Wish, plan
 from runs.models import Backfill, Run
 from runs.states import RunStatus
 
@@ -134,3 +135,16 @@ def queue_ended(db):
         )
 
     return make
+
+
+def test_a_list_reads_no_slice_of_any(api, make_pipeline, django_assert_max_num_queries):
+    for number in range(4):
+        pipeline = make_pipeline(
+            f"P{number}", source_table="", source_query=QUERY.replace("@country", "1"), target_table=f"t{number}",
+            write_disposition="merge", merge_key=["id"],
+        )  # fmt: skip
+        services.start_backfill(pipeline, plan(pipeline, Wish(**{**WISH, "parameters": {}})), by=None)
+    with django_assert_max_num_queries(8) as captured:
+        found = api.get("/api/v1/backfills/").json()["results"]
+    assert [sum(each["slices"].values()) for each in found] == [3] * 4
+    assert sum("runs_backfillslice" in query["sql"] for query in captured.captured_queries) == 1

@@ -19,6 +19,7 @@ from runs import intervals, live, priorities
 from runs.models import CHAIN, Prerequisite, Run, RunAction
 from runs.services import prerequisites
 from runs.services.errors import RunRefused
+from runs.services.loaded import refuse_twice
 from runs.services.requests import request_run
 from runs.states import RunStatus
 
@@ -94,6 +95,8 @@ def request_chain(pipeline: Pipeline, *, trigger: str, by: Any, **more: Any) -> 
         needed: list[Prerequisite] = []
         for each in chain.pipelines[1:]:
             start, end = _interval(each, [(runs[edge.upstream_id], edge) for edge in chain.edges[each.pk]])
+            if not more.get("force"):
+                refuse_twice(each, RunAction.LOAD, {}, (start, end))
             run = runs[each.pk] = Run(
                 pipeline=each,
                 revision_id=each.revision_id,

@@ -587,6 +587,19 @@ def test_a_chain_hands_the_interval_down_to_what_reads_one(make_pipeline, wait_f
     assert runs["Other"].data_interval_end is None
 
 
+def test_a_chain_has_no_append_below_load_an_interval_twice(make_pipeline, wait_for, operator):
+    reads = "SELECT * FROM shop.orders WHERE at >= @data_interval_start AND at < @data_interval_end"
+    top = make_pipeline("Top", source_table="", source_query=reads)
+    wait_for("Below", top, source_table="", source_query=reads, write_disposition="append")
+    asked = {"trigger": Trigger.MANUAL, "by": operator, "interval": (NOON - HOUR, NOON)}
+    services.request_chain(top, **asked)
+    with pytest.raises(services.RunRefused) as refused:
+        services.request_chain(top, **asked)
+    assert refused.value.code == "interval_loaded"
+    assert Run.objects.count() == 2, "nothing of it is queued"
+    services.request_chain(top, **asked, force=True)
+
+
 def test_a_slice_of_an_upstreams_backfill_is_no_news(make_pipeline, wait_for):
     orders = make_pipeline("Orders")
     sales = wait_for("Sales", orders, schedules=[HOURLY])

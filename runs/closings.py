@@ -21,7 +21,7 @@ class Closings:
         self._calendars = calendars
         # Many schedules tick at the same instants.
         self._known: dict[tuple[UUID, datetime], bool] = {}
-        self._known_next: dict[tuple[UUID, datetime, datetime], datetime | None] = {}
+        self._known_next: dict[tuple[UUID, datetime], datetime | None] = {}
 
     @classmethod
     def of(cls, schedules_: Iterable[Schedule]) -> Closings:
@@ -51,14 +51,15 @@ class Closings:
             until = min(until, schedule.active_until)
         calendar = self._calendars.get(schedule.calendar_id) if schedule.calendar_id else None
         if calendar is not None:
-            until = min(until, self._next(calendar, tick.at, until) or until)
+            until = min(until, self._next(calendar, tick.at) or until)
         return max(0.0, (until - tick.at).total_seconds())
 
-    def _next(self, calendar: Calendar, after: datetime, until: datetime) -> datetime | None:
-        key = calendar.pk, after, until
+    def _next(self, calendar: Calendar, at: datetime) -> datetime | None:
+        """When a calendar closes next, as far as the longest jitter reaches."""
+        key = calendar.pk, at
         if key not in self._known_next:
             try:
-                self._known_next[key] = calendar.closures.next(after, until)
+                self._known_next[key] = calendar.closures.next(at, at + timedelta(seconds=schedules.MAX_JITTER_S))
             except schedules.RuleError:
                 self._known_next[key] = None  # `_closes` has said so
         return self._known_next[key]

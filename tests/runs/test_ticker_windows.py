@@ -16,6 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from pipelines import calendars
 from pipelines import services as definitions
 from pipelines.models import Calendar, Missed, Overlap, Pipeline, PipelineState, Schedule
+from pipelines.schedules import Closures
 from runs import services, ticker, waiting
 from runs.models import LogLine, Run, Skip, Trigger
 from tests.runs.clockwork import Clock, at, check_books, clock, cron, every, run_times, runs_of, skips_of
@@ -248,6 +249,17 @@ def test_jitter_leads_into_no_closed_time_and_not_past_the_window(
     assert at(13, 55) <= min(starts) <= max(starts) <= ends
     assert ends == at(13, 55) or len(starts) == 10, "spread over the time that is left"
     assert max(starts) < at(14)
+
+
+def test_a_calendar_is_asked_once_a_tick_for_all_who_go_by_it(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = calendar("every day 14:00-16:00")
+    asked: list[datetime] = []
+    plain = Closures.next
+    monkeypatch.setattr(Closures, "next", lambda self, at, until: asked.append(at) or plain(self, at, until))
+    for jitter_s in (1200, 2400, 21600):
+        clock.pipeline(cron("0 * * * *", calendar=closed, jitter_s=jitter_s))
+    clock.tick_at(at(13))
+    assert asked == [at(13)]
 
 
 def test_jitter_with_calendars_takes_no_query_more(clock: Clock, django_assert_num_queries: Any) -> None:

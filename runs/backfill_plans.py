@@ -122,8 +122,6 @@ def objection(backfill: Backfill, pipeline: Pipeline, slices: list[tuple[str, st
 
     `slices` are those whose names are to be told apart.
     """
-    if pipeline.state == PipelineState.PAUSED:
-        return f"{pipeline.name} is paused. Resume it, and then this."
     try:
         kind = kind_of(pipeline)
         values, wrong = given_to(given.declared_by(pipeline), backfill.parameters)

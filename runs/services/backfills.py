@@ -157,6 +157,7 @@ def advance_backfills(*, look_closely: bool = False) -> int:
     with transaction.atomic():
         _one_at_a_time()
         _settle()
+        _pause_with_their_pipelines()
         queued = _queue()
     return queued
 
@@ -197,6 +198,15 @@ def _end_or_pause(backfill: Backfill) -> None:
     if outcomes == [SliceStatus.FAILED] * FAILURES_MOST and backfill.state == BackfillState.RUNNING:
         reason = f"{FAILURES_MOST} slices failed one after another."
         Backfill.objects.filter(pk=backfill.pk).update(state=BackfillState.PAUSED, reason=reason)
+
+
+def _pause_with_their_pipelines() -> None:
+    """Whoever pauses a pipeline, for a maintenance perhaps, wants nothing of it to begin."""
+    paused = Backfill.objects.filter(state=BackfillState.RUNNING, pipeline__state=PipelineState.PAUSED)
+    for backfill in paused.select_related("pipeline"):
+        reason = f"{backfill.pipeline.name} is paused. Resume it, and then this."
+        Backfill.objects.filter(pk=backfill.pk).update(state=BackfillState.PAUSED, reason=reason)
+        _take_back(backfill, None)
 
 
 def _under_way() -> Any:

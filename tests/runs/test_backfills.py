@@ -367,6 +367,19 @@ def test_no_slice_follows_on_a_change_that_a_start_would_refuse(filling, changes
 
 
 @pytest.mark.django_db
+def test_a_paused_pipeline_pauses_its_backfill_and_takes_back_what_only_waits(filling):
+    backfill = begin(filling())
+    Pipeline.objects.update(state="paused")
+    services.advance_backfills()
+    assert (state(backfill), statuses(backfill)) == (BackfillState.PAUSED, ["waiting"] * 3)
+    assert Run.objects.get().status == RunStatus.CANCELLED
+    Pipeline.objects.update(state="active")
+    assert services.advance_backfills() == 0
+    services.resume_backfill(backfill, by=None)
+    assert statuses(backfill)[0] == "running"
+
+
+@pytest.mark.django_db
 def test_a_change_of_something_else_holds_no_slice_up(filling):
     pipeline = filling(**TABLE_EACH)
     backfill = begin(pipeline)

@@ -119,10 +119,11 @@ def last_starts(pipelines: Iterable[UUID]) -> dict[UUID, datetime]:
 
 
 # A load `s` of the upstream that succeeded, or is done as a person says, and whose news have been passed on, or are by
-# this very pass: what nobody has handled yet meets nothing, or its downstream would be told of it twice.
+# this very pass: what nobody has handled yet meets nothing, or its downstream would be told of it twice. One that a
+# person gave values may have loaded something else than is waited for.
 _SUCCESS = """
 s.pipeline_id = p.upstream_id AND (s.status = 'succeeded' OR EXISTS (SELECT FROM runs_donemark d WHERE d.run_id = s.id))
-AND s.action <> ALL(%(nothing)s)
+AND s.action <> ALL(%(nothing)s) AND NOT s.action_options ? 'parameters'
 AND NOT EXISTS (SELECT FROM runs_upstreamsuccess w WHERE w.run_id = s.id AND w.id <> ALL(%(handled)s))
 """
 # Runs for an interval are made when it is over: whatever is about this one was made after it began. A day to be sure.

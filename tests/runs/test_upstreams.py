@@ -564,6 +564,17 @@ def test_a_chain_goes_by_its_own_runs_and_not_by_one_in_between(make_pipeline, w
     assert status_of(below) == "queued"
 
 
+def test_an_upstreams_run_with_values_of_its_own_does_not_stand_for_the_interval(make_pipeline, wait_for):
+    orders = make_pipeline("Orders")
+    run = blocked(wait_for("Sales", orders, schedules=[HOURLY]), NOON)
+    end(run_for(orders, NOON, action_options={"parameters": {"country": "FR"}}))
+    services.settle()
+    assert status_of(run) == "blocked"
+    succeed(orders, NOON)
+    services.settle()
+    assert status_of(run) == "queued"
+
+
 def test_what_is_not_started_because_it_skips_is_told_in_the_upstreams_log(make_pipeline, wait_for):
     orders = make_pipeline("Orders")
     sales = wait_for("Sales", orders, rule="new_data", overlap="skip")

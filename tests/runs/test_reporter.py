@@ -22,8 +22,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def reporter(owned: Claim) -> Iterator[Reporter]:
-    """A reporter that the scribe serves."""
+def reporter(owned: Claim, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reporter]:
+    """A reporter that a scribe serves who has served nobody before."""
+    monkeypatch.setattr(reporters, "_scribe", None)
     reporter = Reporter(owned)
     scribe().serve(reporter)
     yield reporter
@@ -193,7 +194,7 @@ def test_a_flood_is_cut_and_said_to_be(reporter: Reporter, monkeypatch: pytest.M
     for n in range(80):
         reporter.log("info", str(n))
     gate.set()
-    until(lambda: messages()[-1:] == ["30 log lines came too fast and were left out."])
+    until(lambda: messages()[-1:] == ["30 log lines came too fast and were left out."], within_s=30)
     assert messages()[:-1] == [str(n) for n in range(50)]
 
 
@@ -203,7 +204,7 @@ def test_many_lines_are_written_in_portions(
     monkeypatch.setattr(reporters, "LINES_AT_ONCE", 40)
     for n in range(100):
         reporter.log("info", str(n))
-    until(lambda: len(messages()) == 100)
+    until(lambda: len(messages()) == 100, within_s=30)
     assert messages() == [str(n) for n in range(100)]
     assert max(count for _, count in writes) <= 40
 

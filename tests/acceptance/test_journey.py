@@ -6,7 +6,6 @@ import re
 import secrets
 
 import pytest
-from django.db import connections
 from playwright.sync_api import Page, expect
 
 from pipelines.models import Connection, Pipeline
@@ -22,20 +21,14 @@ pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="Chromium is 
 @pytest.fixture
 def page(product, operator):
     """A page of the logged-in operator; an error on a page's console fails the test."""
-    # Playwright's loop runs in this thread, where Django then refuses the ORM unless told otherwise.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        with browser.browsing() as chromium:
-            connections.close_all()
-            page = chromium.new_page()
-            errors: list[str] = []
-            page.on("pageerror", lambda error: errors.append(str(error)))
-            page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-            browser.log_in(page, product.url, "olga", "a long enough password")
-            yield page
-            # Inside Playwright's loop Django has a connection of its own, which the next test must not inherit.
-            connections.close_all()
-            assert not errors
+    with browser.browsing() as chromium:
+        page = chromium.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        browser.log_in(page, product.url, "olga", "a long enough password")
+        yield page
+        assert not errors
 
 
 def fill(page: Page, values: dict[str, str]) -> None:

@@ -20,6 +20,7 @@ from django.test import Client
 
 from datamantri import processes
 from datamantri.embedded import ports
+from tests.loops import own_connections
 
 STARTS_WITHIN_S = 60
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -84,14 +85,12 @@ def web(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture
-def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("Chromium is missing")
     from playwright.sync_api import sync_playwright
 
-    # Playwright's synchronous interface keeps a loop in this thread; nothing here shares a connection with it.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, own_connections():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield browser
         browser.close()

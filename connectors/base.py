@@ -71,6 +71,7 @@ class WriteMode:
     """A disposition with what it needs: `key` identifies a row, the newest `cursor` wins; columns of the source.
 
     `options` say what form the target gets. An append with a `span` takes the place of the target's rows in it.
+    With `staged`, rows go into a staging table first even where an append could write straight into the target.
     """
 
     disposition: WriteDisposition
@@ -78,6 +79,25 @@ class WriteMode:
     cursor: str = ""
     options: TargetOptions = field(default_factory=TargetOptions)
     span: Span | None = None
+    staged: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The mode as JSON holds it."""
+        return {**asdict(self), "disposition": self.disposition.value, "options": self.options.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> WriteMode:
+        """The mode that `to_json` wrote down, now or before it had all its fields."""
+        span = values.get("span")
+        return cls(
+            **{
+                **values,
+                "disposition": WriteDisposition(values["disposition"]),
+                "key": tuple(values["key"]),
+                "options": TargetOptions.from_json(values.get("options", {})),
+                "span": Span(**span) if span else None,
+            }
+        )
 
 
 @dataclass(frozen=True)

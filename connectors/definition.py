@@ -8,7 +8,7 @@ from connectors.base import Column, Fence, Refresh, WriteDisposition
 from connectors.errors import ConnectorError
 
 if TYPE_CHECKING:
-    from connectors.transfer import TransferRequest
+    from connectors.request import TransferRequest
 
 
 def refuse_redefined(fence: Fence, request: TransferRequest) -> None:

@@ -10,7 +10,7 @@ from connectors.base import Fence, ReadPlan, ReadRequest, Refresh, Reporter, Wat
 from connectors.cursor import Span
 
 if TYPE_CHECKING:
-    from connectors.transfer import TransferRequest
+    from connectors.request import TransferRequest
 
 
 def narrowed(request: TransferRequest, fence: Fence) -> ReadRequest:

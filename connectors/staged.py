@@ -19,18 +19,10 @@ from connectors.errors import ConnectorError, NewGeneration, Overtaken, Transien
 from connectors.incremental import interval_facts, watermark_after
 from connectors.postgres.checkpoints import Checkpoint, PartKey
 from connectors.postgres.copy import Feed
+from connectors.publishing import already_applied, kept_facts, publish
 from connectors.receipt import Receipt
-from connectors.transfer import (
-    Crash,
-    Prepared,
-    TransferRequest,
-    already_applied,
-    kept_facts,
-    no_crash,
-    publish,
-    tell_plan,
-    write_mode,
-)
+from connectors.request import Crash, Prepared, TransferRequest, no_crash, write_mode
+from connectors.transfer import tell_plan
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,8 +111,7 @@ def _transaction(
         fence,
         plan.columns,
         write_mode(request),
-        text_policy=request.text_policy,
-        guard=request.guard,
+        request,
         reporter=reporter,
         stop=stop,
     )

@@ -36,7 +36,7 @@ from runs.values import parameters_of
 
 if TYPE_CHECKING:
     from connectors.receipt import Receipt
-    from connectors.transfer import TransferRequest
+    from connectors.request import TransferRequest
 
 LOSSES_LIMIT = 10
 PARTS_LEAST, PARTS_MOST = 8, 200
@@ -91,7 +91,8 @@ def _perform(
     lease.check()
     if claimed.decision == Decision.PUBLISH:
         standing.is_loading = True
-        return _engine().publish_staged(destination, fence, reporter=reporter, stop=lease)
+        request = transfer_request(claimed, fence)
+        return _engine().publish_staged(destination, fence, request, reporter=reporter, stop=lease)
     if claimed.step == Step.PUBLISH:
         return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
     return _read(claimed, standing, connections, destination, fence, lease, reporter)

@@ -20,7 +20,7 @@ from connectors.base import Column, Fence, StopSignal, Target, TextPolicy
 from connectors.errors import NewGeneration, StaleToken, TransientError
 from connectors.postgres import control
 from connectors.postgres.client import Session
-from connectors.postgres.control import SCHEMA
+from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.copy import CopyResult, copy_feed
 from connectors.postgres.transactions import begin_long
 

@@ -8,25 +8,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from connectors.base import (
-    NO_GUARD,
     Column,
     Destination,
     Fence,
-    Guard,
     Owner,
     Reporter,
     StepResult,
     StopSignal,
     TableInfo,
     Target,
-    TextPolicy,
     Watermark,
     WriteDisposition,
     WriteMode,
 )
 from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
-from connectors.postgres import checks, compare, control, keep, published, staging
+from connectors.postgres import checks, compare, control, control_schema, keep, published, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
@@ -41,6 +38,7 @@ if TYPE_CHECKING:
     from connectors.postgres.checkpoints import Checkpoint, PartKey, PartLoad
     from connectors.postgres.load import Load
     from connectors.postgres.staging import Plan
+    from connectors.request import TransferRequest
 
 
 class PostgresDestination(Destination):
@@ -74,7 +72,7 @@ class PostgresDestination(Destination):
                   AND has_schema_privilege(oid, 'USAGE')
                 ORDER BY 1
                 """,
-                (control.SCHEMA,),
+                (control_schema.SCHEMA,),
             ).fetchall()
         return [name for (name,) in rows]
 
@@ -153,18 +151,18 @@ class PostgresDestination(Destination):
         fence: Fence,
         columns: Sequence[Column],
         mode: WriteMode,
+        request: TransferRequest,
         *,
-        text_policy: TextPolicy = TextPolicy.FAIL,
-        guard: Guard = NO_GUARD,
         reporter: Reporter,
         stop: StopSignal,
     ) -> Load:
-        """The transaction of one run, on the connection that raised the fence."""
+        """The transaction of one run, on the connection that raised the fence.
+
+        `mode` is the one that this load has, which need not be the request's; what else it says counts as it is.
+        """
         from connectors.postgres.load import Load  # brings pyarrow, which look-ups do without
 
-        return Load(
-            self._open(), fence, columns, mode, text_policy=text_policy, guard=guard, reporter=reporter, stop=stop
-        )
+        return Load(self._open(), fence, columns, mode, request, reporter=reporter, stop=stop)
 
     def staged(self, fence: Fence) -> Plan | None:
         """What the fence's run staged in an earlier transaction, None if nothing."""
@@ -294,7 +292,11 @@ def _illegal_names(target: Target, columns: Sequence[Column]) -> Iterator[Connec
             check_identifier(name, field=field)
         except ConnectorError as error:
             yield error
-    if target.schema == control.SCHEMA or target.schema.startswith("pg_") or target.schema == "information_schema":
+    if (
+        target.schema == control_schema.SCHEMA
+        or target.schema.startswith("pg_")
+        or target.schema == "information_schema"
+    ):
         yield ConnectorError(
             f"The schema {target.schema} is not for tables of pipelines.",
             hint="Choose another.",

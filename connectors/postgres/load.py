@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,16 +13,12 @@ import psycopg2
 from psycopg2 import sql
 
 from connectors.base import (
-    NO_GUARD,
     Changes,
     Column,
     Fence,
-    Guard,
     Reporter,
     StopSignal,
-    TextPolicy,
     Watermark,
-    WriteDisposition,
     WriteMode,
 )
 from connectors.errors import ConnectorError
@@ -33,36 +28,32 @@ from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import compare_catalog, without_zones
 from connectors.postgres.publish import (
     append,
+    bringing,
     guard,
     in_place,
-    in_place_rules,
     merge,
     merge_index,
     merge_rules,
     partitions,
     replace,
-    span,
+    statistics,
 )
-from connectors.postgres.publish.existing import Existing, Look, look, refuse_append, refuse_create
+from connectors.postgres.publish.choice import choose
+from connectors.postgres.publish.existing import Existing, Look, look
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
-from connectors.target_options import Analyze
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from connectors.request import TransferRequest
+
 # Methods that change the rows of a table that stays, by those of a staging table.
 STAGED = ("in_place", "merge")
-# Below this PostgreSQL's own guesses are good enough, and ANALYZE would be most of a small run.
-ANALYZE_ROWS = 1000
-# A quick sample, unless the load took so long that a full one does not count. Autovacuum takes a full
-# one soon after the commit in any case: the rows of this transaction still count as changes.
-QUICK_TARGET = 10
-FULL_AFTER_S = 20.0
 
 
 class Load(AbstractContextManager["Load"]):
@@ -79,9 +70,8 @@ class Load(AbstractContextManager["Load"]):
         fence: Fence,
         columns: Sequence[Column],
         mode: WriteMode,
+        request: TransferRequest,
         *,
-        text_policy: TextPolicy = TextPolicy.FAIL,
-        guard: Guard = NO_GUARD,
         reporter: Reporter,
         stop: StopSignal,
     ) -> None:
@@ -90,8 +80,7 @@ class Load(AbstractContextManager["Load"]):
         self._target = fence.target
         self._columns = columns
         self._mode = merge_rules.in_the_sources_words(mode, columns)
-        self._text_policy = text_policy
-        self._guard = guard
+        self._request = request
         self._reporter = reporter
         self._stop = stop
         self._form = TargetForm()
@@ -99,6 +88,7 @@ class Load(AbstractContextManager["Load"]):
         self._old: Existing | None = None
         self._plan: Plan | None = None
         self._is_in_parts = False
+        self._may_be_undone = False
         self._began = time.monotonic()
         self._duplicates = 0
         self._starts: list[date] = []
@@ -162,8 +152,9 @@ class Load(AbstractContextManager["Load"]):
         self.changes = Changes(rows)
 
     def hold(self, facts: Mapping[str, Any]) -> None:
-        """Instead of a publish, after `lock` refused: commit the staged rows with what publishing them has to know."""
-        self._session.execute("ROLLBACK TO SAVEPOINT publish")
+        """Instead of a publish that something refused: commit the staged rows with what publishing them has to know."""
+        if self._may_be_undone:
+            self._session.execute("ROLLBACK TO SAVEPOINT publish")
         if self._plan is None:
             staging.write_plan(self._session, self._fence, 1, self._new, facts)
         else:
@@ -196,21 +187,7 @@ class Load(AbstractContextManager["Load"]):
         seen = self._begin()
         self._form = TargetForm.of(self._mode, self._columns)
         self._old = seen.relations.get(self._target.table)
-        if self._mode.disposition is WriteDisposition.MERGE:
-            method = "merge"
-            refusal = merge_rules.refuse_target(self._session, self._target, self._columns, self._mode, seen)
-        elif self._old is None:
-            method, refusal = "create", refuse_create(self._target, seen.schema, self._session.role)
-        elif self._mode.disposition is WriteDisposition.APPEND:
-            method, refusal = "append", refuse_append(self._target, seen, self._session.role)
-            if refusal is None and self._mode.span is not None:
-                refusal = span.refuse(self._session, self._target, self._columns, exists=True)
-        else:
-            method, refusal = in_place_rules.choose(self._session, self._target, self._columns, self._mode.key, seen)
-        if refusal is None and self._old is None and self._mode.span is not None:
-            refusal = span.refuse(self._session, self._target, self._columns, exists=False)
-        if refusal is None and self._old is not None and method != "rename":
-            refusal = self._form.refuse_staying(self._session, self._target, self._old)
+        method, refusal = choose(self._session, self._target, self._columns, self._mode, seen, self._form)
         if refusal is not None:
             raise refusal
         self.method = method
@@ -220,8 +197,10 @@ class Load(AbstractContextManager["Load"]):
     @property
     def _is_staged(self) -> bool:
         """Whether rows go into a staging table, and then into one that stays."""
-        into_what_stays = self._is_in_parts or self._form.by is not None or self._mode.span is not None
-        return self.method in STAGED or (self.method == "append" and into_what_stays)
+        mode, divided = self._mode, self._form.by is not None
+        return self.method in STAGED or (
+            self.method == "append" and (self._is_in_parts or divided or mode.span is not None or mode.staged)
+        )
 
     def _prepare_merge(self) -> None:
         """Have a target with its unique index."""
@@ -263,7 +242,7 @@ class Load(AbstractContextManager["Load"]):
     def _copy(
         self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], count: Callable[[int, int], None]
     ) -> CopyResult:
-        cursor, policy = self._session.connection.cursor(), self._text_policy
+        cursor, policy = self._session.connection.cursor(), self._request.text_policy
         if self._form.by is not None and not self._is_staged:
             tree = NewTree(self._session, self._new, self._form.by)
             return copy_into_tree(
@@ -296,11 +275,7 @@ class Load(AbstractContextManager["Load"]):
         if self._is_staged or self.method == "append":
             return
         self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
-        if self._analyze is Analyze.FULL or (self._analyze is Analyze.QUICK and rows >= ANALYZE_ROWS):
-            quick = self._analyze is Analyze.QUICK and time.monotonic() - self._began < FULL_AFTER_S
-            sample = f"SET LOCAL default_statistics_target = {QUICK_TARGET}; " if quick else ""
-            name = sql.Identifier(self._new.schema, self._new.table)
-            self._session.execute(sql.SQL("{}ANALYZE {}").format(sql.SQL(sample), name))
+        statistics.take(self._session, self._new, self._mode.options.analyze, rows, time.monotonic() - self._began)
 
     def lock(self, rows: int) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
@@ -313,8 +288,9 @@ class Load(AbstractContextManager["Load"]):
             self._complete()
             return
         self._session.execute("SAVEPOINT publish")
+        self._may_be_undone = True
         if self.method == "rename":
-            guard.check_rename(self._session, self._target, rows, self._guard)
+            guard.check_rename(self._session, self._target, rows, self._request.guard)
         if self._is_staged:
             self._bring_over()
             return
@@ -353,24 +329,12 @@ class Load(AbstractContextManager["Load"]):
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
-        if self.method == "append" and mode.span is not None:
-            told = f"{target} from {mode.span.low} to {mode.span.high}"
-            allow = partial(guard.check_changes, told, guard=self._guard)
-            rows = self.changes.inserted
-            self.changes = span.replace(session, target, self._new, self._columns, mode.span, rows, allow=allow)
-        elif self.method == "append":
-            self.changes = append.bring_over(session, target, self._new, self._columns, self.changes.inserted)
-        elif self.method == "in_place":
-            # What leans on the table, and how, may have changed since it was looked at.
-            refusal = in_place.refuse(session, target, self._columns, mode.key)
-            if refusal is not None:
-                raise refusal
-            allow = partial(guard.check_changes, target, guard=self._guard)
-            self.changes = in_place.apply(session, target, self._new, self._columns, mode.key, allow=allow)
-        else:
-            self.changes = merge.apply(
-                session, target, self._new, self._columns, mode.key, mode.cursor, duplicates=self._duplicates
-            )
+        self.changes = bringing.bring_over(
+            *(session, target, self._new, self._columns, mode, self.method),
+            rows=self.changes.inserted,
+            duplicates=self._duplicates,
+            guard=self._request.guard,
+        )
         session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
         self._complete()
         self._old = look(session, target).relations[target.table]
@@ -386,12 +350,7 @@ class Load(AbstractContextManager["Load"]):
         )
         if lacked and self.locked_at is None:
             self.locked_at = began
-        if self._analyze is Analyze.FULL:
-            session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(target.schema, target.table)))
-
-    @property
-    def _analyze(self) -> Analyze:
-        return self._mode.options.analyze
+        statistics.take_in_full(session, target, self._mode.options.analyze)
 
     @property
     def lock_held_ms(self) -> float:

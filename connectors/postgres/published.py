@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from connectors.base import Target
 from connectors.postgres.client import Session
-from connectors.postgres.control import SCHEMA, target_key
+from connectors.postgres.control import target_key
+from connectors.postgres.control_schema import SCHEMA
 from connectors.sides import Published
 
 SET_WATERMARK = "set_watermark"

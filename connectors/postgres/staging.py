@@ -14,7 +14,7 @@ from connectors.base import Fence, Target
 from connectors.errors import ConnectorError
 from connectors.postgres import control
 from connectors.postgres.client import Session
-from connectors.postgres.control import SCHEMA
+from connectors.postgres.control_schema import SCHEMA
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,15 @@ import pytest
 from google.cloud.bigquery import SchemaField
 
 from connectors import comparing, transfer
-from connectors.base import NeverStop, Owner, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import (
+    NeverStop,
+    Owner,
+    ReadRequest,
+    Target,
+    TextPolicy,
+    WriteDisposition,
+    WriteMode,
+)
 from connectors.bigquery.source import BigQuerySource
 from connectors.comparing import Comparison, ComparisonRequest
 from connectors.cursor import CursorRead
@@ -335,7 +343,7 @@ def test_the_cost_says_why_there_is_no_snapshot(world: World, cost: Any, warehou
 
 def test_nothing_is_written_at_the_destination(world: World, warehouse_cursor: Any):
     world.move()
-    state = "SELECT (SELECT token FROM _datamantri.head), (SELECT count(*) FROM _datamantri.applied)"
+    state = "SELECT target, token, (SELECT count(*) FROM _datamantri.applied) FROM _datamantri.head ORDER BY 1"
     warehouse_cursor.execute(state)
     before = warehouse_cursor.fetchall()
     world.compare()
@@ -373,9 +381,7 @@ def test_characters_that_were_taken_out_on_the_way_are_no_difference(
     bigquery_tables.make(f"{dataset}.things", [SCHEMA[0], SCHEMA[1], SchemaField("n", "INT64")], texts)
     owner = replace(world.owner, run=uuid.uuid4())
     fence = world.destination.raise_fence(world.target, owner)
-    request = transfer.TransferRequest(
-        owner, world.read, world.target, world.mode, text_policy=transfer.TextPolicy.STRIP
-    )
+    request = transfer.TransferRequest(owner, world.read, world.target, world.mode, text_policy=TextPolicy.STRIP)
     transfer.direct(world.source, world.destination, fence, request, reporter=world.recorder, stop=NeverStop())
-    assert codes(world.compare(text_policy=transfer.TextPolicy.STRIP))[0] == "equal"
+    assert codes(world.compare(text_policy=TextPolicy.STRIP))[0] == "equal"
     assert codes(world.compare())[0] == "target_changed"

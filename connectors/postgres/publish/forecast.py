@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from connectors.base import Column, Target, WriteDisposition, WriteMode
 from connectors.forecast import Forecast, LastLock
-from connectors.postgres import control
+from connectors.postgres import control, control_schema
 from connectors.postgres.client import Session
 from connectors.postgres.publish import in_place_rules, indexes, merge_index, merge_rules, partitions
 from connectors.postgres.publish.existing import Existing, Look
@@ -136,13 +136,13 @@ def _minds(columns: Sequence[Column], form: TargetForm, method: str, here: Exist
 
 
 def _last_lock(session: Session, target: Target) -> LastLock | None:
-    there = session.one(f"SELECT to_regclass('{control.SCHEMA}.applied') IS NOT NULL")
+    there = session.one(f"SELECT to_regclass('{control_schema.SCHEMA}.applied') IS NOT NULL")
     if there is None or not there[0]:
         return None
     row = session.one(
         f"""
         SELECT a.receipt->>'method', (a.receipt->>'lock_wait_ms')::float, (a.receipt->>'lock_held_ms')::float
-        FROM {control.SCHEMA}.head h JOIN {control.SCHEMA}.applied a ON a.run = h.last_run
+        FROM {control_schema.SCHEMA}.head h JOIN {control_schema.SCHEMA}.applied a ON a.run = h.last_run
         WHERE h.target = %s AND (a.receipt->>'lock_held_ms')::float > 0
         """,
         (control.target_key(target),),

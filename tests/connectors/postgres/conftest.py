@@ -154,6 +154,26 @@ class World:
             crash=crash,
         )
 
+    def publish_held(
+        self,
+        run: uuid.UUID,
+        *,
+        destination: PostgresDestination | None = None,
+        crash: Callable[[str], None] = lambda point: None,
+        **request: Any,
+    ) -> transfer.Receipt:
+        """Raise the fence for a run whose rows are kept, and publish them as a person who approves does."""
+        destination = destination or self.destination()
+        fence = self.fence(destination, run)
+        asked = transfer.TransferRequest(
+            fence.owner,
+            ReadRequest(table="a.b.c"),
+            self.target,
+            WriteMode(WriteDisposition.REPLACE),  # that of the kept rows counts
+            **request,
+        )
+        return transfer.publish_staged(destination, fence, asked, reporter=self.recorder, stop=NeverStop(), crash=crash)
+
 
 @pytest.fixture
 def world(options: PostgresOptions) -> Iterator[World]:

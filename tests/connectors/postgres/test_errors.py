@@ -9,7 +9,7 @@ import pytest
 
 from connectors.base import Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, TransientError, Unreachable
-from connectors.postgres import control, keep
+from connectors.postgres import control_schema, keep
 from tests.connectors.memory import ID_NAME, MemorySource, batch
 from tests.connectors.postgres.conftest import PASSWORD
 
@@ -116,7 +116,7 @@ def test_an_empty_schema_of_our_own_needs_no_grant_on_the_database(world, admin,
 
 def test_a_role_that_meets_the_schema_of_another_gets_the_grants(world, server, options):
     with closing(server.connect(options.dbname)) as connection, connection.cursor() as cursor:
-        cursor.execute(control._CREATE)
+        cursor.execute(control_schema.CREATE)
         error = refusal(world.fence)
         assert error.code == "missing_grant"
         steps = list(world.destination().check())

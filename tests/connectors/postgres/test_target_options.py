@@ -8,8 +8,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from connectors import transfer
-from connectors.base import Column, Guard, NeverStop, Target, WriteDisposition, WriteMode
+from connectors.base import Column, Guard, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, Held, TransientError
 from connectors.postgres import keep
 from connectors.postgres.options import PostgresOptions
@@ -616,8 +615,7 @@ def test_rows_that_were_held_are_published_in_their_form(move, world, admin, for
     with pytest.raises(Held):
         move((1, FEBRUARY), form=form, destination=destination, fence=fence, guard=Guard())
     assert len(contents(admin)) == 10
-    again = world.fence(destination, fence.owner.run)
-    receipt = transfer.publish_staged(destination, again, reporter=world.recorder, stop=NeverStop())
+    receipt = world.publish_held(fence.owner.run, destination=destination)
     assert receipt.method == "rename"
     assert contents(admin) == [1]
     assert indexes(admin)[0][0] == "flights_pkey"
@@ -633,9 +631,8 @@ def test_held_rows_whose_form_no_longer_fits_are_not_published(move, world, admi
     with pytest.raises(Held):
         move((1, FEBRUARY), form=ALL, destination=destination, fence=fence, guard=Guard())
     admin.execute("CREATE VIEW late AS SELECT * FROM flights")
-    again = world.fence(destination, fence.owner.run)
     with pytest.raises(ConnectorError) as refused:
-        transfer.publish_staged(destination, again, reporter=world.recorder, stop=NeverStop())
+        world.publish_held(fence.owner.run, destination=destination)
     assert refused.value.code == "staging_gone"
 
 

@@ -1,0 +1,100 @@
+"""The tables of the schema `_datamantri`, made where they are missing."""
+
+from __future__ import annotations
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from connectors.postgres import errors
+from connectors.postgres.client import Session
+
+SCHEMA = errors.CONTROL_SCHEMA
+VERSION = 1
+# Any number will do, as long as every installation takes the same.
+_CREATION_LOCK = 0x64617461_6D616E
+
+CREATE = f"""
+SELECT pg_advisory_xact_lock({_CREATION_LOCK});
+-- IF NOT EXISTS would ask for the right to create one even where it is there.
+DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN CREATE SCHEMA {SCHEMA}; END IF; END $$;
+CREATE TABLE IF NOT EXISTS {SCHEMA}.meta (
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    destination uuid NOT NULL DEFAULT gen_random_uuid(),
+    version integer NOT NULL
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.head (
+    target text PRIMARY KEY,
+    installation uuid NOT NULL,
+    pipeline uuid NOT NULL,
+    token bigint NOT NULL,
+    watermark text,
+    -- how many rows the source had up to the watermark when it was written
+    watermark_rows bigint,
+    last_run uuid,
+    fingerprint text NOT NULL DEFAULT '',
+    target_oid oid
+);
+-- Staged rows that wait for their publish, and what that has to know. `planned_on` is head.last_run as it
+-- was: once that has moved on, the staged rows are of no use.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (
+    run uuid NOT NULL,
+    generation integer NOT NULL,
+    target text NOT NULL,
+    staging text NOT NULL,
+    planned_on uuid,
+    facts jsonb NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run, generation)
+);
+CREATE INDEX IF NOT EXISTS plan_of_target ON {SCHEMA}.plan (target);
+-- How far each part of a plan is: committed together with its rows. `position` counts rows of `reading`, `xids`
+-- are the transactions that brought the rows of a part that can be started over.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.checkpoint (
+    run uuid NOT NULL,
+    generation integer NOT NULL,
+    part integer NOT NULL,
+    token bigint NOT NULL DEFAULT 0,
+    reading text NOT NULL DEFAULT '',
+    position bigint NOT NULL DEFAULT 0,
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    repaired jsonb NOT NULL DEFAULT '{{}}',
+    xids text[] NOT NULL DEFAULT '{{}}',
+    done boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (run, generation, part),
+    FOREIGN KEY (run, generation) REFERENCES {SCHEMA}.plan ON DELETE CASCADE
+);
+CREATE TABLE IF NOT EXISTS {SCHEMA}.applied (
+    run uuid PRIMARY KEY,
+    target text NOT NULL,
+    pipeline uuid NOT NULL,
+    installation uuid NOT NULL,
+    token bigint NOT NULL,
+    rows bigint NOT NULL,
+    published_at timestamptz NOT NULL,
+    receipt jsonb NOT NULL,
+    watermark_before text,
+    watermark_after text
+);
+INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
+"""
+
+# True of any schema that has what was added last; one of an earlier version fails with a code of INCOMPLETE, and is
+# completed. Nothing of these is wanted, but that they are there.
+IS_COMPLETE = f"NOT EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE false)"
+INCOMPLETE = (errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME)
+
+
+def create_schema(session: Session) -> None:
+    """Make the schema and its tables unless they are there, however many try at once."""
+    try:
+        session.execute(CREATE)
+    except psycopg2.Error as error:
+        if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE:
+            raise
+        dbname = str(session.connection.info.dbname)
+        raise errors.missing_grant(
+            f"{session.role} may not create the schema {SCHEMA} in {dbname}.",
+            f"GRANT CREATE ON DATABASE {errors.quoted(dbname)} TO {errors.quoted(session.role)};",
+            field="user",
+        ) from error

@@ -1,0 +1,43 @@
+"""Rows of a staging table become those of a table that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from connectors.base import Changes, Column, Guard, Target, WriteMode
+from connectors.postgres.client import Session
+from connectors.postgres.publish import append, in_place, merge, span
+from connectors.postgres.publish.guard import check_changes
+
+
+def bring_over(
+    session: Session,
+    target: Target,
+    staging: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    method: str,
+    *,
+    rows: int,
+    duplicates: int,
+    guard: Guard,
+) -> Changes:
+    """Change the target's rows by the `rows` of `staging`; the caller holds the lock that the method takes.
+
+    Raises Held where a guard wants a person to decide, and ConnectorError.
+    """
+    if method == "append" and mode.span is not None:
+        told = f"{target} from {mode.span.low} to {mode.span.high}"
+        allow = partial(check_changes, told, guard=guard)
+        return span.replace(session, target, staging, columns, mode.span, rows, allow=allow)
+    if method == "append":
+        return append.bring_over(session, target, staging, columns, rows)
+    if method == "in_place":
+        # What leans on the table, and how, may have changed since it was looked at.
+        refusal = in_place.refuse(session, target, columns, mode.key)
+        if refusal is not None:
+            raise refusal
+        allow = partial(check_changes, target, guard=guard)
+        return in_place.apply(session, target, staging, columns, mode.key, allow=allow)
+    return merge.apply(session, target, staging, columns, mode.key, mode.cursor, duplicates=duplicates)

@@ -1,0 +1,34 @@
+"""Which way rows become visible, as the target stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from connectors.base import Column, Target, WriteDisposition, WriteMode
+from connectors.errors import ConnectorError
+from connectors.postgres.client import Session
+from connectors.postgres.publish import in_place_rules, merge_rules, span
+from connectors.postgres.publish.existing import Look, refuse_append, refuse_create
+from connectors.postgres.publish.target_form import TargetForm
+
+
+def choose(
+    session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, seen: Look, form: TargetForm
+) -> tuple[str, ConnectorError | None]:
+    """The method, and what stands against it: append, rename, create, in_place or merge."""
+    old = seen.relations.get(target.table)
+    refusal: ConnectorError | None
+    if mode.disposition is WriteDisposition.MERGE:
+        method = "merge"
+        refusal = merge_rules.refuse_target(session, target, columns, mode, seen)
+    elif old is None:
+        method, refusal = "create", refuse_create(target, seen.schema, session.role)
+    elif mode.disposition is WriteDisposition.APPEND:
+        method, refusal = "append", refuse_append(target, seen, session.role)
+    else:
+        method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
+    if refusal is None and mode.span is not None and method != "merge":
+        refusal = span.refuse(session, target, columns, exists=old is not None)
+    if refusal is None and old is not None and method != "rename":
+        refusal = form.refuse_staying(session, target, old)
+    return method, refusal

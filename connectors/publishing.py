@@ -1,0 +1,137 @@
+"""The end of a load: what is staged becomes visible in one transaction, or is kept for a person to decide."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from connectors import receipt
+from connectors.base import NO_GUARD, Fence, ReadPlan, Reporter, StopSignal, Watermark, WriteMode, column_from_json
+from connectors.errors import ConnectorError, Held
+from connectors.postgres.control import AlreadyApplied
+from connectors.receipt import Receipt
+from connectors.request import Crash, TransferRequest, no_crash
+
+if TYPE_CHECKING:
+    from connectors.postgres.destination import PostgresDestination
+    from connectors.postgres.load import Load
+
+
+def publish_staged(
+    destination: PostgresDestination,
+    fence: Fence,
+    request: TransferRequest,
+    *,
+    reporter: Reporter,
+    stop: StopSignal,
+    crash: Crash = no_crash,
+) -> Receipt:
+    """Publish what this run staged before a person approved it; nothing is read from the source.
+
+    What decided which rows those are, and how they become visible, was kept with them; `request` says the rest.
+
+    Raises ConnectorError: overtaken, staging_gone, and what a publish may raise.
+    """
+    if fence.applied is not None:
+        return Receipt.from_json(fence.applied.receipt)
+    plan = destination.staged(fence)
+    if plan is None:
+        raise ConnectorError(
+            f"No rows are staged for {fence.target}.", hint="Run the pipeline again.", code="staging_gone"
+        )
+    facts = plan.facts
+    draft = Receipt.from_json(facts["draft"])
+    columns = tuple(map(column_from_json, facts["columns"]))
+    mode = WriteMode.from_json(facts["mode"])
+    approved = replace(request, guard=NO_GUARD)
+    seconds = dict(draft.seconds)
+    with (
+        already_applied(reporter) as earlier,
+        destination.load(fence, columns, mode, approved, reporter=reporter, stop=stop) as load,
+    ):
+        load.reopen(plan, draft.rows)
+        load.settle(draft.rows)
+        draft = replace(draft, token=fence.token)
+        return publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
+    return earlier[0]
+
+
+def publish(
+    load: Load,
+    draft: Receipt,
+    fingerprint: str,
+    watermark: Watermark,
+    seconds: dict[str, float],
+    reporter: Reporter,
+    crash: Crash,
+    *,
+    facts: Callable[[], Mapping[str, Any]] | None = None,
+) -> Receipt:
+    """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
+    with timed(seconds, "publish"):
+        reporter.publishing()
+        try:
+            load.wait_for_readers()
+            crash("publish.before_lock")
+            load.lock(draft.rows)
+        except Held:
+            if facts is not None:
+                load.hold(facts())
+                crash("publish.held")
+            raise
+        crash("publish.after_lock")
+        draft = replace(
+            draft,
+            method=load.method,
+            changes=load.changes,
+            lock_wait_ms=round(load.lock_wait_ms, 1),
+            lock_held_ms=round(load.lock_held_ms, 1),
+            seconds={name: round(value, 4) for name, value in seconds.items()},
+        )
+        written = load.record(draft.rows, draft.to_json(), fingerprint, watermark)
+        crash("publish.before_commit")
+        load.commit()
+        held_ms = round(load.lock_held_ms, 1)
+        crash("publish.after_commit")
+    done = replace(Receipt.from_json(written), lock_held_ms=held_ms, seconds=seconds)
+    reporter.log("info", receipt.summary(done))
+    waited = receipt.lock_line(done)
+    if waited:
+        reporter.log("info", waited)
+    return done
+
+
+def kept_facts(
+    plan: ReadPlan, mode: WriteMode, draft: Receipt, request: TransferRequest, watermark: Watermark
+) -> dict[str, Any]:
+    """All that publishing the staged rows later has to know."""
+    return {
+        "columns": [asdict(column) for column in plan.columns],
+        "mode": mode.to_json(),
+        "draft": draft.to_json(),
+        "fingerprint": request.fingerprint,
+        "watermark": asdict(watermark),
+    }
+
+
+@contextmanager
+def already_applied(reporter: Reporter) -> Iterator[list[Receipt]]:
+    """Take a former attempt's receipt for this one's, where the publish finds that it came late."""
+    earlier: list[Receipt] = []
+    try:
+        yield earlier
+    except AlreadyApplied as done:
+        reporter.log("info", "A former attempt has published this run already.")
+        earlier.append(Receipt.from_json(done.receipt))
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[phase] = time.monotonic() - began

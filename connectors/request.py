@@ -1,0 +1,67 @@
+"""What a run asks of the engine, and what planning it found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from connectors.base import (
+    NO_GUARD,
+    Column,
+    Guard,
+    Owner,
+    ReadPlan,
+    ReadRequest,
+    Refresh,
+    Target,
+    TextPolicy,
+    WriteDisposition,
+    WriteMode,
+)
+from connectors.column_rules import ColumnRule
+
+Crash = Callable[[str], None]
+"""Called with the name of each point that tests end the process at."""
+
+
+def no_crash(point: str) -> None:
+    """What goes on after every point."""
+
+
+@dataclass(frozen=True)
+class TransferRequest:
+    """What one run moves, and where to.
+
+    `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
+    columns as the definition knew them: one that is gone or has another type ends the run. `rules` say
+    which columns are skipped, and which are stored as another type than the usual one. With `read.cursor`
+    only new rows are read; its watermark is taken from the destination.
+    """
+
+    owner: Owner
+    read: ReadRequest
+    target: Target
+    mode: WriteMode
+    fingerprint: str = ""
+    adopt: bool = False
+    expected: tuple[Column, ...] = ()
+    rules: Mapping[str, ColumnRule] = field(default_factory=dict)
+    text_policy: TextPolicy = TextPolicy.FAIL
+    guard: Guard = NO_GUARD
+    refresh: Refresh = Refresh.NEW
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What will be read, and the seconds that finding out took; `read` is the request as the destination narrows it."""
+
+    read: ReadRequest
+    plan: ReadPlan
+    seconds: float
+
+
+def write_mode(request: TransferRequest) -> WriteMode:
+    """How to write: a full refresh puts new rows in the place of all that are there."""
+    if request.refresh is Refresh.FULL:
+        return replace(request.mode, disposition=WriteDisposition.REPLACE)
+    return request.mode

@@ -34,6 +34,15 @@ class WriteDisposition(StrEnum):
     APPEND = "append"
     REPLACE = "replace"
     MERGE = "merge"
+    HISTORY = "history"
+
+
+class Deletes(StrEnum):
+    """What becomes of rows of the target that a merge no longer finds in its source."""
+
+    KEEP = "keep"
+    SOFT = "soft"
+    HARD = "hard"
 
 
 class TextPolicy(StrEnum):
@@ -72,6 +81,8 @@ class WriteMode:
 
     `options` say what form the target gets. An append with a `span` takes the place of the target's rows in it.
     With `staged`, rows go into a staging table first even where an append could write straight into the target.
+    Only a run that `sees_all` rows of the source can tell which are gone: `deletes` says what becomes of those. A
+    history begins `anew` in a full refresh.
     """
 
     disposition: WriteDisposition
@@ -80,6 +91,9 @@ class WriteMode:
     options: TargetOptions = field(default_factory=TargetOptions)
     span: Span | None = None
     staged: bool = False
+    deletes: Deletes = Deletes.KEEP
+    sees_all: bool = False
+    anew: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The mode as JSON holds it."""
@@ -96,6 +110,7 @@ class WriteMode:
                 "key": tuple(values["key"]),
                 "options": TargetOptions.from_json(values.get("options", {})),
                 "span": Span(**span) if span else None,
+                "deletes": Deletes(values.get("deletes", Deletes.KEEP)),
             }
         )
 
@@ -259,7 +274,8 @@ class Changes:
     """What a publish did to the target's rows.
 
     `duplicates` are rows of the source beyond one for each key; `stale` those older than what the
-    target has.
+    target has. `deleted` were deleted, marked as such or, in a history, ended; `revived` were so before, and are
+    there again. Of what a history inserted, `versions` are of keys that it knew.
     """
 
     inserted: int
@@ -268,6 +284,8 @@ class Changes:
     deleted: int = 0
     duplicates: int = 0
     stale: int = 0
+    revived: int = 0
+    versions: int = 0
 
 
 @dataclass(frozen=True)

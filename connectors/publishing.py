@@ -76,7 +76,7 @@ def publish(
         try:
             load.wait_for_readers()
             crash("publish.before_lock")
-            load.lock(draft.rows)
+            load.lock(draft.rows, draft.snapshot_time)
         except Held:
             if facts is not None:
                 load.hold(facts())

@@ -61,7 +61,10 @@ class Prepared:
 
 
 def write_mode(request: TransferRequest) -> WriteMode:
-    """How to write: a full refresh puts new rows in the place of all that are there."""
-    if request.refresh is Refresh.FULL:
-        return replace(request.mode, disposition=WriteDisposition.REPLACE)
-    return request.mode
+    """How to write: a full refresh puts new rows in the place of all that are there, and begins a history anew."""
+    mode = replace(request.mode, sees_all=request.mode.sees_all and request.read.cursor is None)
+    if request.refresh is not Refresh.FULL:
+        return mode
+    if mode.disposition is WriteDisposition.HISTORY:
+        return replace(mode, anew=True)
+    return replace(mode, disposition=WriteDisposition.REPLACE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date
+from datetime import date, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,6 +31,7 @@ from connectors.postgres.publish import (
     bringing,
     guard,
     in_place,
+    marks,
     merge,
     merge_index,
     merge_rules,
@@ -207,6 +208,7 @@ class Load(AbstractContextManager["Load"]):
         session, target = self._session, self._target
         if self._old is None:
             replace.create(session, target, self._columns, None, by=self._form.by)
+            marks.add(session, target, marks.of_mode(self._mode))
             self._form.make_key(session, target)
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
@@ -274,11 +276,14 @@ class Load(AbstractContextManager["Load"]):
             self._starts = self._form.partitions_for(self._session, self._target, self._new)
         if self._is_staged or self.method == "append":
             return
+        marks.add(self._session, self._new, marks.lacking(self._session, self._new, marks.of_mode(self._mode)))
         self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
         statistics.take(self._session, self._new, self._mode.options.analyze, rows, time.monotonic() - self._began)
 
-    def lock(self, rows: int) -> None:
+    def lock(self, rows: int, as_of: datetime) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
+
+        `as_of` is the time that the rows were read as of, for what is gone since or came to be otherwise.
 
         Readers wait for a new table, only writers for a table whose rows change. Raises Held where a guard
         wants a person to decide; `hold` then keeps the staged rows.
@@ -292,7 +297,7 @@ class Load(AbstractContextManager["Load"]):
         if self.method == "rename":
             guard.check_rename(self._session, self._target, rows, self._request.guard)
         if self._is_staged:
-            self._bring_over()
+            self._bring_over(as_of)
             return
         asked_at = time.monotonic()
         if self._old is None:
@@ -308,7 +313,7 @@ class Load(AbstractContextManager["Load"]):
             self._reporter.log("info", remark)
         self._old = seen.relations[self._new.table]
 
-    def _bring_over(self) -> None:
+    def _bring_over(self, as_of: datetime) -> None:
         """Change the target's rows by what the staging table has."""
         session, target, mode = self._session, self._target, self._mode
         asked_at = time.monotonic()
@@ -328,16 +333,25 @@ class Load(AbstractContextManager["Load"]):
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
+        marks.ensure(session, target, mode, reporter=self._reporter, stop=self._stop)
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
         self.changes = bringing.bring_over(
             *(session, target, self._new, self._columns, mode, self.method),
             rows=self.changes.inserted,
             duplicates=self._duplicates,
+            as_of=as_of,
+            seen=self._seen,
             guard=self._request.guard,
+            reporter=self._reporter,
         )
         session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
         self._complete()
         self._old = look(session, target).relations[target.table]
+
+    @property
+    def _seen(self) -> marks.Seen:
+        """What the source has besides the staged rows."""
+        return marks.NOTHING_SEEN
 
     def _complete(self) -> None:
         """Give a table that stays the indexes that it lacks, and statistics if a person asked for full ones."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
-from connectors.base import Changes, Column, Guard, Target, WriteMode
+from connectors.base import Changes, Column, Guard, Reporter, Target, WriteMode
 from connectors.postgres.client import Session
-from connectors.postgres.publish import append, in_place, merge, span
+from connectors.postgres.publish import append, full_merge, in_place, marks, merge, span
 from connectors.postgres.publish.guard import check_changes
+from connectors.postgres.publish.merge_rules import inspected
 
 
 def bring_over(
@@ -21,7 +24,10 @@ def bring_over(
     *,
     rows: int,
     duplicates: int,
+    as_of: datetime,
+    seen: marks.Seen,
     guard: Guard,
+    reporter: Reporter,
 ) -> Changes:
     """Change the target's rows by the `rows` of `staging`; the caller holds the lock that the method takes.
 
@@ -39,5 +45,19 @@ def bring_over(
         if refusal is not None:
             raise refusal
         allow = partial(check_changes, target, guard=guard)
-        return in_place.apply(session, target, staging, columns, mode.key, allow=allow)
-    return merge.apply(session, target, staging, columns, mode.key, mode.cursor, duplicates=duplicates)
+        changes = in_place.apply(session, target, staging, columns, mode.key, allow=allow)
+        return replace(changes, revived=marks.clear(session, target))
+    table = inspected(session, target)
+    if not full_merge.concerns(session, target, mode, table):
+        return merge.apply(session, target, staging, columns, mode.key, mode.cursor, duplicates=duplicates, table=table)
+    told = full_merge.objection(mode, seen)
+    if told:
+        reporter.log("warning", told)
+    allow = partial(check_changes, target, guard=guard)
+    return full_merge.apply(
+        *(session, target, staging, columns, mode, table),
+        as_of=as_of,
+        duplicates=duplicates,
+        seen=seen,
+        allow=allow,
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from connectors.base import Column, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
-from connectors.postgres.publish import in_place_rules, merge_rules, span
+from connectors.postgres.publish import deletion_rules, in_place_rules, merge_rules, span
 from connectors.postgres.publish.existing import Look, refuse_append, refuse_create
 from connectors.postgres.publish.target_form import TargetForm
 
@@ -31,4 +31,4 @@ def choose(
         refusal = span.refuse(session, target, columns, exists=old is not None)
     if refusal is None and old is not None and method != "rename":
         refusal = form.refuse_staying(session, target, old)
-    return method, refusal
+    return method, refusal or deletion_rules.refuse(session, target, columns, mode, None if method == "rename" else old)

@@ -114,7 +114,8 @@ def summary(receipt: Receipt) -> str:
     if receipt.method not in ("merge", "in_place"):
         return f"Published {receipt.rows:,} rows to {receipt.target}."
     done = receipt.changes
-    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" else []
+    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" or done.deleted else []
+    left += [f"{done.revived:,} came back"] if done.revived else []
     left += [f"{done.unchanged:,} were the same already"]
     left += [f"{done.stale:,} were older than what is there"] if done.stale else []
     left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []

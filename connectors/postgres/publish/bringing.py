@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from connectors.base import Changes, Column, Guard, Reporter, Target, WriteMode
+from connectors.base import Changes, Column, Deletes, Guard, Reporter, Target, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import append, full_merge, in_place, marks, merge, span
 from connectors.postgres.publish.guard import check_changes
@@ -54,10 +54,14 @@ def bring_over(
     if told:
         reporter.log("warning", told)
     allow = partial(check_changes, target, guard=guard)
-    return full_merge.apply(
+    changes = full_merge.apply(
         *(session, target, staging, columns, mode, table),
         as_of=as_of,
         duplicates=duplicates,
         seen=seen,
         allow=allow,
     )
+    if changes.deleted:
+        done = "marked as deleted" if mode.deletes is Deletes.SOFT else "deleted"
+        reporter.log("info", f"Gone from the source, and {done}: {changes.deleted:,} rows.")
+    return changes

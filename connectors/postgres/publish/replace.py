@@ -102,7 +102,7 @@ def swap(
     statements.append(sql.SQL("ALTER TABLE {} RENAME TO {}").format(_name(new), sql.Identifier(target.table)))
     statements += final
     if old is not None:
-        there = set(column_names(columns))
+        there = {*column_names(columns), *fresh.column_comments}  # what runs keep for themselves has a comment
         statements += _carry_over(_name(target), old, fresh, there)
         gone = sorted((set(old.column_grants) | set(old.column_comments)) - there)
         if gone:

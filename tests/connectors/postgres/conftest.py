@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
@@ -125,9 +126,10 @@ class World:
         query: str = "",
         read: CursorRead | None = None,
         fingerprint: str = "f",
+        mode: Mapping[str, Any] = MappingProxyType({}),
         **request: Any,
     ) -> transfer.Receipt:
-        """Raise the fence unless given one, and transfer."""
+        """Raise the fence unless given one, and transfer; `mode` is what else the WriteMode says."""
         destination = destination or self.destination()
         fence = fence or self.fence(destination, run, adopt=adopt)
         return transfer.direct(
@@ -144,6 +146,7 @@ class World:
                     cursor,
                     form,
                     read.span if read and disposition == "append" else None,
+                    **mode,
                 ),
                 fingerprint=fingerprint,
                 adopt=adopt,

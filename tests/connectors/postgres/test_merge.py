@@ -19,7 +19,7 @@ from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog, create_table
 from connectors.postgres.names import column_names
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.publish import merge
+from connectors.postgres.publish import merge, tuning
 
 TARGET = Target("public", "flights")
 STAGING = Target("public", "_datamantri_new_1")
@@ -272,7 +272,7 @@ EVERY_BATCH, NO_BATCH = 0, 10**9
 
 @pytest.mark.parametrize("index_from", [EVERY_BATCH, NO_BATCH])
 def test_a_partitioned_target_takes_rows_into_their_partitions(merging, session, monkeypatch, index_from):
-    monkeypatch.setattr(merge, "INDEX_FROM", index_from)
+    monkeypatch.setattr(tuning, "INDEX_FROM", index_from)
     session.execute("""
         CREATE TABLE flights (id bigint, day date, name text) PARTITION BY RANGE (day);
         CREATE TABLE flights_1 PARTITION OF flights FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
@@ -600,7 +600,7 @@ def modelled(
     index_from=st.sampled_from([EVERY_BATCH, NO_BATCH]),
 )
 def test_merges_do_what_a_dictionary_would(merging, session, monkeypatch, batches, has_cursor, index_from):
-    monkeypatch.setattr(merge, "INDEX_FROM", index_from)
+    monkeypatch.setattr(tuning, "INDEX_FROM", index_from)
     session.execute("DROP TABLE IF EXISTS flights")
     columns = (ID, Column("part", "STRING"), NAME, SEEN)
     move = merging(*columns, key=("id", "part"), cursor="seen" if has_cursor else "").make()

@@ -17,17 +17,20 @@ PLAIN = frozenset({CheckKind.NOT_NULL, CheckKind.ACCEPTED, CheckKind.RANGE, Chec
 _TEXTS = ("text", "character varying")
 
 
-def condition(check: Check, columns: Sequence[Column], *, alias: str = "s") -> sql.Composable:
+def condition(
+    check: Check, columns: Sequence[Column], *, alias: str = "s", other: sql.Composable | None = None
+) -> sql.Composable:
     """True for the bad rows of a table that was made for `columns` and is called `alias`.
 
     For kinds of ROW_LEVEL but SQL. NULL passes all but `not_null`. Values are read by the column's own type, times
-    in the session's zone. Raises ConnectorError, code check_column, where a column is not there.
+    in the session's zone. `other` stands for the table that a relation is about, if it is not that as it is now.
+    Raises ConnectorError, code check_column, where a column is not there.
     """
     found = [_Place(name, kind, alias) for name, kind in named(check, columns)]
     if check.kind is CheckKind.NOT_NULL:
         return sql.SQL(" OR ").join(sql.SQL("{} IS NULL").format(place.value) for place in found)
     if check.kind is CheckKind.RELATION:
-        return _relation(check, found)
+        return _relation(check, found, other or sql.Identifier(*table_of(check)))
     (place,) = found
     if check.kind is CheckKind.ACCEPTED:
         values = sql.SQL(", ").join(map(sql.Literal, check.values))
@@ -76,12 +79,11 @@ class _Place:
         self.type = type_
 
 
-def _relation(check: Check, found: Sequence[_Place]) -> sql.Composable:
+def _relation(check: Check, found: Sequence[_Place], other: sql.Composable) -> sql.Composable:
     """A row with a NULL among its columns refers to nothing, as with a foreign key."""
     given = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(place.value) for place in found)
     same = sql.SQL(" AND ").join(
         sql.SQL("{} = {}").format(sql.Identifier("other", name), place.value)
         for name, place in zip(check.table_columns, found, strict=True)
     )
-    other = sql.Identifier(*table_of(check))
     return sql.SQL("{} AND NOT EXISTS (SELECT FROM {} AS other WHERE {})").format(given, other, same)

@@ -19,6 +19,7 @@ from connectors import transfer
 from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.checks import CheckResult
 from connectors.postgres.copy import READERS
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
@@ -42,6 +43,9 @@ class Silent:
         return None
 
     def publishing(self) -> None:
+        return None
+
+    def audited(self, results: tuple[CheckResult, ...]) -> None:
         return None
 
 

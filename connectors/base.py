@@ -23,6 +23,7 @@ from connectors.watching import TableState
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from connectors.checks import CheckResult
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
     from connectors.sides import Cost, Published, Scope, Side, Survey, TargetSide
@@ -373,6 +374,10 @@ class Reporter(Protocol):
     def planned(self, plan: ReadPlan) -> None: ...
 
     def publishing(self) -> None: ...
+
+    def audited(self, results: tuple[CheckResult, ...]) -> None:
+        """What the checks of the staged rows came to, with the first bad rows."""
+        ...
 
 
 class NeverStop:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from connectors import receipt
 from connectors.base import NO_GUARD, Fence, ReadPlan, Reporter, StopSignal, Watermark, WriteMode, column_from_json
 from connectors.errors import ConnectorError, Held
+from connectors.postgres.auditing import CHECK_FAILED, refuse_bad
 from connectors.postgres.control import AlreadyApplied
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
@@ -46,7 +47,9 @@ def publish_staged(
     draft = Receipt.from_json(facts["draft"])
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode.from_json(facts["mode"])
-    approved = replace(request, guard=NO_GUARD)
+    # Who approved what a check held was told of no guard: they have yet to look.
+    was_checked = bool(facts.get("held_by_checks"))
+    approved = replace(request, checks=(), guard=request.guard if was_checked else NO_GUARD)
     seconds = dict(draft.seconds)
     with (
         already_applied(reporter) as earlier,
@@ -55,7 +58,10 @@ def publish_staged(
         load.reopen(plan, draft.rows)
         load.settle(draft.rows)
         draft = replace(draft, token=fence.token)
-        return publish(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash)
+        return publish(
+            *(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash),
+            facts=lambda: {},
+        )
     return earlier[0]
 
 
@@ -74,12 +80,16 @@ def publish(
     with timed(seconds, "publish"):
         reporter.publishing()
         try:
+            results = load.audit(draft.rows)
+            draft = replace(draft, checks=draft.checks or tuple(result.to_json() for result in results))
+            crash("publish.checked")
+            refuse_bad(results)
             load.wait_for_readers()
             crash("publish.before_lock")
             load.lock(draft.rows, draft.snapshot_time)
-        except Held:
+        except Held as held:
             if facts is not None:
-                load.hold(facts())
+                load.hold({**facts(), "draft": draft.to_json(), "held_by_checks": held.code == CHECK_FAILED})
                 crash("publish.held")
             raise
         crash("publish.after_lock")

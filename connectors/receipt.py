@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -20,7 +20,8 @@ class Receipt:
     the latter ends just before the commit. `repaired` counts values that the text policy changed.
     `source_rows` is what the source itself counted at the snapshot, None where it could not. `interval` says
     which values of the cursor were read (see cursor.Interval), with `late`, the net number of rows that came at
-    or below the watermark since it was written; None for a run that reads all rows.
+    or below the watermark since it was written; None for a run that reads all rows. `checks` are the results of
+    checks, without rows.
     """
 
     rows: int
@@ -41,6 +42,7 @@ class Receipt:
     interval: Mapping[str, Any] | None = None
     watermark_before: str = ""
     watermark_after: str = ""
+    checks: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -18,6 +18,7 @@ from connectors.base import (
     WriteDisposition,
     WriteMode,
 )
+from connectors.checks import Check
 from connectors.column_rules import ColumnRule
 
 Crash = Callable[[str], None]
@@ -35,7 +36,8 @@ class TransferRequest:
     `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
     columns as the definition knew them: one that is gone or has another type ends the run. `rules` say
     which columns are skipped, and which are stored as another type than the usual one. With `read.cursor`
-    only new rows are read; its watermark is taken from the destination.
+    only new rows are read; its watermark is taken from the destination. `checks` are made of what would be
+    published; `former_rows` are the rows of earlier runs, the newest first, None where this one is not like them.
     """
 
     owner: Owner
@@ -48,6 +50,8 @@ class TransferRequest:
     rules: Mapping[str, ColumnRule] = field(default_factory=dict)
     text_policy: TextPolicy = TextPolicy.FAIL
     guard: Guard = NO_GUARD
+    checks: tuple[Check, ...] = ()
+    former_rows: tuple[int, ...] | None = ()
     refresh: Refresh = Refresh.NEW
 
 
@@ -61,8 +65,12 @@ class Prepared:
 
 
 def write_mode(request: TransferRequest) -> WriteMode:
-    """How to write: a full refresh puts new rows in the place of all that are there, and begins a history anew."""
-    mode = replace(request.mode, sees_all=request.mode.sees_all and request.read.cursor is None)
+    """How to write: a full refresh puts new rows in the place of all that are there, and begins a history anew.
+
+    What is checked is staged.
+    """
+    sees_all = request.mode.sees_all and request.read.cursor is None
+    mode = replace(request.mode, sees_all=sees_all, staged=request.mode.staged or bool(request.checks))
     if request.refresh is not Refresh.FULL:
         return mode
     if mode.disposition is WriteDisposition.HISTORY:

@@ -10,6 +10,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.base import ReadPlan
+from connectors.checks import CheckResult
 from runs import live, services
 from runs.services import Line, Progress
 
@@ -29,6 +30,8 @@ class Reporter:
         self.claim = claimed
         self._title = f"{title}: " if title else ""
         self.stale = False
+        # Of checks, with bad rows: whoever ends the attempt writes them down.
+        self.results: tuple[CheckResult, ...] = ()
         self._lines: list[Line] = []
         self._dropped = 0
         self._progress = Progress()
@@ -65,6 +68,9 @@ class Reporter:
             self._progress.phase = "publishing"
             self._progress_at = float("-inf")
         scribe().wake()
+
+    def audited(self, results: tuple[CheckResult, ...]) -> None:
+        self.results = results
 
     def phase(self, name: str) -> None:
         with self._lock:

@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import (
-    Changes,
-    Column,
-    Fence,
-    Reporter,
-    StopSignal,
-    Watermark,
-    WriteMode,
-)
+from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres import control, errors, snapshots, staging
+from connectors.postgres.auditing import audit
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import compare_catalog, without_zones
@@ -51,6 +44,7 @@ from connectors.postgres.transactions import begin_long
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from connectors.checks import CheckResult
     from connectors.request import TransferRequest
 
 # Methods that change the rows of a table that stays, by those of a staging table.
@@ -90,6 +84,7 @@ class Load(AbstractContextManager["Load"]):
         self._plan: Plan | None = None
         self._is_in_parts = False
         self._may_be_undone = False
+        self._has_made_target = False
         self._began = time.monotonic()
         self._duplicates = 0
         self._starts: list[date] = []
@@ -156,6 +151,10 @@ class Load(AbstractContextManager["Load"]):
         """Instead of a publish that something refused: commit the staged rows with what publishing them has to know."""
         if self._may_be_undone:
             self._session.execute("ROLLBACK TO SAVEPOINT publish")
+        if self._has_made_target:
+            self._session.execute(
+                sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))
+            )
         if self._plan is None:
             staging.write_plan(self._session, self._fence, 1, self._new, facts)
         else:
@@ -209,6 +208,7 @@ class Load(AbstractContextManager["Load"]):
         if self._old is None:
             replace.create(session, target, self._columns, None, by=self._form.by)
             marks.add(session, target, marks.of_mode(self._mode))
+            self._has_made_target = True
             self._form.make_key(session, target)
         append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
         remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
@@ -279,6 +279,11 @@ class Load(AbstractContextManager["Load"]):
         marks.add(self._session, self._new, marks.lacking(self._session, self._new, marks.of_mode(self._mode)))
         self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
         statistics.take(self._session, self._new, self._mode.options.analyze, rows, time.monotonic() - self._began)
+
+    def audit(self, rows: int) -> tuple[CheckResult, ...]:
+        """Judge the checks of what is about to be published, as the target stands now."""
+        place = (self.method, self._new, self._target, self._columns, self._mode)
+        return audit(self._session, self._request, *place, rows, reporter=self._reporter, stop=self._stop)
 
     def lock(self, rows: int, as_of: datetime) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.

@@ -23,6 +23,7 @@ from connectors.base import (
     StopSignal,
     TableInfo,
 )
+from connectors.checks import CheckResult
 from connectors.errors import Stopped
 from connectors.sides import (
     HASH_DIGITS,
@@ -178,6 +179,7 @@ class Recorder:
         self.lines: list[tuple[str, str]] = []
         self.totals: list[tuple[int, int]] = []
         self.events: list[str] = []
+        self.results: tuple[CheckResult, ...] = ()
 
     def log(self, level: str, message: str) -> None:
         self.lines.append((level, message))
@@ -190,6 +192,9 @@ class Recorder:
 
     def publishing(self) -> None:
         self.events.append("publishing")
+
+    def audited(self, results: tuple[CheckResult, ...]) -> None:
+        self.results = results
 
     def text(self) -> str:
         return "\n".join(message for _, message in self.lines)

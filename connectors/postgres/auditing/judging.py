@@ -82,8 +82,10 @@ class _Judges:
             CheckKind.RELATION: self._relation,
             CheckKind.SQL: self._query,
         }
-        way = ways.get(check.kind, lambda one: self._of_scan(one, self._scan([one])[0]))
-        return self._judged(check, lambda: way(check))
+        return self._judged(check, partial(ways.get(check.kind, self._in_a_scan), check))
+
+    def _in_a_scan(self, check: Check) -> CheckResult:
+        return self._of_scan(check, self._scan([check])[0])
 
     def _judged(self, check: Check, judge: Callable[[], CheckResult], seconds: float = 0.0) -> CheckResult:
         """What `judge` says, or that nobody can say."""

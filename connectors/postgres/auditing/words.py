@@ -38,9 +38,9 @@ def _what(check: Check, count: int) -> str:
         case CheckKind.ACCEPTED:
             return f"{'has' if is_one else 'have'} another {about} than is accepted"
         case CheckKind.RANGE:
-            bounds = [f"from {check.minimum}"] if check.minimum else []
-            bounds += [f"to {check.maximum}"] if check.maximum else []
-            return f"{'has' if is_one else 'have'} a value of {about} that is not {' '.join(bounds)}"
+            bounds = [f"below {check.minimum}"] if check.minimum else []
+            bounds += [f"above {check.maximum}"] if check.maximum else []
+            return f"{'has' if is_one else 'have'} a value of {about} {' or '.join(bounds)}"
         case CheckKind.REGEX:
             return f"{'has' if is_one else 'have'} a value of {about} that does not match {check.pattern}"
         case CheckKind.RELATION:

@@ -23,6 +23,7 @@ POINTS = (
     "load.begin",
     "load.middle",
     "load.end",
+    "publish.checked",
     "publish.before_lock",
     "publish.after_lock",
     "publish.before_commit",

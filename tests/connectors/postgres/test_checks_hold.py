@@ -1,0 +1,170 @@
+"""What fails a check waits for a person, whatever way it is published; nothing is lost or doubled on the way."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connectors import transfer
+from connectors.base import Guard
+from connectors.checks import Check, CheckKind, Severity
+from connectors.errors import ConnectorError, Held
+from tests.connectors.memory import PartedSource
+from tests.connectors.postgres.conftest import World
+from tests.connectors.postgres.test_staged import StagedRun, parts_of
+
+NO_FIVES = Check(CheckKind.RANGE, "no fives", ("id",), maximum="4")
+KEEPS = {"append": [1, 2, 5], "replace": [2, 5], "merge": [1, 2, 5]}
+
+
+def held(world: World, *args: Any, **request: Any) -> uuid.UUID:
+    """A run that its checks hold."""
+    run = uuid.uuid4()
+    with pytest.raises(Held) as raised:
+        world.move(*args, run=run, **{"checks": (NO_FIVES,), **request})
+    assert raised.value.code == "check_failed"
+    return run
+
+
+def tables(admin: Any) -> list[str]:
+    admin.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+        " ORDER BY relname"
+    )
+    return [name for (name,) in admin.fetchall()]
+
+
+def test_a_failed_check_holds_the_rows_until_they_are_approved(world, admin, ids, disposition):
+    run = held(world, [2, 5], disposition)
+    assert ids() == [1]
+    assert "Check no fives: 1 row of 2 has a value of id above 4." in world.recorder.text()
+    receipt = world.publish_held(run, checks=(NO_FIVES,))
+    assert ids() == KEEPS[disposition]
+    assert [told["status"] for told in receipt.checks] == ["failed"]
+    assert tables(admin) == ["flights"]
+    assert world.publish_held(run).published_at == receipt.published_at  # once is enough
+    assert ids() == KEEPS[disposition]
+
+
+@pytest.mark.parametrize("how", ["append", "replace", "merge"])
+def test_a_first_load_that_is_held_leaves_no_table_behind(world, admin, ids, how):
+    run = held(world, [2, 5], how)
+    assert ids() is None
+    world.publish_held(run)
+    assert ids() == [2, 5]
+    assert tables(admin) == ["flights"]
+
+
+def test_a_held_first_load_that_is_discarded_leaves_nothing_and_the_next_one_runs(world, admin, ids):
+    run = held(world, [2, 5], "merge")
+    destination = world.destination()
+    fence = world.fence(destination, run)
+    destination.forget_staged(fence, fence.leftovers)
+    assert tables(admin) == []
+    world.move([3], "merge", checks=(NO_FIVES,))
+    assert ids() == [3]
+
+
+def test_a_check_that_only_warns_lets_the_rows_pass(world, ids, disposition):
+    receipt = world.move([2, 5], disposition, checks=(replace(NO_FIVES, severity=Severity.WARN),))
+    assert ids() == KEEPS[disposition]
+    assert [told["status"] for told in receipt.checks] == ["failed"]
+    assert ("warning", "Check no fives: 1 row of 2 has a value of id above 4.") in world.recorder.lines
+
+
+def test_a_check_that_nobody_can_judge_holds_as_well(world, ids):
+    run = held(world, [2], checks=(Check(CheckKind.SQL, "broken", query="SELECT nothing FROM {staged}"),))
+    assert 'PostgreSQL says: column "nothing" does not exist.' in world.recorder.text()
+    world.publish_held(run)
+    assert ids() == [2]
+
+
+@pytest.mark.parametrize("is_in_place", [False, True], ids=["by rename", "in place"])
+def test_who_approves_a_check_is_asked_again_where_a_guard_has_something_to_say(world, admin, ids, is_in_place):
+    guard = Guard(shrink_percent=50)
+    world.move([1, 2, 3, 4])
+    if is_in_place:
+        admin.execute("CREATE VIEW late AS SELECT * FROM flights")
+    run = held(world, [5], guard=guard)
+    with pytest.raises(Held, match="would take 3 of 4 rows") as again:
+        world.publish_held(run, guard=guard)
+    assert again.value.code == "guard_shrink"
+    assert ids() == [1, 2, 3, 4]
+    world.publish_held(run, guard=guard)
+    assert ids() == [5]
+
+
+def test_what_was_held_is_refused_once_another_run_was_published(world, ids, disposition):
+    run = held(world, [2, 5], disposition)
+    world.move([3], disposition, checks=(NO_FIVES,))
+    with pytest.raises(ConnectorError) as refused:
+        world.publish_held(run)
+    assert refused.value.code == "overtaken"
+    assert 5 not in (ids() or [])
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+@pytest.mark.parametrize("point", ["publish.checked", "publish.held"])
+def test_a_worker_that_dies_around_a_check_loses_and_doubles_nothing(world, admin, ids, disposition, point):
+    def crash(at: str) -> None:
+        if at == point:
+            raise Killed
+
+    run = uuid.uuid4()
+    with pytest.raises(Killed):
+        world.move([2, 5], disposition, run=run, checks=(NO_FIVES,), crash=crash)
+    assert ids() == [1]
+    with pytest.raises(Held):
+        world.move([2, 5], disposition, run=run, checks=(NO_FIVES,))
+    with pytest.raises(Killed):
+        world.publish_held(run, crash=crash if point == "publish.checked" else _at("publish.before_commit"))
+    assert ids() == [1]
+    world.publish_held(run)
+    assert ids() == KEEPS[disposition]
+    assert tables(admin) == ["flights"]
+
+
+def _at(point: str) -> Any:
+    def crash(at: str) -> None:
+        if at == point:
+            raise Killed
+
+    return crash
+
+
+class CheckedRun(StagedRun):
+    """A run in parts, with a check."""
+
+    def request(self, fence: Any) -> transfer.TransferRequest:
+        return replace(super().request(fence), checks=(replace(NO_FIVES, maximum="2999"),))
+
+
+@pytest.mark.parametrize("how", ["append", "replace", "merge"])
+def test_a_load_in_parts_is_checked_as_a_whole(world, admin, ids, how):
+    world.move([1], how)
+    run = CheckedRun(world, PartedSource(parts_of(2)), how)
+    for part in range(len(run.plan().parts)):
+        run.load(part)
+    with pytest.raises(Held, match="2 rows of 3,000 have"):
+        run.publish()
+    assert ids() == [1]
+    (result,) = world.recorder.results
+    assert sorted(result.sample.rows) == [("3000", "row 3000"), ("3001", "row 3001")]
+    receipt = world.publish_held(run.run)
+    assert receipt.checks[0]["value"] == 2
+    assert ids() == list(range(2 if how == "replace" else 1, 3002))
+    assert tables(admin) == ["flights"]
+
+
+def test_rows_without_checks_still_go_straight_into_the_target(world, admin):
+    seen: list[list[str]] = []
+    world.move([1], "append")
+    world.move([2], "append", crash=lambda at: seen.append(tables(admin)) if at == "publish.checked" else None)
+    assert seen == [["flights"]]
+    assert world.recorder.results == ()

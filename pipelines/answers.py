@@ -16,7 +16,7 @@ from uuid import UUID
 from cryptography.fernet import InvalidToken
 
 from connectors import column_rules, comparing, registry
-from connectors.base import Column, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
+from connectors.base import Column, Deletes, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
 from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
@@ -165,6 +165,7 @@ def _validate(
     target: str,
     disposition: str,
     key: list[str],
+    deletes: str,
     cursor: str,
     incremental: bool,
     initial: str,
@@ -182,7 +183,8 @@ def _validate(
     """
     asked = time.monotonic()
     wanted = Target(schema, target)
-    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor, TargetOptions.from_json(options))
+    form = TargetOptions.from_json(options)
+    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor, form, deletes=Deletes(deletes))
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None

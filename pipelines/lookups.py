@@ -128,6 +128,7 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         target=target.table,
         disposition=pipeline.write_disposition,
         key=pipeline.merge_key,
+        deletes=pipeline.deletes,
         cursor=pipeline.cursor_column,
         incremental=pipeline.incremental,
         initial=pipeline.initial_value,

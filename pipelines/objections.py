@@ -11,7 +11,7 @@ from connectors import column_rules, naming, parameters, target_options
 from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.postgres.names import check_identifier
-from pipelines import queries
+from pipelines import deletions, queries
 from pipelines.given import kinds_of, sample_target
 from pipelines.models import Pipeline, PipelineState
 
@@ -83,6 +83,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
         message = "Of a query nobody tells when its rows change."
         found.append(PipelineRefused("watch_needs_table", message, "Read a table, or use a schedule.", "watch_every_s"))
     found += _merge_objections(pipeline)
+    found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in deletions.objections(pipeline)]
     found += _column_objections(pipeline)
     found += _form_objections(pipeline)
     found += _incremental_objections(pipeline)

@@ -265,7 +265,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         model = Pipeline
         fields = (
             "id", "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
-            "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column",
+            "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "deletes",
+            "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
             "held_days", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s", "give_up_after_s",

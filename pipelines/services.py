@@ -20,7 +20,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
-from pipelines import calendars, queries, schedules
+from pipelines import calendars, deletions, queries, schedules
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MOVING = frozenset(
     {
         "source", "source_table", "source_query", "parameters", "destination", "target_schema", "target_table",
-        "adopt_target", "write_disposition", "merge_key", "cursor_column", "incremental", "initial_value",
+        "adopt_target", "write_disposition", "merge_key", "deletes", "cursor_column", "incremental", "initial_value",
         "column_rules", "primary_key", "indexes", "partition_column", "partition_unit",
     }
 )  # fmt: skip
@@ -194,6 +194,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         },
         "write_disposition": str(pipeline.write_disposition),
         "merge_key": list(pipeline.merge_key),
+        **deletions.said(pipeline),
         "cursor_column": pipeline.cursor_column,
         "column_rules": pipeline.column_rules,
         "incremental": pipeline.incremental,
@@ -297,6 +298,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         target_table=target_table or _free_table(pipeline),
         write_disposition=pipeline.write_disposition,
         merge_key=list(pipeline.merge_key),
+        deletes=pipeline.deletes,
         cursor_column=pipeline.cursor_column,
         column_rules=dict(pipeline.column_rules),
         incremental=pipeline.incremental,

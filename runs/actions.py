@@ -10,6 +10,7 @@ from uuid import UUID
 
 from connectors import column_rules
 from connectors.base import (
+    Deletes,
     Destination,
     Fence,
     Guard,
@@ -24,6 +25,7 @@ from connectors.base import (
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
+from pipelines import deletions
 from pipelines.models import Connection, LoadMethod
 from runs import capacity, endings, ends, services
 from runs.endings import Divided, NeverPublished, Standing
@@ -228,6 +230,8 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
             definition["cursor_column"] if definition["write_disposition"] == WriteDisposition.MERGE else "",
             TargetOptions.from_json(definition["target_options"]),
             span if definition["write_disposition"] == WriteDisposition.APPEND else None,
+            deletes=Deletes(definition.get("deletes", Deletes.KEEP)),
+            sees_all=deletions.sees_all(definition, claimed.options),
         ),
         text_policy=TextPolicy(definition["text_policy"]),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from connectors import column_rules, comparing
-from connectors.base import Destination, ReadRequest, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import Deletes, Destination, ReadRequest, TextPolicy, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.parameters import INTERVAL, names_it
 from connectors.sides import Published
@@ -117,6 +117,7 @@ def request_of(claimed: Claim, options: Options) -> comparing.ComparisonRequest:
             WriteDisposition(definition["write_disposition"]),
             tuple(definition["merge_key"]),
             definition["cursor_column"],
+            deletes=Deletes(definition.get("deletes", Deletes.KEEP)),
         ),
         text_policy=TextPolicy(definition["text_policy"]),
         rules=column_rules.from_json(definition["column_rules"])[0],

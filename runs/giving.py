@@ -13,7 +13,7 @@ from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.parameters import BUILT_IN, INTERVAL, given_to, names_it
 from connectors.postgres.names import check_identifier
-from pipelines import given, schedules
+from pipelines import deletions, given, schedules
 from pipelines.models import Pipeline
 from runs import intervals
 from runs.intervals import Interval
@@ -49,7 +49,8 @@ def check(
             message = f"{pipeline.name} reads a data interval, and no schedule says which."
             errors[START] = ConnectorError(message, hint="Give both ends of one.", code="interval_needed")
     if not errors:
-        errors = _of_the_watermark(pipeline, found, start, end) or _wrong_name(pipeline, found, interval)
+        errors = _of_the_watermark(pipeline, found, start, end) or _of_deletions(pipeline, found)
+        errors = errors or _wrong_name(pipeline, found, interval)
     return Given(found, interval, errors)
 
 
@@ -82,6 +83,18 @@ def _of_the_watermark(
         code="watermark_values",
     )
     return dict.fromkeys(fields, error)
+
+
+def _of_deletions(pipeline: Pipeline, values: Mapping[str, Any]) -> dict[str, ConnectorError]:
+    """What would bring rows that the next run, with the defaults, takes for gone."""
+    if not deletions.are_made(pipeline):
+        return {}
+    error = ConnectorError(
+        f"{pipeline.name} takes rows that a run does not read for gone: the next run would find none of these.",
+        hint="Make a pipeline of its own for these rows, or let this one keep rows that vanish.",
+        code="deletes_values",
+    )
+    return {f"parameters.{name}": error for name in other_values(pipeline, values)}
 
 
 def _is_of_a_schedule(pipeline: Pipeline, start: datetime, end: datetime) -> bool:

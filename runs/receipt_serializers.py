@@ -14,9 +14,11 @@ class ChangesSerializer(serializers.Serializer[Any]):
     inserted = serializers.IntegerField()
     updated = serializers.IntegerField()
     unchanged = serializers.IntegerField(help_text="The same already: not touched.")
-    deleted = serializers.IntegerField()
+    deleted = serializers.IntegerField(help_text="Deleted, marked as deleted or, in a history, ended.")
     duplicates = serializers.IntegerField(help_text="Rows of the source beyond one for each key.")
     stale = serializers.IntegerField(help_text="Rows older than what the target had.")
+    revived = serializers.IntegerField(required=False, help_text="Marked or ended before, and there again.")
+    versions = serializers.IntegerField(required=False, help_text="Inserted into a history, of keys that it knew.")
 
 
 class TargetSerializer(serializers.Serializer[Any]):

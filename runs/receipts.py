@@ -16,10 +16,11 @@ METHODS = {
     "rename": "A new table took the old one's place",
     "in_place": "Rows were changed in place",
     "merge": "Rows were merged by key",
+    "history": "Versions were added to a history",
     "set_watermark": "The watermark was set; no row moved",
 }
 # Only these touch rows one by one: what they left alone is worth a 0.
-_BY_ROW = ("in_place", "merge")
+_BY_ROW = ("in_place", "merge", "history")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("changes.updated", "Updated", count),
             ("changes.unchanged", "The same already", count),
             ("changes.deleted", "Deleted", count),
+            ("changes.revived", "Back again", count),
+            ("changes.versions", "Versions of known keys", count),
             ("changes.duplicates", "More than one for a key", count),
             ("changes.stale", "Older than what was there", count),
         ),
@@ -144,7 +147,9 @@ _TECHNICAL = (
 )
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
 _BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
-_ZERO_SAYS_NOTHING = frozenset({"changes.duplicates", "changes.stale", "interval.left", "interval.nulls"})
+_ZERO_SAYS_NOTHING = frozenset(
+    {"changes.duplicates", "changes.stale", "changes.revived", "changes.versions", "interval.left", "interval.nulls"}
+)
 
 
 def visible(run: Run, user: Any) -> dict[str, Any] | None:

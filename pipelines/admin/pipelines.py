@@ -90,7 +90,14 @@ class ScheduleInline(StackedInline):
     has_add_permission = has_delete_permission = has_change_permission
 
 
-FOLDED = ("Guards", "Key, indexes, partitions", "Priority and limits", "Retries", "When ticks meet or are missed")
+FOLDED = (
+    "Rows that vanish",
+    "Guards",
+    "Key, indexes, partitions",
+    "Priority and limits",
+    "Retries",
+    "When ticks meet or are missed",
+)
 
 
 def _is_usual(pipeline: Pipeline | None, fields: Iterable[str]) -> bool:
@@ -127,6 +134,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},
         ),
         ("Which rows are the same", {"fields": ("merge_key", "cursor_column")}),
+        ("Rows that vanish", {"fields": ("deletes",)}),
         ("Only new rows", {"fields": ("incremental", "lookback", "settle", "initial_value")}),
         ("Guards", {"fields": ("guard_zero_rows", "guard_shrink_percent", "held_days")}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),

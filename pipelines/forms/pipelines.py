@@ -76,8 +76,9 @@ class PipelineForm(forms.ModelForm):
         fields = (
             "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
             "target_schema",
-            "target_table", "adopt_target", "write_disposition", "merge_key", "cursor_column", "column_rules",
-            "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "incremental",
+            "target_table", "adopt_target", "write_disposition", "merge_key", "deletes", "cursor_column",
+            "column_rules", "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
+            "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
             "give_up_after_s", "time_limit_s", "load_method", "watch_every_s",

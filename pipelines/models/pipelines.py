@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
-from connectors.base import TextPolicy, WriteDisposition
+from connectors.base import Deletes, TextPolicy, WriteDisposition
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
 
@@ -95,7 +95,8 @@ class Pipeline(models.Model):
         ],
         default=WriteDisposition.REPLACE.value,
         help_text="Replace: readers see the whole old table, then the whole new one. Append: every run adds its rows. "
-        "Merge: rows with a known key are updated where they differ, others are added; none is deleted.",
+        "Merge: rows with a known key are updated where they differ, others are added; what becomes of those that "
+        "vanish is said below.",
     )
     merge_key = ArrayField(
         models.CharField(max_length=300),
@@ -104,6 +105,19 @@ class Pipeline(models.Model):
         blank=True,
         help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge needs "
         "them; replace uses them where something depends on the table and its rows are changed in place.",
+    )
+    deletes = models.CharField(
+        "rows that vanish",
+        max_length=10,
+        choices=[
+            (Deletes.KEEP.value, "Keep them"),
+            (Deletes.SOFT.value, "Mark them as deleted"),
+            (Deletes.HARD.value, "Delete them"),
+        ],
+        default=Deletes.KEEP.value,
+        help_text="For a merge that reads all rows: what becomes of rows that the source no longer has. Marked, they "
+        "stay, and the column _deleted_at says since when; it is emptied when the row is back. Guards count them "
+        "either way.",
     )
     cursor_column = models.CharField(
         max_length=300,

@@ -41,6 +41,7 @@ function whichRows(mode) {
   const onlyNew = document.getElementById("id_incremental");
   const uses = {
     merge_key: (how) => how === "merge" || how === "replace",
+    deletes: (how, isNew) => how === "merge" && !isNew,
     incremental: (how) => how === "merge" || how === "append",
     cursor_column: (how, isNew) => how === "merge" || isNew,
     lookback: (how, isNew) => isNew && how === "merge",
@@ -64,7 +65,7 @@ function whichRows(mode) {
     for (const field of fields) {
       if (!field.closest(".field-row").hidden) continue;
       if (field.type === "checkbox") formData.delete(field.name);
-      else formData.set(field.name, field.name === "lookback" ? "0" : "");
+      else formData.set(field.name, { lookback: "0", deletes: "keep" }[field.name] ?? "");
     }
   });
   show();

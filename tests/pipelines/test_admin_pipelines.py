@@ -37,7 +37,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "name": "Orders", "description": "", "state": "active", "source": source.pk, "source_table": "sales.orders",
         "source_query": "", "destination": destination.pk, "target_schema": "public", "target_table": "orders",
         "write_disposition": "replace", "overlap": "coalesce", "missed": "latest", "text_policy": "fail",
-        "load_method": "auto", "partition_unit": "month", "analyze": "quick", "priority": 20, "pool": "",
+        "deletes": "keep", "load_method": "auto", "partition_unit": "month", "analyze": "quick", "priority": 20, "pool": "",
         "lookback": "0", "held_days": "7", "guard_zero_rows": "on", "guard_shrink_percent": "50",
         "retries": 3, "retry_delay_s": 5, "give_up_after_s": "", "time_limit_s": 3600,
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,

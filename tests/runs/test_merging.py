@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from runs import services
+from runs.models import Decision
 from tests.runs.test_executor import log_of, start
 
 MERGE = {"write_disposition": "merge", "merge_key": ["id"]}
@@ -40,3 +42,34 @@ def test_the_target_gets_the_form_that_its_pipeline_asks_for(moving, work, wareh
     names = [name for (name,) in warehouse_cursor.fetchall()]
     assert names == [f"{pipeline.target_table}_name_idx", f"{pipeline.target_table}_pkey"]
     assert "primary key on id, index on name" in log_of(run)
+
+
+def test_a_full_merge_marks_what_is_gone_and_its_receipt_and_log_say_so(moving, work, script, warehouse_cursor):
+    pipeline = moving(**MERGE, deletes="soft", guard_shrink_percent=None)
+    start(pipeline)
+    work()
+    script.rows = 2
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.receipt["changes"]["deleted"]) == ("succeeded", 1)
+    assert "Gone from the source, and marked as deleted: 1 rows." in log_of(run)
+    warehouse_cursor.execute(f"SELECT id, _deleted_at FROM public.{pipeline.target_table} ORDER BY id")
+    (_, first), (_, second), (_, third) = warehouse_cursor.fetchall()
+    assert (first, second) == (None, None)
+    assert third.isoformat() == run.receipt["snapshot_time"]
+
+
+def test_too_many_deletions_are_held_and_made_once_somebody_approves(moving, work, script, rows_of, operator):
+    pipeline = moving(**MERGE, deletes="hard")
+    start(pipeline)
+    work()
+    script.rows = 1
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code, rows_of(pipeline)) == ("held", "guard_shrink", 3)
+    services.decide(run, Decision.PUBLISH, by=operator, note="They are gone.")
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.receipt["changes"]["deleted"], rows_of(pipeline)) == ("succeeded", 2, 1)

@@ -241,6 +241,13 @@ def test_the_watermark_is_not_moved_by_rows_that_a_value_chose(querying):
     assert again.value.code == "watermark_values"
 
 
+def test_rows_that_a_value_chose_are_not_brought_where_the_next_run_would_take_them_for_gone(querying):
+    pipeline = querying(query="SELECT * FROM d.t WHERE country = @country", deletes="soft")
+    refused = giving.check(pipeline, RunAction.LOAD, {"country": "FR"}, None, None).errors
+    assert {name: error.code for name, error in refused.items()} == {"parameters.country": "deletes_values"}
+    assert not giving.check(pipeline, RunAction.LOAD, {"country": "DE", "days": 1}, None, None).errors
+
+
 def test_nor_by_an_interval_that_no_scheduled_run_has(querying, queue):
     new = {"incremental": True, "cursor_column": "id", "source_columns": [{"name": "id", "type": "INT64"}]}
     pipeline = querying(**new)

@@ -1,0 +1,67 @@
+"""Rows that vanish from a source: which pipelines can tell, and what they do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from connectors.base import Deletes, WriteDisposition
+from connectors.errors import ConnectorError
+from connectors.parameters import INTERVAL, declared, names_it
+from pipelines.models import Pipeline
+
+# A query that names one of these gives other rows at every run.
+_TIMES = (*INTERVAL, "scheduled_for")
+
+
+def said(pipeline: Pipeline) -> dict[str, Any]:
+    """What a definition says of it: nothing where rows are kept, as definitions from before it could be chosen."""
+    return {} if pipeline.deletes == Deletes.KEEP else {"deletes": str(pipeline.deletes)}
+
+
+def are_made(pipeline: Pipeline) -> bool:
+    """Whether runs of this pipeline take what they do not read for gone."""
+    return pipeline.deletes != Deletes.KEEP and not pipeline.incremental and not _is_of_times(pipeline.source_query)
+
+
+def sees_all(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Whether a run of this definition, with what it was given, reads every row that the target should have."""
+    query = definition["source"]["query"]
+    if definition["incremental"] or _is_of_times(query):
+        return False
+    declares = declared(definition.get("parameters") or {})[0]
+    given: Mapping[str, Any] = options.get("parameters") or {}
+    return not any(
+        name in declares and value != declares[name].default and names_it(query, name) for name, value in given.items()
+    )
+
+
+def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
+    """What stands against deletions by the definition itself."""
+    if pipeline.deletes == Deletes.KEEP:
+        return
+    if pipeline.write_disposition != WriteDisposition.MERGE:
+        yield ConnectorError(
+            f"{pipeline.get_write_disposition_display()} has no use for it.",
+            hint="Choose merge, or keep rows that vanish.",
+            code="only_for_merge",
+            field="deletes",
+        )
+    elif pipeline.incremental:
+        yield ConnectorError(
+            "A run that reads only new rows cannot tell which rows are gone.",
+            hint="Read all rows, or keep rows that vanish.",
+            code="deletes_unseen",
+            field="deletes",
+        )
+    elif _is_of_times(pipeline.source_query):
+        yield ConnectorError(
+            "The query gives other rows at every run: those that a run does not read are not gone.",
+            hint="Let the query give all rows, or keep rows that vanish.",
+            code="deletes_unseen",
+            field="deletes",
+        )
+
+
+def _is_of_times(query: str) -> bool:
+    return any(names_it(query, name) for name in _TIMES)

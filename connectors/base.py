@@ -123,7 +123,7 @@ class Column:
     `type` is INT64, NUMERIC, STRUCT, RANGE, ...; `element` is the T of RANGE<T>; `columns` are the
     fields of a STRUCT; `max_length` counts characters or bytes. `target_type` is the PostgreSQL type that
     a rule chose, spelled as `format_type` spells it, empty for the usual one; `zone` is where a time
-    that changes its kind was told.
+    that changes its kind was told; `target_name` is the name in PostgreSQL where it is not the usual one.
     """
 
     name: str
@@ -138,6 +138,7 @@ class Column:
     description: str = ""
     target_type: str = ""
     zone: str = ""
+    target_name: str = ""
 
 
 def column_from_json(values: Mapping[str, Any]) -> Column:
@@ -150,13 +151,15 @@ class ReadRequest:
     """What to read: exactly one of `table` ("project.dataset.table") and `query`; with `cursor`, only what is new.
 
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
-    `skip` names columns, in any case, that are not read. `parameters` are what the query may name as @name.
+    `skip` names columns, in any case, that are not read; with `only`, others than these are not read either.
+    `parameters` are what the query may name as @name.
     """
 
     table: str = ""
     query: str = ""
     parameters: tuple[Parameter, ...] = ()
     skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     job_key: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     maximum_bytes_billed: int | None = None
@@ -185,6 +188,7 @@ class ReadPlan:
     `recorded_rows` what its record of a table that is read whole says: where as many arrive, nothing else is counted.
     `state` is what the source needs to read and count the parts, in JSON: any process can go on with a plan.
     A plan that `outlives_session` has parts that can be opened again when a session is lost; others are then void.
+    `ignored` are columns that are there, and not among those that were to be read `only`.
     """
 
     columns: tuple[Column, ...]
@@ -199,6 +203,7 @@ class ReadPlan:
     recorded_rows: int | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
     outlives_session: bool = False
+    ignored: tuple[Column, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON holds it."""
@@ -215,6 +220,7 @@ class ReadPlan:
                 "parts": tuple(Part(**part) for part in values["parts"]),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
                 "warnings": tuple(values["warnings"]),
+                "ignored": tuple(map(column_from_json, values.get("ignored", ()))),
                 "interval": None if interval is None else Interval(**interval),
             }
         )
@@ -334,6 +340,7 @@ class Fence:
 
     `applied` is this run's own publish, when a former attempt got that far; `leftovers` are staging tables that
     no load has a use for: of other runs that were overtaken, and what this run staged in a former attempt.
+    `columns` is what the head has of the target's columns, as `connectors.drift` writes it; empty before it does.
     """
 
     target: Target
@@ -344,6 +351,7 @@ class Fence:
     applied: Applied | None
     watermark: Watermark = Watermark()
     leftovers: tuple[str, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StopSignal(Protocol):

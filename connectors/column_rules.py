@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from connectors.base import Column
+from connectors.base import Column, ReadRequest
 from connectors.errors import ConnectorError
 from connectors.types import NEED_ZONE, base_type, casts_of, usual_type
 
@@ -114,6 +114,18 @@ def without(columns: Sequence[Column], skip: Sequence[str]) -> tuple[Column, ...
     """The columns whose names are not in `skip`, in any case."""
     gone = {name.lower() for name in skip}
     return tuple(column for column in columns if column.name.lower() not in gone)
+
+
+def narrowed(columns: Sequence[Column], read: ReadRequest) -> tuple[tuple[Column, ...], tuple[Column, ...]]:
+    """The columns that are read, and those that are not because others were to be read `only`."""
+    kept = without(columns, read.skip)
+    if not read.only:
+        return kept, ()
+    wanted = {name.lower() for name in read.only}
+    return (
+        tuple(column for column in kept if column.name.lower() in wanted),
+        tuple(column for column in kept if column.name.lower() not in wanted),
+    )
 
 
 def needs_zone(column: Column, type_: str) -> bool:

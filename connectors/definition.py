@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from connectors.base import Column, Fence, Refresh, WriteDisposition
+from connectors.base import Fence, Refresh, WriteDisposition
 from connectors.errors import ConnectorError
 
 if TYPE_CHECKING:
@@ -20,30 +20,3 @@ def refuse_redefined(fence: Fence, request: TransferRequest) -> None:
             hint="Start a full refresh to write them anew, or choose to keep them and go on with the new definition.",
             code="definition_changed",
         )
-
-
-def refuse_changed(expected: tuple[Column, ...], found: tuple[Column, ...]) -> None:
-    """Raise ConnectorError if a column of `expected` is gone or has another type; new ones are no harm."""
-    now = {column.name.lower(): column for column in found}
-    for column in expected:
-        here = now.get(column.name.lower())
-        if here is None:
-            raise ConnectorError(
-                f"The source no longer has the column {column.name}.",
-                hint="Save the pipeline again to accept its columns as they are now.",
-                code="column_missing",
-                field=column.name,
-            )
-        if _type(here) != _type(column):
-            raise ConnectorError(
-                f"The column {column.name} was {column.type} when the pipeline was saved and is {here.type} now.",
-                hint="Save the pipeline again to accept its columns as they are now.",
-                code="column_retyped",
-                field=column.name,
-            )
-
-
-def _type(column: Column) -> tuple[Any, ...]:
-    """What decides how a column is stored: not its name's case, its length, nor whether it is required."""
-    inner = tuple((child.name.lower(), _type(child)) for child in column.columns)
-    return column.type, column.repeated, column.precision, column.scale, column.element, inner

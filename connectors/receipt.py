@@ -21,7 +21,8 @@ class Receipt:
     `source_rows` is what the source itself counted at the snapshot, None where it could not. `interval` says
     which values of the cursor were read (see cursor.Interval), with `late`, the net number of rows that came at
     or below the watermark since it was written; None for a run that reads all rows. `checks` are the results of
-    checks, without rows.
+    checks, without rows. `drift` are the changes of the source's columns that the run took, and `columns` then what
+    the head has of the target's columns since.
     """
 
     rows: int
@@ -43,6 +44,8 @@ class Receipt:
     watermark_before: str = ""
     watermark_after: str = ""
     checks: Sequence[Mapping[str, Any]] = ()
+    drift: Sequence[Mapping[str, str]] = ()
+    columns: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -69,6 +72,7 @@ class Receipt:
                 "target": Target(**values["target"]),
                 "changes": Changes(**values.get("changes", {"inserted": values["rows"]})),
                 "disposition": WriteDisposition(values["disposition"]),
+                "drift": tuple(values.get("drift", ())),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
                 "published_at": datetime.fromisoformat(values["published_at"]),
             }

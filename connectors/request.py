@@ -20,6 +20,7 @@ from connectors.base import (
 )
 from connectors.checks import Check
 from connectors.column_rules import ColumnRule
+from connectors.schema_policy import SchemaPolicy
 
 Crash = Callable[[str], None]
 """Called with the name of each point that tests end the process at."""
@@ -34,7 +35,7 @@ class TransferRequest:
     """What one run moves, and where to.
 
     `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
-    columns as the definition knew them: one that is gone or has another type ends the run. `rules` say
+    columns as the definition knew them; `schema_policy` says what becomes of changes. `rules` say
     which columns are skipped, and which are stored as another type than the usual one. With `read.cursor`
     only new rows are read; its watermark is taken from the destination. `checks` are made of what would be
     published; `former_rows` are the rows of earlier runs, the newest first, None where this one is not like them.
@@ -48,6 +49,7 @@ class TransferRequest:
     adopt: bool = False
     expected: tuple[Column, ...] = ()
     rules: Mapping[str, ColumnRule] = field(default_factory=dict)
+    schema_policy: SchemaPolicy = SchemaPolicy.EVOLVE
     text_policy: TextPolicy = TextPolicy.FAIL
     guard: Guard = NO_GUARD
     checks: tuple[Check, ...] = ()

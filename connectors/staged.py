@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connectors import receipt
+from connectors import drift, receipt
 from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal
 from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
@@ -312,6 +312,7 @@ def publish_parts(
             interval=interval_facts(fence, plan, request),
             watermark_before=fence.watermark.value,
             watermark_after=after.value,
+            drift=drift.told(fence, request, plan),
         )
         facts = partial(kept_facts, plan, mode, draft, request, after)
         return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connectors import column_rules, receipt
+from connectors import column_rules, drift, receipt
 from connectors.base import (
     Column,
     Fence,
@@ -18,7 +18,7 @@ from connectors.base import (
     StopSignal,
 )
 from connectors.counting import Count, refuse_missing
-from connectors.definition import refuse_changed, refuse_redefined
+from connectors.definition import refuse_redefined
 from connectors.incremental import interval_facts, narrowed, tell_interval, watermark_after
 from connectors.publishing import already_applied, kept_facts, publish, publish_staged, timed
 from connectors.receipt import Receipt
@@ -49,12 +49,12 @@ def prepare(
     refuse_redefined(fence, request)
     if fence.leftovers:
         destination.forget_staged(fence, fence.leftovers)
-    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules))
+    only = drift.reading_only(fence, request)
+    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules), only=only)
     began = time.monotonic()
     stop.check()
     plan = source.plan(read, max_parts=parts, spread=True, stop=stop) if parts else source.plan(read, stop=stop)
-    refuse_changed(column_rules.without(request.expected, read.skip), plan.columns)
-    plan = replace(plan, columns=column_rules.apply(plan.columns, request.rules))
+    plan = replace(plan, columns=drift.followed(fence, request, plan.columns))
     return Prepared(read, plan, time.monotonic() - began)
 
 
@@ -101,6 +101,7 @@ def tell_plan(fence: Fence, request: TransferRequest, prepared: Prepared, report
         reporter.log("warning", warning)
     if request.rules:
         reporter.log("info", _ruled(prepared.read.skip, plan.columns))
+    drift.tell(fence, request, plan, reporter)
     tell_interval(fence, plan, request, reporter)
 
 
@@ -154,6 +155,7 @@ def _fill(
         interval=interval_facts(fence, plan, request),
         watermark_before=fence.watermark.value,
         watermark_after=watermark_after(fence, plan, request).value,
+        drift=drift.told(fence, request, plan),
     )
 
 

@@ -17,7 +17,7 @@ from connectors.bigquery.partitions import Ranged
 from connectors.bigquery.ranges import all_of
 from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
-from connectors.column_rules import without
+from connectors.column_rules import narrowed
 from connectors.cursor import Interval
 from connectors.errors import ConnectorError
 
@@ -26,7 +26,7 @@ _RESULT = Doing("The query's result", permission="bigquery.readsessions.create")
 
 
 class Planner:
-    """Makes the plan of one request; `timeout_s` is for each call."""
+    """Makes the plan of one request; `timeout_s` is for each call. `ignored` are columns that it leaves out."""
 
     def __init__(
         self,
@@ -44,11 +44,12 @@ class Planner:
         self._max_parts = max_parts
         self._spread = spread
         self._stop = stop
+        self.ignored: tuple[Column, ...] = ()
 
     def of_table(self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...]) -> ReadPlan:
         """The table at one snapshot, without the columns to skip: streams of a read session, or ranges."""
+        kept = self._kept(columns, f"Table {ref}")
         request = self._request
-        kept = some_left(without(columns, request.skip), f"Table {ref}")
         now = self._clients.now()
         # A table made a moment ago has no earlier snapshot, should this machine's clock be late.
         snapshot = max(now, table.created or now)
@@ -97,6 +98,14 @@ class Planner:
             recorded_rows=None if found or table.streaming_buffer else table.num_rows,
             version=pages.version_of(table.to_api_repr()),
         )
+
+    def _kept(self, columns: tuple[Column, ...], thing: str) -> tuple[Column, ...]:
+        """The columns to read; what is not among those to read only is skipped from here on."""
+        kept, ignored = narrowed(columns, self._request)
+        self.ignored = self.ignored or ignored
+        skip = (*self._request.skip, *(column.name for column in ignored))
+        self._request = replace(self._request, skip=skip, only=())
+        return some_left(kept, thing)
 
     def ask(self, sql: str, doing: Doing) -> tuple[dict[str, int | None], bigquery.QueryJob]:
         """The one row of whole numbers that a query gives, by name, and the job that counted them."""
@@ -161,7 +170,7 @@ class Planner:
         destination = job.destination
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
         # The result never changes, so its session needs no snapshot.
-        kept = some_left(without(result.columns, request.skip), "The query")
+        kept = self._kept(result.columns, "The query")
         opened = self._open(path, _RESULT, None, kept) if result.total else None
         return self._planned(
             kept,
@@ -277,6 +286,7 @@ class Planner:
             recorded_rows=recorded_rows,
             state=reading.to_json(),
             outlives_session=outlives_session,
+            ignored=self.ignored,
         )
 
 

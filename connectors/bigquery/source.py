@@ -31,7 +31,7 @@ from connectors.bigquery.plans import Planner, about, some_left
 from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
-from connectors.column_rules import without
+from connectors.column_rules import narrowed
 from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
@@ -242,7 +242,7 @@ class BigQuerySource(Source):
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
         if table is None or table.table_type not in _DIRECT_KINDS:
-            sql = self._kept_columns(ref, table, request.skip)
+            sql, planner.ignored = self._kept_columns(ref, table, request)
             return planner.of_query(sql, about(ref), (_read_by_query(ref),))
         return planner.of_table(ref, table, _columns(table, ref))
 
@@ -284,16 +284,19 @@ class BigQuerySource(Source):
         page = pages.fetch(self._clients(), source, size=limit, timeout_s=deadline.left(), doing=doing)
         return preview.to_preview(page.rows, columns or page.columns)
 
-    def _kept_columns(self, ref: TableRef, table: bigquery.Table | None, skip: tuple[str, ...]) -> str:
-        """All rows of what is no plain table, but for columns to skip: they are not even billed."""
+    def _kept_columns(
+        self, ref: TableRef, table: bigquery.Table | None, request: ReadRequest
+    ) -> tuple[str, tuple[Column, ...]]:
+        """All rows of what is no plain table, but for columns to skip or ignore: they are not even billed."""
         sql = _all_rows(ref)
-        if not skip:
-            return sql
+        if not (request.skip or request.only):
+            return sql, ()
         found = columns_of(table.schema) if table is not None else ()
         found = found or query.dry_run(self._clients(), sql, timeout_s=self._timeout_s, doing=about(ref)).columns
-        kept = some_left(without(found, skip), f"Table {ref}")
+        kept, ignored = narrowed(found, request)
+        some_left(kept, f"Table {ref}")
         gone = ", ".join(f"`{column.name}`" for column in found if column not in kept)
-        return f"SELECT * EXCEPT ({gone}) FROM {ref.sql}" if gone else sql
+        return f"SELECT * EXCEPT ({gone}) FROM {ref.sql}" if gone else sql, ignored
 
 
 def _all_rows(ref: TableRef) -> str:

@@ -48,7 +48,7 @@ ON CONFLICT (target) DO UPDATE SET token = greatest(head.token, %(token)s) + 1
 WHERE head.installation = excluded.installation AND head.pipeline = excluded.pipeline;
 SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run, head.fingerprint,
        ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt, head.watermark, head.watermark_rows,
-       ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
+       head.columns, ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
              AND (plan.run = %(run)s OR plan.planned_on IS DISTINCT FROM head.last_run)),
        (SELECT json_object_agg(pid, application_name) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE %(backends)s)
@@ -100,7 +100,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
     }
     row = _raise_token(session, target, parameters)
     version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, *rest = row
-    watermark, watermark_rows, leftovers, backends = rest
+    watermark, watermark_rows, columns, leftovers, backends = rest
     if version > VERSION:
         raise ConnectorError(
             f"The schema {SCHEMA} was made by a newer DataMantri (version {version}, this one knows {VERSION}).",
@@ -126,6 +126,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         applied,
         watermark=Watermark(watermark or "", watermark_rows),
         leftovers=tuple(leftovers),
+        columns=columns or {},
     )
 
 
@@ -237,7 +238,7 @@ WITH applied AS (
     RETURNING receipt
 ), head AS (
     UPDATE {SCHEMA}.head SET last_run = %(run)s, fingerprint = %(fingerprint)s,
-        target_oid = coalesce(%(oid)s::oid, target_oid),
+        target_oid = coalesce(%(oid)s::oid, target_oid), columns = coalesce(%(columns)s::jsonb, columns),
         watermark = %(after)s, watermark_rows = %(after_rows)s
     WHERE target = %(target)s AND token = %(token)s AND last_run IS NOT DISTINCT FROM %(planned)s
       AND EXISTS (SELECT FROM applied)
@@ -256,8 +257,11 @@ def record_publish(
     fingerprint: str,
     target_oid: int | None,
     watermark: Watermark,
+    columns: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Write `applied` and move the head with its watermark, as the last statement of the publishing transaction.
+
+    `columns` is what the head is to know of the target's columns; None: what it knows already.
 
     Returns the receipt, with `published_at` by the database's clock. Raises AlreadyApplied,
     StaleToken or Overtaken; then the transaction must be rolled back.
@@ -272,6 +276,7 @@ def record_publish(
         "receipt": json.dumps(receipt, default=str),
         "fingerprint": fingerprint,
         "oid": target_oid,
+        "columns": None if columns is None else json.dumps(columns),
         "planned": None if fence.last_run is None else str(fence.last_run),
         "before": fence.watermark.value or None,
         "after": watermark.value or None,

@@ -32,8 +32,11 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.head (
     watermark_rows bigint,
     last_run uuid,
     fingerprint text NOT NULL DEFAULT '',
-    target_oid oid
+    target_oid oid,
+    -- the target's columns: of which of the source's each is, under which name and type
+    columns jsonb
 );
+ALTER TABLE {SCHEMA}.head ADD COLUMN IF NOT EXISTS columns jsonb;
 -- Staged rows that wait for their publish, and what that has to know. `planned_on` is head.last_run as it
 -- was: once that has moved on, the staged rows are of no use.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (

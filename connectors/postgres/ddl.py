@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -94,8 +94,10 @@ ORDER BY a.attnum
 """
 
 
-def compare_catalog(cursor: Cursor, schema: str, table: str, columns: Sequence[Column]) -> list[ConnectorError]:
-    """What stands against a COPY of `columns` into the table as it is now.
+def compare_catalog(
+    cursor: Cursor, schema: str, table: str, columns: Sequence[Column], *, besides: Collection[str] = ()
+) -> list[ConnectorError]:
+    """What stands against a COPY of `columns` into the table as it is now; `besides` are names that will be mended.
 
     Types must be exactly those expected, typmod included: binary COPY would take some wrong ones silently.
     Columns of the target that the source lacks may stay if they can be NULL or have a default.
@@ -105,6 +107,8 @@ def compare_catalog(cursor: Cursor, schema: str, table: str, columns: Sequence[C
     errors = []
     for column, expected in zip(columns, expected_catalog(columns), strict=True):
         here = found.pop(expected.name, None)
+        if expected.name in besides:
+            continue
         if here is None:
             errors.append(
                 ConnectorError(

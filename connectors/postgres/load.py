@@ -18,7 +18,7 @@ from connectors.postgres import control, errors, snapshots, staging
 from connectors.postgres.auditing import audit
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
-from connectors.postgres.ddl import compare_catalog, without_zones
+from connectors.postgres.ddl import without_zones
 from connectors.postgres.publish import (
     append,
     bringing,
@@ -33,6 +33,7 @@ from connectors.postgres.publish import (
     statistics,
 )
 from connectors.postgres.publish.choice import choose
+from connectors.postgres.publish.evolve import Evolution
 from connectors.postgres.publish.existing import Existing, Look, look
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.partitions import NewTree
@@ -79,6 +80,7 @@ class Load(AbstractContextManager["Load"]):
         self._reporter = reporter
         self._stop = stop
         self._form = TargetForm()
+        self.evolution = Evolution(fence, request, columns, mode.key)
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._plan: Plan | None = None
@@ -121,7 +123,7 @@ class Load(AbstractContextManager["Load"]):
             append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
         else:
             by = None if self._is_staged else self._form.by
-            replace.create(self._session, self._new, self._columns, self._old, unlogged=self._is_staged, by=by)
+            replace.create(self._session, self._new, self._whole, self._old, unlogged=self._is_staged, by=by)
 
     def reopen(self, plan: Plan, rows: int) -> None:
         """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
@@ -172,7 +174,7 @@ class Load(AbstractContextManager["Load"]):
             return False
         self._new = staging.table_of(self._target, self._fence.owner.run, generation)
         old = None if self._is_staged else self._old
-        replace.create(self._session, self._new, self._columns, old, unlogged=self._is_staged)
+        replace.create(self._session, self._new, self._whole, old, unlogged=self._is_staged)
         staging.write_plan(self._session, self._fence, generation, self._new, facts, parts=parts)
         self._session.commit()
         return True
@@ -187,7 +189,12 @@ class Load(AbstractContextManager["Load"]):
         seen = self._begin()
         self._form = TargetForm.of(self._mode, self._columns)
         self._old = seen.relations.get(self._target.table)
-        method, refusal = choose(self._session, self._target, self._columns, self._mode, seen, self._form)
+        if self._old is not None:
+            self.evolution.look(self._session, self._target, owner=self._old.owner, is_ours=self._old.is_ours)
+        altered = self.evolution.alterations
+        method, refusal = choose(
+            self._session, self._target, self._columns, self._mode, seen, self._form, altered=altered
+        )
         if refusal is not None:
             raise refusal
         self.method = method
@@ -199,8 +206,14 @@ class Load(AbstractContextManager["Load"]):
         """Whether rows go into a staging table, and then into one that stays."""
         mode, divided = self._mode, self._form.by is not None
         return self.method in STAGED or (
-            self.method == "append" and (self._is_in_parts or divided or mode.span is not None or mode.staged)
+            self.method == "append"
+            and (self._is_in_parts or divided or mode.span is not None or mode.staged or self.evolution.is_needed)
         )
+
+    @property
+    def _whole(self) -> Sequence[Column]:
+        """The columns of the source, and those it dropped that a table with all its rows anew keeps as NULL."""
+        return (*self._columns, *self.evolution.kept_by(self.method))
 
     def _prepare_merge(self) -> None:
         """Have a target with its unique index."""
@@ -210,7 +223,7 @@ class Load(AbstractContextManager["Load"]):
             marks.add(session, target, marks.of_mode(self._mode))
             self._has_made_target = True
             self._form.make_key(session, target)
-        append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
+        append.refuse_other_form(session, target, self._columns, besides=self.evolution.alterations.names)
         remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
         if remark:
             self._reporter.log("info", remark)
@@ -311,9 +324,8 @@ class Load(AbstractContextManager["Load"]):
             seen = replace.lock_old(self._session, self._target, self._new, reporter=self._reporter, stop=self._stop)
             self.locked_at = seen.answered_at
             self.lock_wait_ms = (self.locked_at - asked_at) * 1000
-        expected = self._old.oid if self._old else None
         for remark in replace.swap(
-            self._session, self._target, self._new, self._columns, seen, expected, self._form.asked
+            self._session, self._target, self._new, self._whole, seen, self._old, self._form.asked
         ):
             self._reporter.log("info", remark)
         self._old = seen.relations[self._new.table]
@@ -330,18 +342,19 @@ class Load(AbstractContextManager["Load"]):
         with_lock(
             session,
             target,
-            append.MODE if self.method == "append" and self._mode.span is None else merge.MODE,
+            self.evolution.lock or (append.MODE if self.method == "append" and mode.span is None else merge.MODE),
             lambda lock: session.execute(lock + after),
             reporter=self._reporter,
             stop=self._stop,
         )
         self.locked_at = time.monotonic()
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
-        append.refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, self._columns))
+        self.evolution.apply(session, target, self._reporter)
+        append.refuse_other_form(session, target, self._columns)
         marks.ensure(session, target, mode, reporter=self._reporter, stop=self._stop)
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
         self.changes = bringing.bring_over(
-            *(session, target, self._new, self._columns, mode, self.method),
+            *(session, target, self._new, self._whole, mode, self.method),
             rows=self.changes.inserted,
             duplicates=self._duplicates,
             as_of=as_of,
@@ -391,6 +404,7 @@ class Load(AbstractContextManager["Load"]):
             fingerprint=fingerprint,
             target_oid=self._old.oid,
             watermark=watermark,
+            columns=self.evolution.news(self.method, receipt.get("drift", ())),
         )
 
     def commit(self) -> None:

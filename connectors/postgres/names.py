@@ -6,7 +6,7 @@ Case is kept (identifiers are always quoted), and names that differ only by case
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from connectors.base import Column
@@ -63,12 +63,21 @@ def postgres_name(name: str) -> str:
     return f"{short}_" if short in _SYSTEM_COLUMNS else short
 
 
+def free_column_name(name: str, taken: Collection[str]) -> str:
+    """What a new column called `name` is called where `taken`, in small letters, are the names of others."""
+    usual = postgres_name(name)
+    if usual.lower() not in taken:
+        return usual
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    return usual.encode()[: MAX_BYTES - _HASH_DIGITS - 1].decode(errors="ignore") + "_" + digest
+
+
 def column_names(columns: Iterable[Column]) -> tuple[str, ...]:
     """The name of each column in PostgreSQL, in order; raises ConnectorError if two would share one."""
     names: list[str] = []
     taken: dict[str, str] = {}
     for column in columns:
-        name = postgres_name(column.name)
+        name = column.target_name or postgres_name(column.name)
         other = taken.setdefault(name.lower(), column.name)
         if other is not column.name:
             raise ConnectorError(

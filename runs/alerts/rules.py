@@ -13,7 +13,7 @@ from pipelines.models import AlertChannel, AlertKind, AlertRule
 # What a run's failure can be besides a failure: by its code.
 DRIFT = frozenset(
     {
-        *("column_missing", "column_retyped", "column_type_changed", "cursor_column_missing"),
+        *("schema_frozen", "schema_incompatible", "column_type_changed", "cursor_column_missing"),
         *("target_column_missing", "target_column_mismatch", "target_extra_column"),
     }
 )

@@ -127,8 +127,8 @@ def test_a_held_run_is_told_and_that_somebody_decided(make_pipeline, make_rule, 
 @pytest.mark.parametrize(
     ("code", "kind", "title"),
     [
-        ("column_missing", AlertKind.SCHEMA_DRIFT, "Orders failed: its source's columns changed"),
-        ("column_retyped", AlertKind.SCHEMA_DRIFT, "Orders failed: its source's columns changed"),
+        ("schema_frozen", AlertKind.SCHEMA_DRIFT, "Orders failed: its source's columns changed"),
+        ("schema_incompatible", AlertKind.SCHEMA_DRIFT, "Orders failed: its source's columns changed"),
         ("bytes_billed_limit", AlertKind.OVER_BUDGET, "Orders failed: over budget"),
     ],
 )
@@ -145,7 +145,7 @@ def test_drift_and_budget_are_told_as_such_by_who_watches_them(make_pipeline, ma
 
 def test_one_failure_is_not_told_twice_by_one_rule(make_pipeline, make_rule, end):
     make_rule(FAILED, AlertKind.SCHEMA_DRIFT, AlertKind.OVER_BUDGET)
-    end(make_pipeline(), "failed", error_code="column_missing")
+    end(make_pipeline(), "failed", error_code="schema_frozen")
     assert told() == [("opened", "Orders failed: its source's columns changed")]
 
 

@@ -24,6 +24,7 @@ from connectors.base import (
     TableInfo,
 )
 from connectors.checks import CheckResult
+from connectors.column_rules import narrowed
 from connectors.errors import Stopped
 from connectors.sides import (
     HASH_DIGITS,
@@ -69,7 +70,10 @@ class MemorySource(Source):
     ) -> ReadPlan:
         rows = sum(b.num_rows for b in self.batches)
         moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-        return ReadPlan(self.columns, (Part("only"),), moment, rows, facts={"from": "memory"}, warnings=self.warnings)
+        columns, ignored = narrowed(self.columns, request)
+        return ReadPlan(
+            *(columns, (Part("only"),), moment, rows), facts={"from": "memory"}, warnings=self.warnings, ignored=ignored
+        )
 
     def resume(self, plan: ReadPlan) -> None:
         return None

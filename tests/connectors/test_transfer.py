@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from connectors.base import Changes, Column, Target, WriteDisposition
-from connectors.definition import refuse_changed
-from connectors.errors import ConnectorError
+from connectors.drift import Known, Memory, differences, widens
 from connectors.receipt import Receipt
 
 
@@ -42,23 +41,45 @@ COLUMN = Column("price", "NUMERIC", precision=10, scale=2, required=True, max_le
     [{"required": False}, {"description": ""}, {"name": "PRICE"}, {"max_length": 9}],
 )
 def test_what_does_not_change_how_a_column_is_stored_is_no_change(harmless):
-    refuse_changed((COLUMN,), (Column("new", "STRING"), replace(COLUMN, **harmless)))
+    assert not list(differences((COLUMN,), (replace(COLUMN, **harmless),)))
 
 
 @pytest.mark.parametrize("retyped", [{"type": "STRING"}, {"repeated": True}, {"precision": 12}, {"scale": 3}])
 def test_a_retyped_column_is_named(retyped):
-    with pytest.raises(ConnectorError) as refused:
-        refuse_changed((COLUMN,), (replace(COLUMN, **retyped),))
-    assert (refused.value.code, refused.value.field) == ("column_retyped", "price")
+    (change,) = differences((COLUMN,), (replace(COLUMN, **retyped),))
+    assert str(change).startswith("~ price NUMERIC(10, 2) → ")
 
 
-def test_a_field_of_a_struct_counts():
+def test_fields_of_a_struct_are_told_one_by_one():
     struct = Column("place", "STRUCT", columns=(Column("x", "INT64"), Column("y", "INT64")))
-    with pytest.raises(ConnectorError, match="place"):
-        refuse_changed((struct,), (replace(struct, columns=(Column("x", "INT64"), Column("y", "STRING"))),))
+    later = replace(struct, columns=(Column("Y", "STRING"), Column("z", "DATE")))
+    assert list(map(str, differences((struct,), (later,)))) == [
+        "- place.x INT64",
+        "~ place.y INT64 → STRING",
+        "+ place.z DATE",
+    ]
 
 
-def test_a_dropped_column_is_named():
-    with pytest.raises(ConnectorError) as refused:
-        refuse_changed((COLUMN,), (Column("cost", "NUMERIC"),))
-    assert (refused.value.code, refused.value.field) == ("column_missing", "price")
+def test_what_the_head_remembers_comes_back_from_json_as_it_was():
+    struct = Column("place", "STRUCT", repeated=True, columns=(Column("x", "NUMERIC", precision=4),))
+    memory = Memory("of this", (Known(COLUMN, "price", "numeric(10,2)"), Known(struct, "p", "jsonb", True)), ("new",))
+    assert Memory.from_json(json.loads(json.dumps(memory.to_json()))) == memory
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may"),
+    [
+        ({"type": "INT64"}, {"type": "NUMERIC"}, True),
+        ({"type": "INT64"}, {"type": "FLOAT64"}, True),
+        ({"type": "NUMERIC"}, {"type": "BIGNUMERIC"}, True),
+        ({"type": "NUMERIC", "precision": 10, "scale": 2}, {"type": "NUMERIC", "precision": 12, "scale": 4}, True),
+        ({"type": "NUMERIC", "precision": 10, "scale": 2}, {"type": "NUMERIC", "precision": 11, "scale": 4}, False),
+        ({"type": "NUMERIC", "precision": 10, "scale": 2}, {"type": "NUMERIC"}, True),
+        ({"type": "NUMERIC"}, {"type": "NUMERIC", "precision": 30}, False),
+        ({"type": "BIGNUMERIC"}, {"type": "NUMERIC"}, False),
+        ({"type": "INT64"}, {"type": "NUMERIC", "precision": 5}, False),
+        ({"type": "INT64"}, {"type": "STRING"}, False),
+    ],
+)
+def test_a_column_widens_as_bigquery_lets_it(before, after, may):
+    assert widens(Column("a", **before), Column("a", **after)) is may

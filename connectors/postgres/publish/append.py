@@ -5,7 +5,7 @@ Where runs make the target's partitions, rows are staged first: they tell which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg2 import sql
 
@@ -30,7 +30,7 @@ def hold_target(
     """
     after = f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"  # for rows that triggers and keys look up
     with_lock(session, target, MODE, lambda lock: session.execute(lock + after), reporter=reporter, stop=stop)
-    refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, columns))
+    refuse_other_form(session, target, columns)
 
 
 def bring_over(session: Session, target: Target, staging: Target, columns: Sequence[Column], rows: int) -> Changes:
@@ -47,6 +47,14 @@ def bring_over(session: Session, target: Target, staging: Target, columns: Seque
             field="table",
         )
     return Changes(taken)
+
+
+def refuse_other_form(
+    session: Session, target: Target, columns: Sequence[Column], *, besides: Collection[str] = ()
+) -> None:
+    """Raise what of the target's columns stands against a COPY, `besides` those that will be mended."""
+    cursor = session.connection.cursor()
+    refuse_mismatch(compare_catalog(cursor, target.schema, target.table, columns, besides=besides))
 
 
 def refuse_mismatch(found: list[ConnectorError]) -> None:

@@ -8,14 +8,25 @@ from connectors.base import Column, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.publish import deletion_rules, in_place_rules, merge_rules, span
+from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Look, refuse_append, refuse_create
 from connectors.postgres.publish.target_form import TargetForm
 
 
 def choose(
-    session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, seen: Look, form: TargetForm
+    session: Session,
+    target: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    seen: Look,
+    form: TargetForm,
+    *,
+    altered: Alterations = Alterations(),  # noqa: B008 - it is frozen
 ) -> tuple[str, ConnectorError | None]:
-    """The method, and what stands against it: append, rename, create, in_place or merge."""
+    """The method, and what stands against it: append, rename, create, in_place or merge.
+
+    What a table that stays lacks does not, as far as the publish can alter that.
+    """
     old = seen.relations.get(target.table)
     refusal: ConnectorError | None
     if mode.disposition is WriteDisposition.MERGE:
@@ -26,9 +37,12 @@ def choose(
     elif mode.disposition is WriteDisposition.APPEND:
         method, refusal = "append", refuse_append(target, seen, session.role)
     else:
-        method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
+        method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen, besides=altered.names)
     if refusal is None and mode.span is not None and method != "merge":
-        refusal = span.refuse(session, target, columns, exists=old is not None)
+        refusal = span.refuse(session, target, columns, exists=old is not None, besides=altered.names)
+    if method not in ("rename", "create") and altered.refusal is not None:
+        refusal = altered.refusal
     if refusal is None and old is not None and method != "rename":
         refusal = form.refuse_staying(session, target, old)
-    return method, refusal or deletion_rules.refuse(session, target, columns, mode, None if method == "rename" else old)
+    stays = None if method == "rename" else old
+    return method, refusal or deletion_rules.refuse(session, target, columns, mode, stays, besides=altered.names)

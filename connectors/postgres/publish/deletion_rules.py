@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from connectors.base import Column, Deletes, Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
@@ -12,7 +12,13 @@ from connectors.postgres.publish.existing import Existing
 
 
 def refuse(
-    session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, stays: Existing | None
+    session: Session,
+    target: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    stays: Existing | None,
+    *,
+    besides: Collection[str] = (),
 ) -> ConnectorError | None:
     """Why `mode` cannot delete rows or keep their history; `stays` is the table that keeps its place, if one does."""
     refusal = marks.refuse_names(columns, mode)
@@ -21,5 +27,5 @@ def refuse(
     refusal = marks.refuse_staying(session, target, stays, mode)
     if refusal is None and mode.disposition is WriteDisposition.MERGE and mode.deletes is Deletes.HARD:
         # A delete may reach other tables, as that of a replace in place.
-        refusal = in_place_rules.refuse(session, target, columns, ())
+        refusal = in_place_rules.refuse(session, target, columns, (), besides=besides)
     return refusal

@@ -41,7 +41,8 @@ class Schema:
 class Existing:
     """A relation as it stands; grants are complete, PostgreSQL's silent defaults written out.
 
-    `dependents` leave out what runs made themselves: keys, indexes and, if `is_our_tree`, partitions.
+    `dependents` leave out what runs made themselves: keys, indexes and, if `is_our_tree`, partitions. Two looks with
+    another `form` between them saw other columns.
     """
 
     oid: int
@@ -58,6 +59,7 @@ class Existing:
     column_comments: Mapping[str, str]
     dependents: tuple[str, ...]
     is_our_tree: bool = False
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ SELECT has_schema_privilege(n.oid, 'USAGE'), has_schema_privilege(n.oid, 'CREATE
         WHERE s.objoid = c.oid AND s.classoid = 'pg_class'::regclass AND s.objsubid > 0),
        {_LEANED_ON},
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid AND c.relkind = 'p'
-                 AND obj_description(inhrelid, 'pg_class') = '{MARK}')
+                 AND obj_description(inhrelid, 'pg_class') = '{MARK}'),
+       (SELECT md5(string_agg(format('%%s %%s %%s', attname, atttypid, atttypmod), ',' ORDER BY attnum))
+        FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(names)s)
 LEFT JOIN pg_type t ON t.oid = c.reltype
@@ -204,7 +208,7 @@ def look(session: Session, target: Target, *others: str, before: str = "") -> Lo
 def _existing(session: Session, row: tuple[Any, ...], *, leans: bool) -> Existing:
     """What stands there; with `leans`, also what depends on it."""
     oid, kind, owner, is_ours, owner_may_create, may_insert, tablespace, settings, grants, *remarks = row
-    columns, comment, comments, leaned_on, is_our_tree = remarks
+    columns, comment, comments, leaned_on, is_our_tree, form = remarks
     dependents = session.execute(_DEPENDENTS, (oid,)).fetchall() if leaned_on and leans else ()
     return Existing(
         oid=oid,
@@ -221,6 +225,7 @@ def _existing(session: Session, row: tuple[Any, ...], *, leans: bool) -> Existin
         column_comments=comments or {},
         dependents=tuple(name for (name,) in dependents),
         is_our_tree=is_our_tree,
+        form=form or "",
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from connectors.base import Column, Target
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
-from connectors.postgres.ddl import compare_catalog
-from connectors.postgres.publish.append import refuse_mismatch
+from connectors.postgres.publish.append import refuse_other_form
 from connectors.postgres.publish.existing import Existing, Look, refuse_replace, refuse_rights
 
 KEY_FIELD = "merge_key"
@@ -65,10 +64,17 @@ FROM c
 """
 
 
-def refuse(session: Session, target: Target, columns: Sequence[Column], key: Sequence[str]) -> ConnectorError | None:
+def refuse(
+    session: Session,
+    target: Target,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    *,
+    besides: Collection[str] = (),
+) -> ConnectorError | None:
     """Why the rows of `target` cannot be brought to the state of a source with `columns`; None if they can.
 
-    `key` are columns of the source that tell its rows apart, possibly none.
+    `key` are columns of the source that tell its rows apart, possibly none; `besides` columns that will be mended.
     """
     row = session.one(_FACTS, (target.schema, target.table))
     if row is None:
@@ -79,14 +85,20 @@ def refuse(session: Session, target: Target, columns: Sequence[Column], key: Seq
     if refusal is not None:
         return refusal
     try:
-        refuse_mismatch(compare_catalog(session.connection.cursor(), target.schema, target.table, columns))
+        refuse_other_form(session, target, columns, besides=besides)
     except ConnectorError as found:
         return found
     return None
 
 
 def choose(
-    session: Session, target: Target, columns: Sequence[Column], key: Sequence[str], seen: Look
+    session: Session,
+    target: Target,
+    columns: Sequence[Column],
+    key: Sequence[str],
+    seen: Look,
+    *,
+    besides: Collection[str] = (),
 ) -> tuple[str, ConnectorError | None]:
     """How a table that stands there is replaced, rename or in_place, and what is against it.
 
@@ -95,7 +107,7 @@ def choose(
     refusal = refuse_replace(target, seen, session.role)
     if refusal is None or refusal.code != "replace_would_break":
         return "rename", refusal
-    return "in_place", refuse(session, target, columns, key) if columns else None
+    return "in_place", refuse(session, target, columns, key, besides=besides) if columns else None
 
 
 def describe(target: Target, table: Existing) -> str:

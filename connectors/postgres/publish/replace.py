@@ -70,7 +70,7 @@ def swap(
     new: Target,
     columns: Sequence[Column],
     seen: Look,
-    expected_oid: int | None,
+    expected: Existing | None,
     asked: Sequence[Wanted] = (),
 ) -> list[str]:
     """Put the new table in the old one's place, with its owner, grants, comments and settings.
@@ -80,7 +80,7 @@ def swap(
     since it was looked at before the load.
     """
     fresh, old = seen.relations[new.table], seen.relations.get(target.table)
-    if (old.oid if old else None) != expected_oid:
+    if (old and (old.oid, old.form)) != (expected and (expected.oid, expected.form)):
         raise _changed(target)
     statements: list[sql.Composable] = []
     remarks: list[str] = []
@@ -122,7 +122,7 @@ def _leaned_on(refusal: ConnectorError) -> TransientError:
 
 def _changed(target: Target) -> TransientError:
     return TransientError(
-        f"{target} was made, dropped or replaced by someone else during the load.",
+        f"{target} was made, dropped, replaced or given other columns by someone else during the load.",
         hint="The next attempt looks again.",
         code="target_changed",
         field="table",

@@ -5,7 +5,7 @@ Both in the publishing transaction, so readers see the range as it was or as it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import psycopg2
 from psycopg2 import errorcodes, sql
@@ -20,7 +20,9 @@ from connectors.postgres.publish import append, in_place_rules, merge_rules
 MODE = "SHARE ROW EXCLUSIVE"
 
 
-def refuse(session: Session, target: Target, columns: Sequence[Column], *, exists: bool) -> ConnectorError | None:
+def refuse(
+    session: Session, target: Target, columns: Sequence[Column], *, exists: bool, besides: Collection[str] = ()
+) -> ConnectorError | None:
     """What stands against removing rows of the target, and putting others in their place."""
     if not exists:
         return ConnectorError(
@@ -29,7 +31,7 @@ def refuse(session: Session, target: Target, columns: Sequence[Column], *, exist
             code="backfill_no_target",
             field="table",
         )
-    return in_place_rules.refuse(session, target, columns, ())
+    return in_place_rules.refuse(session, target, columns, (), besides=besides)
 
 
 def replace(

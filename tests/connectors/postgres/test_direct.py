@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from connectors.base import Column
 from connectors.errors import ConnectorError, Stopped
 from connectors.transfer import Receipt
 from tests.connectors.memory import Button, MemorySource, batch, in_thread
@@ -72,16 +71,6 @@ def test_what_the_source_raises_is_raised_as_it_is(world, ids):
     assert ids() == [1]
     world.move([4])
     assert ids() == [4]
-
-
-def test_columns_that_are_not_those_of_the_definition_end_the_run_before_it_reads(world, ids):
-    world.move([1])
-    source = MemorySource([batch([2])])
-    with pytest.raises(ConnectorError) as refused:
-        world.move(source=source, expected=(Column("id", "STRING"),))
-    assert refused.value.code == "column_retyped"
-    assert source.reads == 0
-    assert ids() == [1]
 
 
 @pytest.mark.parametrize("point", POINTS[:5])

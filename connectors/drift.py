@@ -1,0 +1,346 @@
+"""What changed in the source's columns since the target was last written, and what a pipeline makes of that.
+
+The head of a target remembers its columns: of which source's column each is, and under which name. Names are given
+once and stay; the memory moves in the transaction that publishes, so it is never ahead of the target nor behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+from connectors import column_rules
+from connectors.base import Column, Fence, ReadPlan, ReadRequest, Refresh, Reporter
+from connectors.column_rules import skipped, without
+from connectors.errors import ConnectorError
+from connectors.postgres.names import column_names, free_column_name, names_by_source, postgres_name
+from connectors.request import TransferRequest
+from connectors.schema_policy import SchemaPolicy
+from connectors.types import bigquery_type, postgres_type, usual_type
+
+FROZEN, INCOMPATIBLE = "schema_frozen", "schema_incompatible"
+
+
+class ChangeKind(StrEnum):
+    ADDED = "added"
+    IGNORED = "ignored"
+    GONE = "gone"
+    RETYPED = "retyped"
+
+
+_SIGNS = {ChangeKind.ADDED: "+", ChangeKind.IGNORED: "+", ChangeKind.GONE: "-", ChangeKind.RETYPED: "~"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One column, or field of a STRUCT (`address.zip`), that is not what it was; types in BigQuery's words."""
+
+    kind: ChangeKind
+    column: str
+    before: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        types = " → ".join(type_ for type_ in (self.before, self.after) if type_)
+        return f"{_SIGNS[self.kind]} {self.column} {types}"
+
+    def to_json(self) -> dict[str, str]:
+        return {"change": self.kind.value, "column": self.column, "before": self.before, "after": self.after}
+
+
+# The memory --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Known:
+    """A column of the target: the source's column as it last was, and its name and type in PostgreSQL."""
+
+    column: Column
+    name: str
+    type: str
+    is_gone: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the head has of a target's columns, and of which source; `ignored` were told of once, and are not read."""
+
+    source: str = ""
+    columns: tuple[Known, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        told = [
+            {**_column_json(k.column), "as": k.name, "pg": k.type, **({"gone": True} if k.is_gone else {})}
+            for k in self.columns
+        ]
+        return {"source": self.source, "columns": told, **({"ignored": list(self.ignored)} if self.ignored else {})}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Memory:
+        columns = (
+            Known(_column_of(told), told["as"], told["pg"], told.get("gone", False))
+            for told in values.get("columns", ())
+        )
+        return cls(values.get("source", ""), tuple(columns), tuple(values.get("ignored", ())))
+
+    def is_of(self, read: ReadRequest) -> bool:
+        """Whether these are columns of the source that is read; else a person has changed the definition."""
+        return self.source == source_key(read)
+
+    def says_the_same_as(self, other: Memory) -> bool:
+        """Whether both know the same; in which order a source has its columns, or describes them, does not count."""
+        return (self.source, self._known(), set(self.ignored)) == (other.source, other._known(), set(other.ignored))
+
+    def _known(self) -> dict[str, tuple[Any, ...]]:
+        return {k.column.name.lower(): (_type(k.column), k.name, k.type, k.is_gone) for k in self.columns}
+
+
+def source_key(read: ReadRequest) -> str:
+    return hashlib.sha256(f"{read.table}\0{read.query}".encode()).hexdigest()[:16]
+
+
+_LEAN = {field.name: field.default for field in fields(Column) if field.name not in ("name", "columns")}
+
+
+def as_declared(column: Column) -> Column:
+    """The column as the source declares it, without what rules and names make of it."""
+    return replace(column, target_type="", target_name="", zone="")
+
+
+def _column_json(column: Column) -> dict[str, Any]:
+    told = {name: getattr(column, name) for name, usual in _LEAN.items() if getattr(column, name) != usual}
+    inner = {"columns": [_column_json(field) for field in column.columns]} if column.columns else {}
+    return {"name": column.name, **told, **inner}
+
+
+def _column_of(told: Mapping[str, Any]) -> Column:
+    known = {name: told[name] for name in (*_LEAN, "name") if name in told}
+    return Column(**{**known, "columns": tuple(map(_column_of, told.get("columns", ())))})
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+def named(columns: Sequence[Column], memory: Memory) -> tuple[Column, ...]:
+    """The columns under the names that they have in the target; a new one never takes another's, whatever its case.
+
+    A rule that names a column has the last word.
+    """
+    given = {known.column.name.lower(): known.name for known in memory.columns}
+    taken = {name.lower() for name in given.values()}
+    done = []
+    for column in columns:
+        if not column.target_name:
+            usual = postgres_name(column.name)
+            name = given.get(column.name.lower())
+            if name is None and memory.columns:
+                name = free_column_name(column.name, taken)
+                taken.add(name.lower())
+            column = replace(column, target_name="" if name in (None, usual) else name)
+        done.append(column)
+    return tuple(done)
+
+
+# Changes -----------------------------------------------------------------------------------------
+
+
+def accepted(fence: Fence, request: TransferRequest) -> tuple[Column, ...]:
+    """The source's columns as they were last taken: by the target's own record, else by the definition.
+
+    Once the definition is another one it speaks first: what a person has changed there is no change of the source.
+    """
+    memory = Memory.from_json(fence.columns)
+    known = tuple(k.column for k in memory.columns if not k.is_gone) if memory.is_of(request.read) else ()
+    if not known or (request.expected and fence.fingerprint != request.fingerprint):
+        known = request.expected
+    return without(known, skipped(request.rules))
+
+
+def changes_of(fence: Fence, request: TransferRequest, plan: ReadPlan) -> tuple[Change, ...]:
+    """How the columns of the plan differ from those that were last taken, and which new ones are ignored."""
+    before = accepted(fence, request)
+    told = {name.lower() for name in Memory.from_json(fence.columns).ignored}
+    ignored = [
+        Change(ChangeKind.IGNORED, column.name, after=bigquery_type(column))
+        for column in plan.ignored
+        if column.name.lower() not in told
+    ]
+    if not before:
+        return tuple(ignored)
+    return (*differences(before, tuple(map(as_declared, plan.columns))), *ignored)
+
+
+def differences(before: Sequence[Column], after: Sequence[Column], inside: str = "") -> Iterator[Change]:
+    """What differs, by name in any case; the order of columns, their lengths and whether they are required do not."""
+    was, now = ({column.name.lower(): column for column in columns} for columns in (before, after))
+    for key, column in was.items():
+        name, here = f"{inside}{column.name}", now.get(key)
+        if here is None:
+            yield Change(ChangeKind.GONE, name, before=bigquery_type(column))
+        elif (column.type, here.type) == ("STRUCT", "STRUCT") and column.repeated == here.repeated:
+            yield from differences(column.columns, here.columns, f"{name}.")
+        elif _type(column) != _type(here):
+            yield Change(ChangeKind.RETYPED, name, bigquery_type(column), bigquery_type(here))
+    for key, column in now.items():
+        if key not in was:
+            yield Change(ChangeKind.ADDED, f"{inside}{column.name}", after=bigquery_type(column))
+
+
+def _type(column: Column) -> tuple[Any, ...]:
+    """What decides how a column is stored: not its name's case, its length, nor whether it is required."""
+    inner = tuple(sorted((child.name.lower(), _type(child)) for child in column.columns))
+    return column.type, column.repeated, column.precision, column.scale, column.element, inner
+
+
+def in_words(changes: Sequence[Change]) -> str:
+    return "; ".join(map(str, changes))
+
+
+def told(fence: Fence, request: TransferRequest, plan: ReadPlan) -> tuple[dict[str, str], ...]:
+    """The changes that publishing the plan takes, for its receipt."""
+    return tuple(change.to_json() for change in changes_of(fence, request, plan))
+
+
+_BECOMES = {
+    ChangeKind.ADDED: "is new",
+    ChangeKind.IGNORED: "is new, and not read",
+    ChangeKind.GONE: "is gone: where the target keeps it, new rows have NULL",
+    ChangeKind.RETYPED: "has another type",
+}
+
+
+def tell(fence: Fence, request: TransferRequest, plan: ReadPlan, reporter: Reporter) -> None:
+    """Say each change of the source's columns in the log."""
+    names = names_by_source(plan.columns)
+    types = {column.name: postgres_type(column) for column in plan.columns}
+    for change in changes_of(fence, request, plan):
+        becomes = _BECOMES[change.kind]
+        if change.column in names:
+            becomes += f"; in {request.target} it is {names[change.column]} ({types[change.column]})"
+        reporter.log("warning", f"The source's columns changed: {change}. It {becomes}.")
+
+
+# The policy --------------------------------------------------------------------------------------
+
+
+def followed(fence: Fence, request: TransferRequest, found: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns to load, by the rules and under their names; raises ConnectorError for a change that may not be.
+
+    A rule for a column that the source dropped is of no use, and no harm.
+    """
+    refuse_frozen(fence, request, found)
+    memory = Memory.from_json(fence.columns)
+    once = [*accepted(fence, request), *(known.column for known in memory.columns if memory.is_of(request.read))]
+    gone = {column.name.lower() for column in once} - {column.name.lower() for column in found}
+    rules = {name: rule for name, rule in request.rules.items() if name.lower() not in gone}
+    columns = named(column_rules.apply(found, rules), memory)
+    refuse_incompatible(fence, request, columns)
+    return columns
+
+
+def reading_only(fence: Fence, request: TransferRequest) -> tuple[str, ...]:
+    """The columns that are read, others not, where new ones are ignored; none if all are."""
+    if request.schema_policy is not SchemaPolicy.IGNORE_NEW:
+        return ()
+    memory = Memory.from_json(fence.columns)
+    if memory.is_of(request.read):
+        return tuple(known.column.name for known in memory.columns)
+    return tuple(column.name for column in request.expected)
+
+
+def refuse_frozen(fence: Fence, request: TransferRequest, found: Sequence[Column]) -> None:
+    """Raise ConnectorError where the columns changed and nobody has saved the pipeline with them as they are."""
+    if request.schema_policy is not SchemaPolicy.FREEZE:
+        return
+    skip = skipped(request.rules)
+    before, saved = accepted(fence, request), without(request.expected, skip)
+    changes = list(differences(before, found)) if before else []
+    if not changes or (saved and not any(differences(saved, found))):
+        return
+    raise ConnectorError(
+        f"The source's columns changed, and this pipeline does not follow: {in_words(changes)}.",
+        hint="Save the pipeline again to accept the columns as they are now, or let it evolve.",
+        code=FROZEN,
+        field="schema_policy",
+    )
+
+
+def refuse_incompatible(fence: Fence, request: TransferRequest, columns: Sequence[Column]) -> None:
+    """Raise ConnectorError where a column became what its former values are not; a full refresh takes it as it is."""
+    if request.refresh is Refresh.FULL:
+        return
+    before = {column.name.lower(): column for column in accepted(fence, request)}
+    memory = Memory.from_json(fence.columns)
+    types = {k.column.name.lower(): k.type for k in memory.columns} if memory.is_of(request.read) else {}
+    found = []
+    for column in columns:
+        was = before.get(column.name.lower())
+        if was is None or _type(was) == _type(as_declared(column)):
+            continue
+        if postgres_type(column) != types.get(column.name.lower(), usual_type(was)) and not widens(was, column):
+            found += list(differences([was], [as_declared(column)]))
+    if found:
+        raise incompatible(request, in_words(found))
+
+
+def incompatible(request: TransferRequest, what: str) -> ConnectorError:
+    return ConnectorError(
+        f"The source's columns changed in a way that {request.target} cannot follow: {what}.",
+        hint="Start a full refresh to write the table anew, or cast the column by a rule or in a query.",
+        code=INCOMPATIBLE,
+        field="table",
+    )
+
+
+_WIDER = {
+    "INT64": ("NUMERIC", "BIGNUMERIC", "FLOAT64"),
+    "NUMERIC": ("BIGNUMERIC", "FLOAT64"),
+}
+
+
+def widens(before: Column, after: Column) -> bool:
+    """Whether every value of the one type is a value of the other: what BigQuery itself lets a column become."""
+    if before.repeated != after.repeated:
+        return False
+    if before.type != after.type:
+        return after.type in _WIDER.get(before.type, ()) and after.precision is None
+    if before.type not in ("NUMERIC", "BIGNUMERIC"):
+        return False
+    if after.precision is None:
+        return True
+    if before.precision is None:
+        return False
+    old, new = before.scale or 0, after.scale or 0
+    return new >= old and after.precision - new >= before.precision - old
+
+
+def remembered(
+    fence: Fence, request: TransferRequest, columns: Sequence[Column], kept: Sequence[str], ignored: Sequence[str]
+) -> Memory:
+    """What the head is to know once `columns` are published; `kept` are names of those that the source dropped."""
+    before, names = Memory.from_json(fence.columns), column_names(columns)
+    loaded = tuple(
+        Known(as_declared(column), name, postgres_type(column)) for column, name in zip(columns, names, strict=True)
+    )
+    stay = set(kept)
+    gone = tuple(replace(known, is_gone=True) for known in dropped(before, request, columns) if known.name in stay)
+    told = (*(before.ignored if before.is_of(request.read) else ()), *ignored)
+    here = {column.name.lower() for column in columns}
+    return Memory(
+        source_key(request.read),
+        (*loaded, *gone),
+        tuple(name for name in dict.fromkeys(told) if name.lower() not in here),
+    )
+
+
+def dropped(memory: Memory, request: TransferRequest, columns: Sequence[Column]) -> tuple[Known, ...]:
+    """The target's columns that the source had once and has no longer; what a rule skips is not among them."""
+    if not memory.is_of(request.read):
+        return ()
+    here = {column.name.lower() for column in columns} | {name.lower() for name in skipped(request.rules)}
+    names = {name.lower() for name in column_names(columns)}
+    return tuple(k for k in memory.columns if k.column.name.lower() not in here and k.name.lower() not in names)

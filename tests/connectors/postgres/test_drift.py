@@ -1,0 +1,414 @@
+"""The source's columns change: what a target takes by its policy, when, and what it remembers of it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from connectors.base import Column, Guard, Refresh
+from connectors.errors import ConnectorError, Held, TransientError
+from connectors.schema_policy import SchemaPolicy
+from tests.connectors.memory import MemorySource, PartedSource
+from tests.connectors.postgres.test_staged import StagedRun
+
+ID, NAME = Column("id", "INT64"), Column("name", "STRING")
+PRICE = Column("price", "NUMERIC", precision=10, scale=2)
+WIDER = replace(PRICE, precision=12)
+ARROW = {
+    "INT64": pa.int64(),
+    "STRING": pa.string(),
+    "NUMERIC": pa.decimal128(38, 9),
+    "BIGNUMERIC": pa.decimal256(76, 38),
+    "STRUCT": None,
+}
+
+
+def source(*columns, ids=(1, 2), **values):
+    """Rows whose values are 7 where nothing else is said."""
+
+    def array(column):
+        given = values.get(column.name, [7] * len(ids))
+        type_ = ARROW[column.type]
+        return pa.array(given) if type_ in (None, pa.string()) else pa.array(given).cast(type_)
+
+    texts = {
+        c.name: [[i] if c.repeated else i for i in (f"row {i}" for i in ids)] for c in columns if c.type == "STRING"
+    }
+    values = {"id": list(ids), **texts, **values}
+    arrays = {column.name: array(column) for column in columns}
+    return MemorySource([pa.record_batch(arrays)], columns)
+
+
+@pytest.fixture
+def target(admin):
+    """What readers see: the rows by names of columns, and the types."""
+
+    class Seen:
+        def rows(self):
+            admin.execute("SELECT to_jsonb(f) FROM flights f ORDER BY id")
+            return [row for (row,) in admin.fetchall()]
+
+        def types(self):
+            admin.execute(
+                "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
+                " WHERE attrelid = 'flights'::regclass AND attnum > 0 AND NOT attisdropped"
+            )
+            return dict(admin.fetchall())
+
+        def memory(self):
+            admin.execute("SELECT columns FROM _datamantri.head")
+            (found,) = admin.fetchone()
+            return {each["name"]: each["as"] for each in found["columns"]}
+
+        def file(self):
+            admin.execute("SELECT pg_relation_filenode('flights')")
+            return admin.fetchone()
+
+    return Seen()
+
+
+WAYS = ["append", "replace", "replace in place", "merge", "partitioned", "parts", "held"]
+
+
+@pytest.fixture(params=WAYS)
+def way(request, world, admin):
+    """Moves a source into the target, which has a row 1 in the columns id and name: every way there is."""
+    word = request.param
+    disposition = {"replace in place": "replace", "partitioned": "append", "held": "replace"}.get(word, word)
+    if word == "partitioned":
+        admin.execute("CREATE TABLE flights (id bigint, name text) PARTITION BY RANGE (id)")
+        admin.execute("CREATE TABLE part PARTITION OF flights FOR VALUES FROM (0) TO (10); GRANT ALL ON part TO loader")
+        admin.execute("ALTER TABLE flights OWNER TO loader; ALTER TABLE part OWNER TO loader")
+    world.move(source=source(ID, NAME, ids=[1]), disposition=disposition if word != "parts" else "merge", adopt=True)
+    if word in ("replace in place", "held"):
+        admin.execute("CREATE VIEW late AS SELECT id, name FROM flights")
+
+    def move(found, **request):
+        if word == "parts":
+            run = StagedRun(world, PartedSource([[b] for b in found.batches], found.columns), "merge")
+            made = run.plan()
+            for part in range(len(made.parts)):
+                run.load(part)
+            return run.publish()
+        if word == "held":
+            run = uuid.uuid4()
+            with pytest.raises(Held):
+                world.move(source=found, disposition=disposition, run=run, guard=Guard(shrink_percent=1), **request)
+            return world.publish_held(run)
+        return world.move(source=found, disposition=disposition, **request)
+
+    move.word = word
+    return move
+
+
+def test_a_new_column_is_added_with_its_rows_whatever_the_way(way, world, target):
+    if way.word == "held":
+        world.move(source=source(ID, NAME, ids=[1, 2, 3]))
+    way(source(ID, NAME, PRICE, ids=[2]))
+    assert target.types() == {"id": "bigint", "name": "text", "price": "numeric(10,2)"}
+    assert target.rows()[-1] == {"id": 2, "name": "row 2", "price": 7.0}
+    assert "+ price NUMERIC(10, 2)" in world.recorder.text()
+    assert list(target.memory()) == ["id", "name", "price"]
+    world.recorder.lines.clear()
+    world.move(source=source(ID, NAME, PRICE, ids=[3]), disposition="append")
+    assert "changed" not in world.recorder.text()
+
+
+def test_a_dropped_column_stays_as_null_whatever_the_way(way, world, target):
+    if way.word == "held":
+        world.move(source=source(ID, NAME, ids=[1, 2, 3]))
+    receipt = way(source(ID, ids=[2]))
+    assert target.rows()[-1] == {"id": 2, "name": None}
+    assert list(receipt.drift) == [{"change": "gone", "column": "name", "before": "STRING", "after": ""}]
+    # What it had stays where rows stay; a replace has the rows of the source alone.
+    before = [row["name"] for row in target.rows() if row["id"] == 1]
+    assert before == ([] if "replace" in way.word or way.word == "held" else ["row 1"])
+    again = world.move(source=source(ID, NAME, ids=[3]), disposition="append")
+    assert target.rows()[-1] == {"id": 3, "name": "row 3"}
+    assert [each["change"] for each in again.drift] == ["added"]
+
+
+def test_a_kept_column_is_emptied_in_rows_that_a_replace_in_place_leaves(world, admin, target):
+    world.move(source=source(ID, NAME, ids=[1, 2]), key=("id",))
+    admin.execute("CREATE VIEW late AS SELECT id, name FROM flights")
+    receipt = world.move(source=source(ID, ids=[1, 2]), key=("id",))
+    assert receipt.method == "in_place"
+    assert target.rows() == [{"id": 1, "name": None}, {"id": 2, "name": None}]
+
+
+def test_a_replace_keeps_dropped_columns_with_their_remarks_until_a_full_refresh(world, admin, target):
+    world.move(source=source(ID, NAME, PRICE))
+    admin.execute("COMMENT ON COLUMN flights.price IS 'net'; GRANT SELECT (price) ON flights TO reader")
+    for _ in range(2):
+        world.move(source=source(ID, NAME))
+    assert target.types()["price"] == "numeric(10,2)"
+    admin.execute(
+        "SELECT col_description('flights'::regclass, 3), has_column_privilege('reader', 'flights', 'price', 'SELECT')"
+    )
+    assert admin.fetchone() == ("net", True)
+    world.move(source=source(ID, NAME), refresh=Refresh.FULL)
+    assert list(target.types()) == ["id", "name"] == list(target.memory())
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_a_wider_numeric_is_a_matter_of_the_catalog(world, admin, target, disposition):
+    world.move(source=source(ID, PRICE, ids=[1]), disposition=disposition)
+    admin.execute("CREATE INDEX ON flights (price); CREATE STATISTICS s ON id, price FROM flights")
+    before = target.file()
+    world.move(source=source(ID, WIDER, ids=[2]), disposition=disposition)
+    assert target.types()["price"] == "numeric(12,2)"
+    world.move(source=source(ID, Column("price", "BIGNUMERIC"), ids=[3]), disposition=disposition)
+    assert target.types()["price"] == "numeric"
+    assert target.file() == before
+    assert len(target.rows()) == 3
+
+
+TIES = {
+    "view": "CREATE VIEW v AS SELECT price FROM flights",
+    "check": "ALTER TABLE flights ADD CONSTRAINT dear CHECK (price > 1)",
+    "generated": "ALTER TABLE flights ADD double numeric GENERATED ALWAYS AS (price * 2) STORED",
+    "trigger": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+    "CREATE TRIGGER t BEFORE UPDATE OF price ON flights FOR EACH ROW EXECUTE FUNCTION f()",
+}
+
+
+@pytest.mark.parametrize("tie", TIES)
+def test_what_would_not_be_of_the_catalog_alone_stops_with_the_diff(world, admin, target, tie):
+    world.move(source=source(ID, PRICE, ids=[1]), disposition="append")
+    admin.execute(TIES[tie])
+    reading = source(ID, WIDER, ids=[2])
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=reading, disposition="append")
+    assert refused.value.code == "schema_incompatible"
+    assert "price from numeric(10,2) to numeric(12,2)" in refused.value.message
+    assert "full refresh" in refused.value.hint
+    assert reading.reads == 0
+    assert target.types()["price"] == "numeric(10,2)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (NAME, Column("name", "INT64")),  # no value of the one is one of the other
+        (PRICE, replace(PRICE, precision=8)),
+        (Column("price", "INT64"), Column("price", "NUMERIC")),  # would write the table anew
+        (PRICE, replace(PRICE, precision=14, scale=4)),
+        (NAME, replace(NAME, repeated=True)),
+    ],
+)
+def test_other_types_stop_before_a_row_is_read_and_a_full_refresh_takes_them(world, target, before, after):
+    world.move(source=source(ID, before, ids=[1]), disposition="append")
+    reading = source(ID, after, ids=[2])
+    with pytest.raises(ConnectorError, match=before.name) as refused:
+        world.move(source=reading, disposition="append")
+    assert refused.value.code == "schema_incompatible"
+    assert reading.reads == 0
+    world.move(source=reading, disposition="append", refresh=Refresh.FULL)
+    assert [row["id"] for row in target.rows()] == [2]
+    world.move(source=reading, disposition="append")
+
+
+def test_a_replace_by_renaming_takes_what_bigquery_itself_widens_and_no_other_type(world, target):
+    world.move(source=source(ID, Column("price", "INT64")))
+    world.move(source=source(ID, Column("price", "NUMERIC")))
+    assert target.types()["price"] == "numeric(38,9)"
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=source(ID, Column("price", "STRING")))
+    assert refused.value.code == "schema_incompatible"
+
+
+STRUCT = Column("place", "STRUCT", columns=(Column("x", "INT64"),))
+
+
+def test_fields_of_a_struct_are_followed_inside_their_json(world, target):
+    world.move(source=source(ID, STRUCT, ids=[1], place=[{"x": 1}]), disposition="append")
+    more = replace(STRUCT, columns=(Column("y", "STRING"),))
+    receipt = world.move(source=source(ID, more, ids=[2], place=[{"y": "b"}]), disposition="append")
+    assert [(each["change"], each["column"]) for each in receipt.drift] == [("gone", "place.x"), ("added", "place.y")]
+    assert [row["place"] for row in target.rows()] == [{"x": 1}, {"y": "b"}]
+
+
+def test_another_order_another_case_a_longer_text_and_null_are_no_change(world, target):
+    first = (ID, replace(NAME, max_length=5, required=True), PRICE)
+    world.move(source=source(*first, ids=[1]), disposition="append")
+    memory = target.memory()
+    later = (PRICE, replace(NAME, name="NAME", max_length=9), ID)
+    for policy in (SchemaPolicy.FREEZE, SchemaPolicy.EVOLVE):
+        receipt = world.move(source=source(*later, ids=[2]), disposition="append", schema_policy=policy)
+        assert not receipt.drift
+    assert target.rows()[-1] == {"id": 2, "name": "row 2", "price": 7.0}
+    assert target.memory() == memory
+
+
+# Freeze and ignore ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("later", [(ID, NAME, PRICE), (ID,), (ID, Column("name", "INT64"))])
+def test_a_frozen_pipeline_fails_before_any_row_moves_until_it_is_saved_again(world, target, later):
+    world.move(source=source(ID, NAME, ids=[1]))
+    reading = source(*later, ids=[2])
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=reading, schema_policy=SchemaPolicy.FREEZE, expected=(ID, NAME))
+    assert refused.value.code == "schema_frozen"
+    assert reading.reads == 0
+    assert [row["id"] for row in target.rows()] == [1]
+    if len(later) != 2:
+        world.move(source=reading, schema_policy=SchemaPolicy.FREEZE, expected=later)
+        assert [row["id"] for row in target.rows()] == [2]
+        world.move(source=reading, schema_policy=SchemaPolicy.FREEZE, expected=(ID, NAME))
+
+
+@pytest.mark.parametrize("way", WAYS[:4], indirect=True)
+def test_ignored_columns_are_not_read_and_told_of_once(way, target):
+    reading = source(ID, NAME, PRICE, ids=[2])
+    receipt = way(reading, schema_policy=SchemaPolicy.IGNORE_NEW)
+    assert [each["change"] for each in receipt.drift] == ["ignored"]
+    assert list(target.types()) == ["id", "name"]
+    again = way(source(ID, NAME, PRICE, ids=[3]), schema_policy=SchemaPolicy.IGNORE_NEW)
+    assert not again.drift
+    way(source(ID, NAME, PRICE, ids=[4]), schema_policy=SchemaPolicy.EVOLVE)
+    assert target.rows()[-1]["price"] == 7.0
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+def test_names_are_given_once_and_a_later_column_never_takes_anothers(world, target):
+    world.move(source=source(ID, Column("xmin", "INT64"), ids=[1]), disposition="append")
+    assert target.memory() == {"id": "id", "xmin": "xmin_"}
+    world.move(
+        source=source(ID, Column("xmin", "INT64"), Column("XMIN_", "INT64"), ids=[2], XMIN_=[8]), disposition="append"
+    )
+    names = target.memory()
+    assert names["xmin"] == "xmin_"
+    assert names["XMIN_"].startswith("XMIN__")
+    assert target.rows()[-1] == {"id": 2, "xmin_": 7, names["XMIN_"]: 8}
+    # The first is gone, and its name stays taken; back again, in another case, it has it again.
+    world.move(source=source(ID, Column("XMIN_", "INT64"), ids=[3], XMIN_=[9]), disposition="append")
+    assert target.rows()[-1] == {"id": 3, "xmin_": None, names["XMIN_"]: 9}
+    world.move(source=source(ID, Column("Xmin", "INT64"), ids=[4]), disposition="append")
+    assert target.rows()[-1]["xmin_"] == 7
+
+
+# Under the lock ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
+def test_readers_pass_while_rows_are_copied_and_nobody_sees_half_a_change(world, connect, disposition):
+    world.move(source=source(ID, NAME, ids=[1]), disposition=disposition)
+    seen = []
+    reader = connect()
+    reader.autocommit = True
+
+    def look(point):
+        if point in ("load.middle", "load.end", "publish.before_lock"):
+            with reader.cursor() as cursor:
+                cursor.execute("SET lock_timeout = '1s'; SELECT * FROM flights")
+                seen.append([column.name for column in cursor.description])
+
+    world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition=disposition, crash=look)
+    assert seen
+    assert set(map(tuple, seen)) == {("id", "name")}
+
+
+BY_HAND = {
+    "dropped": "ALTER TABLE flights DROP name",
+    "retyped": "ALTER TABLE flights ALTER name TYPE varchar(5)",
+    "added": "ALTER TABLE flights ADD price text",
+}
+
+
+@pytest.mark.parametrize("how", BY_HAND)
+@pytest.mark.parametrize("disposition", ["append", "merge", "replace", "replace in place"])
+def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_lock(
+    world, admin, target, disposition, how
+):
+    world.move(source=source(ID, NAME, ids=[1]), disposition=disposition.split()[0])
+    if disposition == "replace in place":
+        admin.execute("CREATE VIEW late AS SELECT id FROM flights")
+
+    def alter(point):
+        if point == "publish.before_lock":
+            admin.execute(BY_HAND[how])
+
+    with pytest.raises(ConnectorError) as noticed:
+        world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition=disposition.split()[0], crash=alter)
+    assert noticed.value.code in ("target_changed", "target_column_missing", "target_column_mismatch")
+    admin.execute("SELECT array_agg(id) FROM flights")
+    assert admin.fetchone() == ([1],)
+    if disposition == "replace":
+        assert isinstance(noticed.value, TransientError)
+
+
+def test_a_column_that_somebody_added_first_is_taken_as_it_is(world, admin, target):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+
+    def add(point):
+        if point == "publish.before_lock":
+            admin.execute("ALTER TABLE flights ADD price numeric(10,2)")
+
+    world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition="append", crash=add)
+    assert target.rows()[-1]["price"] == 7.0
+
+
+def test_a_column_that_a_person_dropped_from_the_target_is_not_put_back(world, admin):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    admin.execute("ALTER TABLE flights DROP name")
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition="append")
+    assert (refused.value.code, refused.value.field) == ("target_column_missing", "name")
+
+
+def test_only_the_owner_of_a_table_can_give_it_columns_and_the_grant_is_said(world, admin):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    admin.execute("ALTER TABLE flights OWNER TO landlord; GRANT ALL ON flights TO loader")
+    reading = source(ID, NAME, PRICE, ids=[2])
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=reading, disposition="append")
+    assert refused.value.code == "missing_grant"
+    assert 'GRANT "landlord" TO "loader";' in refused.value.hint
+    assert reading.reads == 0
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+    "point", ["publish.before_lock", "publish.after_lock", "publish.before_commit", "publish.after_commit"]
+)
+def test_a_crash_anywhere_leaves_the_change_with_its_rows_or_neither(world, target, point):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    run = uuid.uuid4()
+
+    def kill(at):
+        if at == point:
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition="append", run=run, crash=kill)
+    is_done = point == "publish.after_commit"
+    assert ("price" in target.types(), "price" in target.memory(), len(target.rows())) == (
+        (True, True, 2) if is_done else (False, False, 1)
+    )
+    receipt = world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition="append", run=run)
+    assert [each["column"] for each in receipt.drift] == ["price"]
+    assert len(target.rows()) == 2
+
+
+def test_a_head_of_an_earlier_version_learns_its_columns_at_the_next_run(world, admin, target):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    admin.execute("ALTER TABLE _datamantri.head DROP columns")
+    world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition="append", expected=(ID, NAME))
+    assert list(target.memory()) == ["id", "name", "price"]
+
+
+def test_a_run_without_a_change_does_not_write_the_memory_again(world, admin):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    admin.execute("UPDATE _datamantri.head SET columns = columns || '{\"mark\": 1}'")
+    world.move(source=source(NAME, ID, ids=[2]), disposition="append")
+    admin.execute("SELECT columns->>'mark' FROM _datamantri.head")
+    assert admin.fetchone() == ("1",)

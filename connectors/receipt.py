@@ -73,6 +73,7 @@ class Receipt:
                 "changes": Changes(**values.get("changes", {"inserted": values["rows"]})),
                 "disposition": WriteDisposition(values["disposition"]),
                 "drift": tuple(values.get("drift", ())),
+                "checks": tuple(values.get("checks", ())),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
                 "published_at": datetime.fromisoformat(values["published_at"]),
             }

@@ -11,7 +11,10 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
+from tests.loops import one_connection_a_thread
 from tests.servers import warehouse_options
+
+one_connection_a_thread()
 
 
 @pytest.fixture(scope="session")

@@ -136,6 +136,21 @@ def test_a_session_that_the_server_ended_is_not_used_again(idle: base.Idle, in_a
     assert second != first
 
 
+def here() -> base.Place:
+    return base.place_of(base.DatabaseWrapper(connections.settings["default"]).get_connection_params())
+
+
+def test_a_connection_is_not_used_for_another_database(idle: base.Idle, in_a_thread: Callable[..., Any]) -> None:
+    first = in_a_thread(backend)
+    elsewhere = base.DatabaseWrapper({**connections.settings["default"], "NAME": "template1"})
+    with elsewhere.cursor() as cursor:
+        cursor.execute("SELECT current_database(), pg_backend_pid()")
+        name, other = cursor.fetchone()
+    elsewhere.close()
+    assert (name, other != first) == ("template1", True)
+    assert in_a_thread(backend) == first
+
+
 def broken() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT FROM nowhere")
@@ -149,7 +164,7 @@ def left_open() -> int:
 @pytest.mark.parametrize("work", [broken, left_open])
 def test_what_ended_badly_is_closed(idle: base.Idle, in_a_thread: Callable[..., Any], work: Callable[[], Any]) -> None:
     in_a_thread(work)
-    assert idle.take() is None
+    assert idle.take(here()) is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("IDLE_S", -1.0), ("LIFE_S", -1.0), ("KEPT", 0)])
@@ -158,7 +173,7 @@ def test_what_is_old_or_too_many_is_closed(
 ) -> None:
     monkeypatch.setattr(base, name, value)
     in_a_thread(backend)
-    assert idle.take() is None
+    assert idle.take(here()) is None
 
 
 def test_connections_that_nobody_wants_any_more_leave_one_by_one(idle: base.Idle) -> None:
@@ -167,6 +182,7 @@ def test_connections_that_nobody_wants_any_more_leave_one_by_one(idle: base.Idle
         made = postgresql.DatabaseWrapper.get_new_connection(wrapper, wrapper.get_connection_params())
         assert isinstance(made, base.Connection)
         made.autocommit = True
+        made.place = here()
         idle.give_back(made)
         made.idle_since += since
         return made
@@ -174,9 +190,9 @@ def test_connections_that_nobody_wants_any_more_leave_one_by_one(idle: base.Idle
     old, older = made(-2 * base.IDLE_S), made(-3 * base.IDLE_S)
     young = made(0)
     assert (old.closed, older.closed, young.closed) == (1, 1, 0)
-    assert idle.take() is young
+    assert idle.take(here()) is young
     young.close()
     idle.give_back(young)
-    assert idle.take() is None
+    assert idle.take(here()) is None
     with pytest.raises(psycopg2.InterfaceError):
         young.cursor()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from django.db.backends.postgresql import base
@@ -18,13 +19,20 @@ KEPT = 8
 IDLE_S = 60.0
 # Backends gather a cache of every table they met: now and then they start afresh.
 LIFE_S = 1800.0
+Place = tuple[Any, ...]
+
+
+def place_of(conn_params: Mapping[str, Any]) -> Place:
+    """Which database connections of these parameters lead to, and as whom."""
+    return tuple(conn_params.get(name) for name in ("host", "port", "dbname", "user"))
 
 
 class Connection(extensions.connection):
-    """A connection that knows its age."""
+    """A connection that knows its age, and where it leads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.place: Place = ()
         self.made_at = self.idle_since = time.monotonic()
 
 
@@ -35,13 +43,14 @@ class Idle:
         self._lock = threading.Lock()
         self._kept: list[Connection] = []
 
-    def take(self) -> Connection | None:
-        """A connection whose server has not hung up, or None."""
+    def take(self, place: Place) -> Connection | None:
+        """A connection to this place whose server has not hung up, or None."""
         while True:
             with self._lock:
-                if not self._kept:
+                at = next((i for i in reversed(range(len(self._kept))) if self._kept[i].place == place), None)
+                if at is None:
                     return None
-                connection = self._kept.pop()
+                connection = self._kept.pop(at)
             if time.monotonic() - connection.idle_since < IDLE_S and _is_silent(connection):
                 return connection
             _close(connection)
@@ -90,9 +99,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return {**super().get_connection_params(), "connection_factory": Connection}
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        connection = idle.take()
+        place = place_of(conn_params)
+        connection = idle.take(place)
         if connection is None:
-            return super().get_new_connection(conn_params)
+            made = super().get_new_connection(conn_params)
+            made.place = place
+            return made
         self.isolation_level = base.IsolationLevel.READ_COMMITTED
         return connection
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.loops import own_connections
+from tests.loops import in_a_loop
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -26,7 +26,7 @@ def chromium() -> str | None:
 
 @contextmanager
 def browsing() -> Iterator[Browser]:
-    with sync_playwright() as playwright, own_connections():
+    with sync_playwright() as playwright, in_a_loop():
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
             yield browser

@@ -20,7 +20,7 @@ from django.test import Client
 
 from datamantri import processes
 from datamantri.embedded import ports
-from tests.loops import own_connections
+from tests.loops import in_a_loop
 
 STARTS_WITHIN_S = 60
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -90,7 +90,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("Chromium is missing")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright, own_connections():
+    with sync_playwright() as playwright, in_a_loop():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
         yield browser
         browser.close()

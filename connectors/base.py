@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from connectors.checks import CheckResult
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
+    from connectors.former import FormerState
     from connectors.sides import Cost, Published, Scope, Side, Survey, TargetSide
 
 
@@ -84,6 +85,7 @@ class WriteMode:
     With `staged`, rows go into a staging table first even where an append could write straight into the target.
     Only a run that `sees_all` rows of the source can tell which are gone: `deletes` says what becomes of those. A
     history begins `anew` in a full refresh.
+    `undo_depth` is how many former states of the target are kept where it is replaced.
     """
 
     disposition: WriteDisposition
@@ -95,6 +97,7 @@ class WriteMode:
     deletes: Deletes = Deletes.KEEP
     sees_all: bool = False
     anew: bool = False
+    undo_depth: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The mode as JSON holds it."""
@@ -341,6 +344,7 @@ class Fence:
     `applied` is this run's own publish, when a former attempt got that far; `leftovers` are staging tables that
     no load has a use for: of other runs that were overtaken, and what this run staged in a former attempt.
     `columns` is what the head has of the target's columns, as `connectors.drift` writes it; empty before it does.
+    `kept` is how many former states of the target are kept for an undo.
     """
 
     target: Target
@@ -352,6 +356,7 @@ class Fence:
     watermark: Watermark = Watermark()
     leftovers: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    kept: int = 0
 
 
 class StopSignal(Protocol):
@@ -506,6 +511,10 @@ class Destination(ABC):
     @abstractmethod
     def forecast(self, target: Target, columns: tuple[Column, ...], mode: WriteMode) -> Forecast:
         """What a run would do to `target` as things stand; raises ConnectorError for what it would refuse at once."""
+
+    def former_states(self, pipeline: UUID) -> list[FormerState]:
+        """What is kept of the pipeline's targets for an undo; of each, the newest first."""
+        return []
 
     @abstractmethod
     def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:

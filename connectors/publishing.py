@@ -98,6 +98,7 @@ def publish(
             method=load.method,
             changes=load.changes,
             columns=load.evolution.remembered(load.method, draft.drift).to_json() if draft.drift else None,
+            kept=load.kept,
             lock_wait_ms=round(load.lock_wait_ms, 1),
             lock_held_ms=round(load.lock_held_ms, 1),
             seconds={name: round(value, 4) for name, value in seconds.items()},

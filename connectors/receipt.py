@@ -22,7 +22,8 @@ class Receipt:
     which values of the cursor were read (see cursor.Interval), with `late`, the net number of rows that came at
     or below the watermark since it was written; None for a run that reads all rows. `checks` are the results of
     checks, without rows. `drift` are the changes of the source's columns that the run took, and `columns` then what
-    the head has of the target's columns since.
+    the head has of the target's columns since. `kept` says how many former states are kept, and their
+    bytes; `undo` what an undo put back.
     """
 
     rows: int
@@ -46,6 +47,8 @@ class Receipt:
     checks: Sequence[Mapping[str, Any]] = ()
     drift: Sequence[Mapping[str, str]] = ()
     columns: Mapping[str, Any] | None = None
+    kept: Mapping[str, Any] | None = None
+    undo: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +59,8 @@ class Receipt:
                     source=dict(self.source),
                     seconds=dict(self.seconds),
                     interval=None if self.interval is None else dict(self.interval),
+                    kept=None if self.kept is None else dict(self.kept),
+                    undo=None if self.undo is None else dict(self.undo),
                 )
             ),
             "snapshot_time": self.snapshot_time.isoformat(),

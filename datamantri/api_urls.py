@@ -18,6 +18,7 @@ from runs.api_backfills import BackfillViewSet, PipelineBackfillsViewSet
 from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
+from runs.api_undo import UndoView
 from runs.api_webhooks import WebhookView
 
 router = SimpleRouter(use_regex_path=False)
@@ -49,6 +50,7 @@ urlpatterns = [
         name="backfill-preview",
     ),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
+    path("pipelines/<uuid:pipeline_id>/undo/", UndoView.as_view(), name="pipeline-undo"),
     path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),
     path("", include(router.urls)),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),

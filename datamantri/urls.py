@@ -10,13 +10,14 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import backfill_pages, graph_views, value_pages, views, webhook_views
+from runs import backfill_pages, graph_views, undo_pages, value_pages, views, webhook_views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("pipelines/", views.pipelines, name="pipelines"),
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
     path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
+    path("pipelines/<uuid:pk>/undo/", undo_pages.undo_pipeline, name="undo_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
     path("pipelines/<uuid:pk>/webhook/", webhook_views.webhook_page, name="webhook_page"),
     path("pipelines/<uuid:pk>/webhook/drop/", webhook_views.drop_old_secret, name="drop_old_secret"),

@@ -173,6 +173,7 @@ def _validate(
     adopt: bool,
     rules: dict[str, Any],
     options: dict[str, Any],
+    undo_depth: int,
     parameters: Sent,
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
@@ -184,7 +185,9 @@ def _validate(
     asked = time.monotonic()
     wanted = Target(schema, target)
     form = TargetOptions.from_json(options)
-    mode = WriteMode(WriteDisposition(disposition), tuple(key), cursor, form, deletes=Deletes(deletes))
+    mode = WriteMode(
+        WriteDisposition(disposition), tuple(key), cursor, form, deletes=Deletes(deletes), undo_depth=undo_depth
+    )
     reads = "source_query" if query else "source_table"
     findings: list[dict[str, Any]] = []
     columns: list[dict[str, Any]] | None = None
@@ -241,6 +244,21 @@ def _cursor_findings(columns: tuple[Column, ...], name: str, initial: str) -> li
     except ConnectorError as error:
         return [_finding(error.field, error)]
     return []
+
+
+def _former_states(system: System, pipeline: str) -> list[dict[str, Any]]:
+    with _destination(system) as destination:
+        found = destination.former_states(UUID(pipeline))
+    return [
+        {
+            **asdict(state),
+            "run": str(state.run),
+            "kept_at": state.kept_at.isoformat(),
+            "made_by": state.made_by and str(state.made_by),
+            "last_run": state.last_run and str(state.last_run),
+        }
+        for state in found
+    ]
 
 
 def _comparison_cost(
@@ -329,4 +347,5 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "range_bytes": _range_bytes,
     "validate": _validate,
     "comparison_cost": _comparison_cost,
+    "former_states": _former_states,
 }

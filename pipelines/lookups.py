@@ -136,6 +136,7 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         adopt=pipeline.adopt_target,
         rules=pipeline.column_rules,
         options=pipeline.target_options.to_json(),
+        undo_depth=pipeline.undo_depth,
         parameters=_sent(parameters),
     )
     if answer["columns"] is not None:
@@ -152,6 +153,11 @@ def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | N
         query=pipeline.source_query,
         samples=[[_sent(parameters), span and asdict(span)] for parameters, span in samples],
     )
+
+
+def former_states(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """What is kept of the pipeline's targets for an undo: the fields of connectors.former.FormerState, as JSON."""
+    return _ask("former_states", system=_saved(pipeline.destination), pipeline=str(pipeline.pk))
 
 
 def comparison_cost(pipeline: Pipeline, parameters: Parameters | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
 from pipelines import deletions
 from pipelines.models import Connection, LoadMethod
-from runs import capacity, endings, ends, services
+from runs import capacity, endings, ends, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
 from runs.models import Decision, PartLoad, RunAction
@@ -91,6 +91,9 @@ def _perform(
         go_on(claimed, reporter, f"The destination says that nothing was published: {then}.")
         standing.is_unknown = False
     lease.check()
+    if claimed.action == RunAction.UNDO:
+        standing.is_loading = True
+        return undoing.perform(claimed, destination, fence, lease, reporter)
     if claimed.decision == Decision.PUBLISH:
         standing.is_loading = True
         request = transfer_request(claimed, fence)
@@ -232,6 +235,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
             span if definition["write_disposition"] == WriteDisposition.APPEND else None,
             deletes=Deletes(definition.get("deletes", Deletes.KEEP)),
             sees_all=deletions.sees_all(definition, claimed.options),
+            undo_depth=definition.get("undo_depth", 0),
         ),
         text_policy=TextPolicy(definition["text_policy"]),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),

@@ -31,6 +31,7 @@ from runs.states import RunStatus
 __all__ = ["DatasetRuleAdmin", "PoolAdmin", "RunAdmin", "RunnablePipelineAdmin", "alerts_admin"]
 
 CLEARED_AT_ONCE, NAMED = 500, 5
+MORE_RUNS = ["compare", "full_refresh", "backfill", "set_watermark", "undo"]
 STATUS_COLOURS = {
     RunStatus.BLOCKED.value: "warning",
     RunStatus.QUEUED.value: "info",
@@ -180,7 +181,7 @@ class RunnablePipelineAdmin(PipelineAdmin):
     actions_detail = (
         "run_one_now",
         # In a menu: all of them side by side are wider than a screen.
-        {"title": "More runs", "icon": "more_horiz", "items": ["compare", "full_refresh", "backfill", "set_watermark"]},
+        {"title": "More runs", "icon": "more_horiz", "items": MORE_RUNS},
         *PipelineAdmin.actions_detail,
     )
     readonly_fields = ("watermark",)
@@ -250,6 +251,11 @@ class RunnablePipelineAdmin(PipelineAdmin):
     @action(description="Set watermark", icon="flag", url_path="set-watermark", permissions=["run"])
     def set_watermark(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._start(request, object_id, "watermark")
+
+    @action(description="Undo", icon="undo", url_path="undo", permissions=["run"])
+    def undo(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """The page that tells what is kept, and asks."""
+        return HttpResponseRedirect(reverse("undo_pipeline", args=[self.pipeline_or_404(request, object_id).pk]))
 
     def _start(self, request: HttpRequest, object_id: str, name: str) -> HttpResponse:
         """To the page that says what will be done, and does it once somebody says yes."""

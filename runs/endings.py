@@ -25,6 +25,7 @@ from connectors.errors import (
 from pipelines.schedules import span_in_words
 from runs import services
 from runs.lease import Lease
+from runs.models import RunAction
 from runs.services import Claim, Failure, Line, NewPart, PartClaim
 from runs.states import RunStatus
 
@@ -108,7 +109,8 @@ def in_words(error: Exception) -> ConnectorError:
 
 def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
     target = claimed.definition["destination"]
-    done = f"Succeeded: {receipt.get('rows', 0):,} rows published to {target['schema']}.{target['table']}."
+    said = "are back in" if claimed.action == RunAction.UNDO else "published to"
+    done = f"Succeeded: {receipt.get('rows', 0):,} rows {said} {target['schema']}.{target['table']}."
     return lambda lines: services.finish(
         claimed, RunStatus.SUCCEEDED, receipt=receipt, lines=[*lines, Line("info", done)]
     )

@@ -183,6 +183,13 @@ def watermark_of(pipeline: Pipeline) -> str:
     return (receipt or {}).get("watermark_after") or ""
 
 
+def kept_of(pipeline: Pipeline) -> dict[str, int]:
+    """How many former states are kept for an undo, and their bytes, as the newest published run left them."""
+    published = pipeline.runs.filter(status=RunStatus.SUCCEEDED, receipt__kept__tables__isnull=False)
+    receipt = published.order_by("-created_at").values_list("receipt", flat=True).first()
+    return (receipt or {}).get("kept") or {"tables": 0, "bytes": 0}
+
+
 def revisions_of(pipeline: Pipeline, *, count: int = 10) -> list[Change]:
     """The newest revisions, each with the names of what it changed."""
     revisions = list(pipeline.revisions.select_related("created_by")[: count + 1])

@@ -57,6 +57,25 @@ class IntervalSerializer(serializers.Serializer[Any]):
     late = serializers.IntegerField(allow_null=True, help_text="Net rows that came below the watermark since.")
 
 
+class KeptTotalsSerializer(serializers.Serializer[Any]):
+    """How much is kept for an undo."""
+
+    tables = serializers.IntegerField(help_text="Former states that are kept.")
+    bytes = serializers.IntegerField(help_text="What they took when they were put aside.")
+    copied_rows = serializers.IntegerField(required=False, help_text="Rows copied before they were changed in place.")
+    copy_seconds = serializers.FloatField(required=False, help_text="How long writers waited for the copy.")
+
+
+class UndoneSerializer(serializers.Serializer[Any]):
+    """What an undo put back."""
+
+    way = serializers.ChoiceField(["rename", "in_place"])
+    as_left_by = serializers.UUIDField(allow_null=True, help_text="Null: it was there before the first run.")
+    put_aside_by = serializers.UUIDField()
+    put_aside_at = serializers.DateTimeField()
+    in_place_of = serializers.UUIDField(allow_null=True, help_text="The run that had published last.")
+
+
 class ReceiptSerializer(serializers.Serializer[Any]):
     """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
 
@@ -70,7 +89,7 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     )
     bytes = serializers.IntegerField(help_text="Bytes written by COPY.")
     changes = ChangesSerializer()
-    method = serializers.CharField(help_text="append, create, rename, in_place or merge.")
+    method = serializers.CharField(help_text="append, create, rename, in_place, merge or undo.")
     disposition = serializers.CharField()
     target = TargetSerializer()
     snapshot_time = serializers.DateTimeField(help_text="The source was read as it was then.")
@@ -78,6 +97,8 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     interval = IntervalSerializer(required=False, allow_null=True)
     watermark_before = serializers.CharField(required=False, allow_null=True)
     watermark_after = serializers.CharField(required=False, allow_null=True)
+    kept = KeptTotalsSerializer(required=False, allow_null=True)
+    undo = UndoneSerializer(required=False, allow_null=True)
     lock_wait_ms = serializers.FloatField()
     lock_held_ms = serializers.FloatField(help_text="How long readers (rename) or writers (merge, in_place) waited.")
     repaired = serializers.DictField(

@@ -18,6 +18,7 @@ METHODS = {
     "merge": "Rows were merged by key",
     "history": "Versions were added to a history",
     "set_watermark": "The watermark was set; no row moved",
+    "undo": "A former state of the table was put back",
 }
 # Only these touch rows one by one: what they left alone is worth a 0.
 _BY_ROW = ("in_place", "merge", "history")
@@ -68,6 +69,10 @@ def _table(value: Any) -> str:
 
 def _method(value: Any) -> str:
     return METHODS.get(value, str(value))
+
+
+def _way(value: Any) -> str:
+    return {"rename": "the former table took its name back", "in_place": "rows were changed in place"}.get(value, value)
 
 
 # Where a fact is in the receipt, what it is called, how it is said. What is not named here comes last, as it is.
@@ -125,6 +130,20 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("published_at", "Published at", _moment),
             ("lock_wait_ms", "Waited for the lock", _milliseconds),
             ("lock_held_ms", "Held the lock", _milliseconds),
+        ),
+    ),
+    (
+        "Undo",
+        (
+            ("undo.way", "Put back", _way),
+            ("undo.as_left_by", "As it was left by run", str),
+            ("undo.put_aside_by", "Put aside by run", str),
+            ("undo.put_aside_at", "Put aside at", _moment),
+            ("undo.in_place_of", "In the place of what run", str),
+            ("kept.tables", "Former states kept", count),
+            ("kept.bytes", "They take", size),
+            ("kept.copied_rows", "Rows copied before they were changed", count),
+            ("kept.copy_seconds", "Copying took", span),
         ),
     ),
 )

@@ -188,7 +188,8 @@ class TriggerSerializer(serializers.Serializer[Any]):
     """What a run should do; nothing means an ordinary load."""
 
     action = serializers.ChoiceField(
-        choices=[choice for choice in RunAction.choices if choice[0] != RunAction.BACKFILL], default=RunAction.LOAD
+        choices=[choice for choice in RunAction.choices if choice[0] not in (RunAction.BACKFILL, RunAction.UNDO)],
+        default=RunAction.LOAD,
     )
     watermark = serializers.CharField(
         required=False, allow_blank=True, max_length=100, help_text="For set_watermark; empty to read all rows."

@@ -14,7 +14,7 @@ from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.parameters import INTERVAL, Declared, Parameter, declared, names_it, resolved, uses_built_in
 from pipelines.given import NAMES, built_in, goes_by_values
-from runs.models import MOVE_NOTHING, Run
+from runs.models import MOVE_NOTHING, Run, RunAction
 from runs.services import Claim, PartClaim
 from runs.states import RunStatus
 
@@ -56,6 +56,8 @@ def parameters_of(claimed: Claimed) -> tuple[Parameter, ...]:
 
 def target_of(claimed: Claimed) -> Target:
     """Where a claimed run writes to; raises ConnectorError if its values make no name."""
+    if claimed.action == RunAction.UNDO:
+        return Target(**claimed.options["target"])
     names = claimed.definition["destination"]
     if not any(naming.is_template(names[name]) for name in NAMES):
         return Target(names["schema"], names["table"])

@@ -74,6 +74,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "pipeline": pipeline,
         "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
         "actions": asking.actions_of(pipeline),
+        "kept": page_queries.kept_of(pipeline) if pipeline.undo_depth else None,
         "takes_values": given.takes_values(pipeline),
         "backfills": pipeline.backfills.order_by("-created_at")[:5],
         "parameters": given.declared_by(pipeline).values(),

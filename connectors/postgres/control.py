@@ -50,6 +50,7 @@ SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run
        ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt, head.watermark, head.watermark_rows,
        head.columns, ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
              AND (plan.run = %(run)s OR plan.planned_on IS DISTINCT FROM head.last_run)),
+       (SELECT count(*) FROM {SCHEMA}.kept WHERE kept.target = %(target)s),
        (SELECT json_object_agg(pid, application_name) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name LIKE %(backends)s)
 FROM {SCHEMA}.meta
@@ -100,7 +101,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
     }
     row = _raise_token(session, target, parameters)
     version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, *rest = row
-    watermark, watermark_rows, columns, leftovers, backends = rest
+    watermark, watermark_rows, columns, leftovers, kept, backends = rest
     if version > VERSION:
         raise ConnectorError(
             f"The schema {SCHEMA} was made by a newer DataMantri (version {version}, this one knows {VERSION}).",
@@ -127,6 +128,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         watermark=Watermark(watermark or "", watermark_rows),
         leftovers=tuple(leftovers),
         columns=columns or {},
+        kept=kept,
     )
 
 

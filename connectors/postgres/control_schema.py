@@ -79,6 +79,26 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.applied (
     watermark_before text,
     watermark_after text
 );
+-- Former states of targets, see kept.py: what `run` put aside is as `made_by` left it, `head` as it was then.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.kept (
+    run uuid PRIMARY KEY,
+    target text NOT NULL,
+    target_table text NOT NULL,
+    pipeline uuid NOT NULL,
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    oid oid NOT NULL,
+    is_copy boolean NOT NULL,
+    made_by uuid,
+    head jsonb NOT NULL,
+    key text[] NOT NULL,
+    columns jsonb NOT NULL,
+    names jsonb NOT NULL,
+    rows bigint,
+    bytes bigint NOT NULL,
+    kept_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS kept_of_target ON {SCHEMA}.kept (target);
 INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
 """
 

@@ -23,7 +23,8 @@ from connectors.base import (
 )
 from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
-from connectors.postgres import checks, compare, control, control_schema, keep, published, staging
+from connectors.former import FormerState
+from connectors.postgres import checks, compare, control, control_schema, keep, kept, published, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
@@ -32,6 +33,7 @@ from connectors.postgres.publish import in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.postgres.undo import Undo
 from connectors.sides import Published
 
 if TYPE_CHECKING:
@@ -223,11 +225,19 @@ class PostgresDestination(Destination):
                 session.rollback()
         return written
 
+    def undo(self, fence: Fence, run: UUID, *, depth: int, reporter: Reporter, stop: StopSignal) -> Undo:
+        """The transaction of an undo of what `run` put aside, on the connection that raised the fence."""
+        return Undo(self._open(), fence, run, depth=depth, reporter=reporter, stop=stop)
+
     def forget_staged(self, fence: Fence, tables: tuple[str, ...]) -> None:
         """Drop staging tables of the fence's target; raises StaleToken."""
         session = self._open()
         with session.explained(fence.target):
             staging.forget(session, fence, tables)
+
+    def former_states(self, pipeline: UUID) -> list[FormerState]:
+        with self._looking() as session:
+            return kept.former_states(session, pipeline)
 
     def published(self, target: Target) -> Published | None:
         with self._looking() as session:

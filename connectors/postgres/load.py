@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import date, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,6 +36,7 @@ from connectors.postgres.publish import (
 from connectors.postgres.publish.choice import choose
 from connectors.postgres.publish.evolve import Evolution
 from connectors.postgres.publish.existing import Existing, Look, look
+from connectors.postgres.publish.former import Former
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
@@ -81,6 +83,7 @@ class Load(AbstractContextManager["Load"]):
         self._stop = stop
         self._form = TargetForm()
         self.evolution = Evolution(fence, request, columns, mode.key)
+        self._former = Former(session, fence, self._mode, reporter)
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._plan: Plan | None = None
@@ -308,10 +311,12 @@ class Load(AbstractContextManager["Load"]):
         """
         self._stop.check()
         if self.method == "append" and not self._is_staged:
+            self._former.make_room(self.method)
             self._complete()
             return
         self._session.execute("SAVEPOINT publish")
         self._may_be_undone = True
+        self._former.make_room(self.method)
         if self.method == "rename":
             guard.check_rename(self._session, self._target, rows, self._request.guard)
         if self._is_staged:
@@ -325,9 +330,12 @@ class Load(AbstractContextManager["Load"]):
             self.locked_at = seen.answered_at
             self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         for remark in replace.swap(
-            self._session, self._target, self._new, self._whole, seen, self._old, self._form.asked
+            *(self._session, self._target, self._new, self._whole, seen, self._old, self._form.asked),
+            away=self._former.away,
         ):
             self._reporter.log("info", remark)
+        if self.method == "rename":
+            self._former.renamed(self._columns)
         self._old = seen.relations[self._new.table]
 
     def _bring_over(self, as_of: datetime) -> None:
@@ -361,6 +369,7 @@ class Load(AbstractContextManager["Load"]):
             seen=self._seen,
             guard=self._request.guard,
             reporter=self._reporter,
+            before_change=partial(self._former.copy, self._columns),
         )
         session.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(self._new.schema, self._new.table)))
         self._complete()
@@ -383,6 +392,11 @@ class Load(AbstractContextManager["Load"]):
         if lacked and self.locked_at is None:
             self.locked_at = began
         statistics.take_in_full(session, target, self._mode.options.analyze)
+
+    @property
+    def kept(self) -> Mapping[str, Any] | None:
+        """How much is kept for an undo by now, for the receipt."""
+        return self._former.facts
 
     @property
     def lock_held_ms(self) -> float:

@@ -93,6 +93,7 @@ class ScheduleInline(StackedInline):
 FOLDED = (
     "Rows that vanish",
     "Guards",
+    "Undo",
     "Key, indexes, partitions",
     "Priority and limits",
     "Retries",
@@ -137,6 +138,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         ("Rows that vanish", {"fields": ("deletes",)}),
         ("Only new rows", {"fields": ("incremental", "lookback", "settle", "initial_value")}),
         ("Guards", {"fields": ("guard_zero_rows", "guard_shrink_percent", "held_days")}),
+        ("Undo", {"fields": ("undo_depth",)}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),
         (
             "Key, indexes, partitions",

@@ -80,6 +80,7 @@ class PipelineForm(forms.ModelForm):
             "column_rules", "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
             "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
+            "undo_depth",
             "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
             "give_up_after_s", "time_limit_s", "load_method", "watch_every_s",
         )  # fmt: skip

@@ -16,6 +16,8 @@ from connectors.base import Deletes, TextPolicy, WriteDisposition
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
 
+MAX_UNDO_DEPTH = 9
+
 
 class PipelineState(models.TextChoices):
     ACTIVE = "active", "Active"
@@ -166,6 +168,14 @@ class Pipeline(models.Model):
         default=7,
         validators=[MinValueValidator(1), MaxValueValidator(90)],
         help_text="Then a run that nobody decided on is discarded, with the rows it staged.",
+    )
+    undo_depth = models.PositiveSmallIntegerField(
+        "former tables to keep",
+        default=0,
+        validators=[MaxValueValidator(MAX_UNDO_DEPTH)],
+        help_text="How many former states are kept beside the table when a run replaces it (replace, or a full "
+        "refresh), so that one can be put back; each takes as much room as the table. 0 keeps none, 9 is the most. "
+        "Runs that add or merge rows replace nothing: of them there is nothing to undo.",
     )
     column_rules = models.JSONField(
         "columns",

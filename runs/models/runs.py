@@ -34,10 +34,11 @@ class RunAction(models.TextChoices):
     SET_WATERMARK = "set_watermark", "Set watermark"
     COMPARE = "compare", "Compare"
     BACKFILL = "backfill", "Backfill"
+    UNDO = "undo", "Undo"
 
 
-# Runs that move no row: they are no load's success, and stand in no chart of loads.
-MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE)
+# Runs that move no row from the source: they are no load's success, and stand in no chart of loads.
+MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE, RunAction.UNDO)
 # Runs that pipelines which wait for theirs know nothing of: a slice of a backfill is about the past.
 NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL)
 

@@ -41,6 +41,7 @@ from runs.services.recovery import give_back_lease, give_back_leases, sweep
 from runs.services.requests import cancel_run, request_run, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
+from runs.services.undoing import request_undo
 from runs.services.upstreams import settle
 from runs.services.watches import Look, is_look_due, look_failed, looked, take_looks
 from runs.services.webhooks import accept, forget_deliveries
@@ -95,6 +96,7 @@ __all__ = [
     "renew",
     "request_chain",
     "request_run",
+    "request_undo",
     "resolve_later",
     "resume",
     "resume_backfill",

@@ -93,6 +93,9 @@ def run_again(run: Run, *, by: Any) -> Run:
     if run.action == RunAction.BACKFILL:
         message = "A slice of a backfill is not run again by itself."
         raise RunRefused("run_not_cleared", message, "Try again what failed, on the backfill's page.")
+    if run.action == RunAction.UNDO:
+        message = "An undo is not run again by itself."
+        raise RunRefused("run_not_cleared", message, "Look at what is kept now, and ask for it anew.")
     start, end = intervals.of(run) or intervals.NONE
     asked = giving.check(run.pipeline, run.action, run.action_options.get("parameters") or {}, start, end)
     for error in asked.errors.values():

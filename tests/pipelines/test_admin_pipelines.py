@@ -39,7 +39,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "write_disposition": "replace", "overlap": "coalesce", "missed": "latest", "text_policy": "fail",
         "deletes": "keep",
         "load_method": "auto", "partition_unit": "month", "analyze": "quick", "priority": 20, "pool": "",
-        "lookback": "0", "held_days": "7", "guard_zero_rows": "on", "guard_shrink_percent": "50",
+        "lookback": "0", "held_days": "7", "undo_depth": "0", "guard_zero_rows": "on", "guard_shrink_percent": "50",
         "retries": 3, "retry_delay_s": 5, "give_up_after_s": "", "time_limit_s": 3600,
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,
         "revisions-TOTAL_FORMS": 0, "revisions-INITIAL_FORMS": 0,

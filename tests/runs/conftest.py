@@ -165,7 +165,7 @@ def moving(
     for table in tables:
         warehouse_cursor.execute(f'DROP TABLE IF EXISTS public."{table}"')
     warehouse_cursor.execute("DROP SCHEMA IF EXISTS _datamantri CASCADE")
-    warehouse_cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE '\\_datamantri\\_new%'")
+    warehouse_cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE '\\_datamantri\\_%'")
     for (table,) in warehouse_cursor.fetchall():
         warehouse_cursor.execute(f"DROP TABLE public.{table}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -28,10 +28,12 @@ def bring_over(
     seen: marks.Seen,
     guard: Guard,
     reporter: Reporter,
+    before_change: Callable[[Changes], None],
 ) -> Changes:
     """Change the target's rows by the `rows` of `staging`; the caller holds the lock that the method takes.
 
-    Raises Held where a guard wants a person to decide, and ConnectorError.
+    `before_change` is told of what a replace in place is about to do. Raises Held where a guard wants a person to
+    decide, and ConnectorError.
     """
     if method == "append" and mode.span is not None:
         told = f"{target} from {mode.span.low} to {mode.span.high}"
@@ -44,8 +46,12 @@ def bring_over(
         refusal = in_place.refuse(session, target, columns, mode.key)
         if refusal is not None:
             raise refusal
-        allow = partial(check_changes, target, guard=guard)
-        changes = in_place.apply(session, target, staging, columns, mode.key, allow=allow)
+
+        def check(changes: Changes) -> None:
+            check_changes(target, changes, guard=guard)
+            before_change(changes)
+
+        changes = in_place.apply(session, target, staging, columns, mode.key, allow=check)
         return replace(changes, revived=marks.clear(session, target))
     table = inspected(session, target)
     if not full_merge.concerns(session, target, mode, table):

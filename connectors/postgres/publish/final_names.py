@@ -47,7 +47,7 @@ def renames(
         wished = tables.setdefault(part, target.table + part.removeprefix(new.table))
         if index is not None:
             indexes[index] = f"{wished}_{roots[root].ending}"
-    free = _free_names(session, target.schema, [*tables.values(), *indexes.values()], old_oid)
+    free = free_names(session, target.schema, [*tables.values(), *indexes.values()], old_oid)
     statements: list[sql.Composable] = [
         sql.SQL("ALTER {} {} RENAME TO {}").format(
             sql.SQL(kind), sql.Identifier(target.schema, name), sql.Identifier(free[wished])
@@ -73,7 +73,7 @@ def parts(session: Session, oid: int) -> list[str]:
     return [name for (name,) in rows.fetchall()]
 
 
-def _free_names(session: Session, schema: str, wished: Sequence[str], old_oid: int | None) -> dict[str, str]:
+def free_names(session: Session, schema: str, wished: Sequence[str], old_oid: int | None) -> dict[str, str]:
     """A free name for each of `wished`, which all differ: that one, shortened, or with a number."""
     besides = [] if old_oid is None else [old_oid]
     found: dict[str, str] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from connectors.base import Column, Target, WriteDisposition, WriteMode
 from connectors.forecast import Forecast, LastLock
-from connectors.postgres import control, control_schema
+from connectors.postgres import control, control_schema, kept
 from connectors.postgres.client import Session
 from connectors.postgres.publish import in_place_rules, indexes, merge_index, merge_rules, partitions
 from connectors.postgres.publish.existing import Existing, Look
@@ -40,7 +40,7 @@ def forecast(session: Session, target: Target, columns: Sequence[Column], mode: 
         here.dependents if here is not None else (),
         makes,
         (_WAITS[method], *waits),
-        tuple(_minds(columns, form, method, here)),
+        (*_minds(columns, form, method, here), *_keeps(session, target, mode, method)),
         _last_lock(session, target),
     )
 
@@ -133,6 +133,17 @@ def _minds(columns: Sequence[Column], form: TargetForm, method: str, here: Exist
         if method == "append":
             minds.append("Rows are staged first, as only they tell which partitions they need.")
     return minds
+
+
+def _keeps(session: Session, target: Target, mode: WriteMode, method: str) -> list[str]:
+    """What keeping the former state comes to."""
+    if not mode.undo_depth or method not in ("rename", "in_place"):
+        return []
+    row = session.one(kept.SIZE, {"table": control.target_key(target)})
+    size = f"{(row[0] if row and row[0] else 0) / 1024**2:,.1f} MiB"
+    if method == "rename":
+        return [f"The former table is kept for an undo ({size}), and at most {mode.undo_depth} of them."]
+    return [f"Where rows change, a copy of the table ({size}) is made first, for an undo: writers wait for it."]
 
 
 def _last_lock(session: Session, target: Target) -> LastLock | None:

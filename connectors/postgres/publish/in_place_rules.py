@@ -76,12 +76,7 @@ def refuse(
 
     `key` are columns of the source that tell its rows apart, possibly none; `besides` columns that will be mended.
     """
-    row = session.one(_FACTS, (target.schema, target.table))
-    if row is None:
-        return ConnectorError(f"There is no table {target}.", code="table_missing", field="table")
-    facts = _Facts(*row)
-    refusal = _refuse_table(target, facts) or _refuse_rights(target, facts, session.role)
-    refusal = refusal or _refuse_reach(target, facts) or _refuse_key(columns, key)
+    refusal = refuse_table(session, target) or _refuse_key(columns, key)
     if refusal is not None:
         return refusal
     try:
@@ -89,6 +84,16 @@ def refuse(
     except ConnectorError as found:
         return found
     return None
+
+
+def refuse_table(session: Session, target: Target) -> ConnectorError | None:
+    """Why rows of `target` cannot be changed as a replace does, whatever the source."""
+    row = session.one(_FACTS, (target.schema, target.table))
+    if row is None:
+        return ConnectorError(f"There is no table {target}.", code="table_missing", field="table")
+    facts = _Facts(*row)
+    refusal = _refuse_table(target, facts) or _refuse_rights(target, facts, session.role)
+    return refusal or _refuse_reach(target, facts)
 
 
 def choose(
@@ -206,3 +211,16 @@ def _refuse_key(columns: Sequence[Column], key: Sequence[str]) -> ConnectorError
                 field=KEY_FIELD,
             )
     return None
+
+
+def refuse_columns(target: Target, here: Sequence[tuple[str, str]], former: Sequence[tuple[str, str]]) -> None:
+    """Raise ConnectorError, code undo_columns, unless both have the same columns (names with types), in any order."""
+    differ = sorted({name for name, _ in set(here) ^ set(former)})
+    if differ:
+        raise ConnectorError(
+            f"{target} stays where it is, as something depends on it, and its columns are not those of the former"
+            f" state any more: {', '.join(differ)}.",
+            hint="Drop what depends on the table, or start a full refresh.",
+            code="undo_columns",
+            field="table",
+        )

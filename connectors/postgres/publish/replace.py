@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import psycopg2
@@ -72,10 +72,13 @@ def swap(
     seen: Look,
     expected: Existing | None,
     asked: Sequence[Wanted] = (),
+    *,
+    away: Callable[[Existing], Sequence[sql.Composable]],
 ) -> list[str]:
     """Put the new table in the old one's place, with its owner, grants, comments and settings.
 
-    `asked` was made on the new table, and gets its names here. Returns remarks for the log. Raises
+    `asked` was made on the new table, and gets its names here; `away` gives the statements that take the old one out of
+    the way. Returns remarks for the log. Raises
     an error if something has come to depend on the old table, or another table stands in its place,
     since it was looked at before the load.
     """
@@ -88,7 +91,7 @@ def swap(
         refusal = refuse_replace(target, seen, session.role)
         if refusal is not None:
             raise _leaned_on(refusal) if refusal.code == "replace_would_break" else refusal
-        statements.append(sql.SQL("DROP TABLE {}").format(_name(target)))
+        statements += away(old)
         if old.owner != fresh.owner:  # ALTER TABLE … OWNER leaves partitions out
             statements += [
                 sql.SQL("ALTER TABLE {} OWNER TO {}").format(
@@ -103,7 +106,7 @@ def swap(
     statements += final
     if old is not None:
         there = {*column_names(columns), *fresh.column_comments}  # what runs keep for themselves has a comment
-        statements += _carry_over(_name(target), old, fresh, there)
+        statements += carry_over(_name(target), old, fresh, there)
         gone = sorted((set(old.column_grants) | set(old.column_comments)) - there)
         if gone:
             remarks.append(f"Grants and comments of columns that are gone went with them: {', '.join(gone)}.")
@@ -129,7 +132,8 @@ def _changed(target: Target) -> TransientError:
     )
 
 
-def _carry_over(table: sql.Composable, old: Existing, fresh: Existing, columns: set[str]) -> list[sql.Composable]:
+def carry_over(table: sql.Composable, old: Existing, fresh: Existing, columns: set[str]) -> list[sql.Composable]:
+    """Statements that give a table that takes the old one's name its owner, rights, comments and settings."""
     statements: list[sql.Composable] = []
     if old.owner != fresh.owner:
         statements.append(sql.SQL("ALTER TABLE {} OWNER TO {}").format(table, sql.Identifier(old.owner)))

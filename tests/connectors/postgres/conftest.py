@@ -126,6 +126,7 @@ class World:
         query: str = "",
         read: CursorRead | None = None,
         fingerprint: str = "f",
+        undo_depth: int = 0,
         mode: Mapping[str, Any] = MappingProxyType({}),
         **request: Any,
     ) -> transfer.Receipt:
@@ -146,6 +147,7 @@ class World:
                     cursor,
                     form,
                     read.span if read and disposition == "append" else None,
+                    undo_depth=undo_depth,
                     **mode,
                 ),
                 fingerprint=fingerprint,

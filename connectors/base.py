@@ -119,6 +119,31 @@ class WriteMode:
         )
 
 
+class MaskKind(StrEnum):
+    """What stands in the target in the place of a column's values; NULL stays NULL."""
+
+    HMAC = "hmac"
+    HMAC_BASE64 = "hmac_base64"
+    REDACT = "redact"
+    KEEP_LAST = "keep_last"
+
+
+KEYED_MASKS = frozenset({MaskKind.HMAC, MaskKind.HMAC_BASE64})
+
+
+@dataclass(frozen=True)
+class Mask:
+    """How values of the column `of`, as the source declares it, become texts that tell less.
+
+    `keep` is how many characters KEEP_LAST leaves; `key_id` says which key a HMAC is made with, never what it is.
+    """
+
+    kind: MaskKind
+    of: Column
+    keep: int = 0
+    key_id: str = ""
+
+
 @dataclass(frozen=True)
 class Column:
     """A column as the source declares it, in BigQuery's standard SQL words.
@@ -126,7 +151,8 @@ class Column:
     `type` is INT64, NUMERIC, STRUCT, RANGE, ...; `element` is the T of RANGE<T>; `columns` are the
     fields of a STRUCT; `max_length` counts characters or bytes. `target_type` is the PostgreSQL type that
     a rule chose, spelled as `format_type` spells it, empty for the usual one; `zone` is where a time
-    that changes its kind was told; `target_name` is the name in PostgreSQL where it is not the usual one.
+    that changes its kind was told. `target_name` is the name in PostgreSQL where it is not the usual one. A column with
+    a `mask` is the STRING that the mask makes.
     """
 
     name: str
@@ -142,11 +168,21 @@ class Column:
     target_type: str = ""
     zone: str = ""
     target_name: str = ""
+    mask: Mask | None = None
 
 
 def column_from_json(values: Mapping[str, Any]) -> Column:
     """A Column from what `dataclasses.asdict` made of it."""
-    return Column(**{**values, "columns": tuple(column_from_json(inner) for inner in values["columns"])})
+    mask = values.get("mask")
+    if mask is not None:
+        mask = Mask(**{**mask, "kind": MaskKind(mask["kind"]), "of": column_from_json(mask["of"])})
+    return Column(**{**values, "columns": tuple(map(column_from_json, values["columns"])), "mask": mask})
+
+
+def declared_to_json(column: Column) -> dict[str, Any]:
+    """A source's own column as definitions keep it: without what only rules give."""
+    given = {name: value for name, value in vars(column).items() if name not in ("target_name", "mask")}
+    return {**given, "columns": tuple(map(declared_to_json, column.columns))}
 
 
 @dataclass(frozen=True)
@@ -155,11 +191,12 @@ class ReadRequest:
 
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
     `skip` names columns, in any case, that are not read; with `only`, others than these are not read either.
-    `parameters` are what the query may name as @name.
+    `parameters` are what the query may name as @name. `row_filter` is a condition that rows of the table must meet.
     """
 
     table: str = ""
     query: str = ""
+    row_filter: str = ""
     parameters: tuple[Parameter, ...] = ()
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
@@ -404,9 +441,13 @@ class NeverStop:
 
 
 class Source(ABC):
-    """A system that rows are read from: one folder, one registry line."""
+    """A system that rows are read from: one folder, one registry line.
+
+    One that `is_masked` gives rows with their masks made already.
+    """
 
     Options: ClassVar[type]
+    is_masked: ClassVar[bool] = False
 
     @abstractmethod
     def check(self) -> Iterator[StepResult]:
@@ -494,6 +535,11 @@ class Destination(ABC):
     """A system that rows are written to."""
 
     Options: ClassVar[type]
+
+    @property
+    def mask_key(self) -> str:
+        """What HMACs are made with before they are written here; empty if there is none. A secret."""
+        return ""
 
     @abstractmethod
     def check(self) -> Iterator[StepResult]:

@@ -1,4 +1,4 @@
-"""What a pipeline says of single columns: skip one, or store it as another type than the usual one."""
+"""What a pipeline says of single columns: skip one, call it otherwise, store it as another type, or mask it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from connectors.base import Column, ReadRequest
+from connectors import masks
+from connectors.base import KEYED_MASKS, Column, MaskKind, ReadRequest
 from connectors.errors import ConnectorError
+from connectors.postgres.names import MAX_BYTES, check_identifier, is_reserved
 from connectors.types import NEED_ZONE, base_type, casts_of, usual_type
 
 _TYPE = re.compile(r"(?P<name>[a-z][a-z0-9 ]*?) ?(?P<lengths>\( ?\d{1,8}(?: ?, ?\d{1,8})? ?\))? ?(?P<array>\[ ?\])?")
@@ -31,20 +33,26 @@ _ALIASES = {
 # How many lengths a type takes, and must have.
 _LENGTHS = {"numeric": (0, 2), "character varying": (1, 1)}
 MAX_PRECISION, MAX_CHARACTERS = 1000, 10_485_760
-_KEYS = frozenset({"skip", "type", "zone"})
-_EXAMPLE = 'Write for example {"skip": true} or {"type": "integer"}.'
+_KINDS = {"skip": bool, "type": str, "zone": str, "name": str, "mask": str, "keep": int}
+_EXAMPLE = 'Write for example {"skip": true}, {"type": "integer"}, {"name": "total"} or {"mask": "hmac"}.'
+_MASKS = ", ".join(MaskKind)
 
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """Either `skip`, or the PostgreSQL `type` to store the column as, in any of its spellings.
+    """Either `skip`, or another `name` in the target, and the `type` to store it as or the `mask` to store instead.
 
-    `zone` goes with a DATETIME that becomes a timestamptz, or a TIMESTAMP that becomes a timestamp.
+    `type` is PostgreSQL's, in any of its spellings; `zone` goes with a DATETIME that becomes a timestamptz, or a
+    TIMESTAMP that becomes a timestamp. `keep` is the number of characters that the mask keep_last leaves. The rule of
+    a STRUCT's field, by its path, can only mask.
     """
 
     skip: bool = False
     type: str = ""
     zone: str = ""
+    name: str = ""
+    mask: str = ""
+    keep: int = 0
 
 
 def from_json(values: Any) -> tuple[dict[str, ColumnRule], list[ConnectorError]]:
@@ -77,7 +85,7 @@ def judge(
     errors = [
         _wrong(name, f"The source has no column {name}, which has a rule.", "Correct its name, or remove the rule.")
         for name in rules
-        if name.lower() not in known
+        if name.lower() not in known and name.partition(".")[0].lower() not in known
     ]
     left = []
     for column in columns:
@@ -85,9 +93,9 @@ def judge(
         if rule.skip:
             continue
         try:
-            left.append(_retyped(column, rule))
+            left.append(_within(_ruled(column, rule), rules))
         except ConnectorError as error:
-            errors.append(error)
+            errors.append(_wrong(column.name, error.message, error.hint))
             left.append(column)
     if columns and not left:
         errors.append(_wrong("", "Every column is skipped.", "Leave at least one."))
@@ -108,6 +116,24 @@ def apply(columns: Sequence[Column], rules: Mapping[str, ColumnRule]) -> tuple[C
 
 def skipped(rules: Mapping[str, ColumnRule]) -> tuple[str, ...]:
     return tuple(name for name, rule in rules.items() if rule.skip)
+
+
+def is_keyed(rules: Mapping[str, ColumnRule]) -> bool:
+    """Whether what goes into the target depends on the key for masks."""
+    return any(rule.mask in KEYED_MASKS for rule in rules.values())
+
+
+def in_words(rules: Mapping[str, ColumnRule], columns: Sequence[Column]) -> str:
+    """What the rules do to the columns that are left, for the log."""
+    skip = skipped(rules)
+    told = [f"not read: {', '.join(skip)}"] if skip else []
+    renamed = [f"{column.name} as {column.target_name}" for column in columns if column.target_name]
+    told += [f"renamed: {', '.join(renamed)}"] if renamed else []
+    retyped = [f"{column.name} as {column.target_type}" for column in columns if column.target_type]
+    told += [f"stored by a rule: {', '.join(retyped)}"] if retyped else []
+    hidden = [f"{name} ({masks.in_words(rule.mask, rule.keep)})" for name, rule in rules.items() if rule.mask]
+    told += [f"masked: {', '.join(hidden)}"] if hidden else []
+    return f"Columns {'; '.join(told) or 'have their usual types'}."
 
 
 def without(columns: Sequence[Column], skip: Sequence[str]) -> tuple[Column, ...]:
@@ -134,14 +160,68 @@ def needs_zone(column: Column, type_: str) -> bool:
 
 
 def _rule(name: str, given: Any) -> ColumnRule:
-    if not isinstance(given, Mapping) or not given or set(given) - _KEYS:
+    is_known = isinstance(given, Mapping) and bool(given) and not set(given) - set(_KINDS)
+    # A bool is an int to Python.
+    if not is_known or any(type(value) is not _KINDS[key] for key, value in given.items()):
         raise _wrong(name, f"The rule for column {name} is not understood.", _EXAMPLE)
-    rule = ColumnRule(given.get("skip", False), given.get("type", ""), given.get("zone", ""))
-    if not isinstance(rule.skip, bool) or not isinstance(rule.type, str) or not isinstance(rule.zone, str):
-        raise _wrong(name, f"The rule for column {name} is not understood.", _EXAMPLE)
-    if rule.skip == bool(rule.type):
-        raise _wrong(name, f"The rule for column {name} must either skip it or name a type.", _EXAMPLE)
+    rule = ColumnRule(**given)
+    others = (rule.type, rule.zone, rule.name, rule.mask)
+    if rule.skip == any(others) or (rule.zone and not rule.type):
+        raise _wrong(name, f"The rule for column {name} must either skip it or say what is different.", _EXAMPLE)
+    if rule.type and rule.mask:
+        raise _wrong(name, f"Column {name} cannot be masked and have a type: a mask is text.", "Leave one of them out.")
+    _check_mask(name, rule)
+    _check_name(name, rule.name)
     return rule
+
+
+def _check_mask(name: str, rule: ColumnRule) -> None:
+    if rule.mask and rule.mask not in list(MaskKind):
+        raise _wrong(name, f"There is no mask {rule.mask!r} for column {name}.", f"There are: {_MASKS}.")
+    if (rule.mask == MaskKind.KEEP_LAST) != bool(rule.keep) or not 0 <= rule.keep <= masks.KEEP_MOST:
+        hint = f'Write for example {{"mask": "keep_last", "keep": 4}}, at most {masks.KEEP_MOST}.'
+        raise _wrong(name, f"Column {name} has no use for keep, or needs it.", hint)
+    if "." in name and rule != ColumnRule(mask=rule.mask, keep=rule.keep):
+        raise _wrong(name, f"{name} is a field within a column: it can only be masked.", 'Write {"mask": "redact"}.')
+
+
+def _check_name(column: str, name: str) -> None:
+    if not name:
+        return
+    try:
+        check_identifier(name, field=column)
+    except ConnectorError as error:
+        raise _wrong(column, error.message, error.hint or f"Choose one of 1 to {MAX_BYTES} bytes.") from error
+    if is_reserved(name):
+        raise _wrong(column, f"PostgreSQL keeps the name {name} for itself.", "Choose another.")
+
+
+def _ruled(column: Column, rule: ColumnRule) -> Column:
+    """The column by its own rule."""
+    kept = masks.masked(column, MaskKind(rule.mask), rule.keep) if rule.mask else _retyped(column, rule)
+    return replace(kept, target_name="" if rule.name == column.name else rule.name)
+
+
+def _within(column: Column, rules: Mapping[str, ColumnRule]) -> Column:
+    """The column, its fields masked by the rules that name their paths."""
+    for name, rule in rules.items():
+        first, _, path = name.partition(".")
+        if path and first.lower() == column.name.lower():
+            column = _with_field_masked(column, path, rule, name)
+    return column
+
+
+def _with_field_masked(column: Column, path: str, rule: ColumnRule, name: str) -> Column:
+    first, _, rest = path.partition(".")
+    if column.mask is not None:
+        raise _wrong(column.name, f"{name} has a rule, and is within a column that is masked.", "Remove one of them.")
+    place = next((i for i, child in enumerate(column.columns) if child.name.lower() == first.lower()), None)
+    if place is None:
+        raise _wrong(column.name, f"The source has no field {name}, which has a rule.", "Correct its path.")
+    child = column.columns[place]
+    kind = MaskKind(rule.mask)
+    made = _with_field_masked(child, rest, rule, name) if rest else masks.masked(child, kind, rule.keep)
+    return replace(column, columns=(*column.columns[:place], made, *column.columns[place + 1 :]))
 
 
 def _retyped(column: Column, rule: ColumnRule) -> Column:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from connectors import column_rules
-from connectors.base import Column, Fence, ReadPlan, ReadRequest, Refresh, Reporter
+from connectors import column_rules, masks
+from connectors.base import Column, Fence, ReadPlan, ReadRequest, Refresh, Reporter, WriteDisposition
 from connectors.column_rules import skipped, without
 from connectors.errors import ConnectorError
-from connectors.postgres.names import column_names, free_column_name, names_by_source, postgres_name
-from connectors.request import TransferRequest
+from connectors.postgres.names import column_names, free_column_name, names_by_source, postgres_name, usual_names
+from connectors.request import TransferRequest, write_mode
 from connectors.schema_policy import SchemaPolicy
 from connectors.types import bigquery_type, postgres_type, usual_type
 
@@ -108,7 +108,7 @@ _LEAN = {field.name: field.default for field in fields(Column) if field.name not
 
 def as_declared(column: Column) -> Column:
     """The column as the source declares it, without what rules and names make of it."""
-    return replace(column, target_type="", target_name="", zone="")
+    return replace(masks.declared(column), target_type="", target_name="", zone="")
 
 
 def _column_json(column: Column) -> dict[str, Any]:
@@ -125,12 +125,13 @@ def _column_of(told: Mapping[str, Any]) -> Column:
 # Names -------------------------------------------------------------------------------------------
 
 
-def named(columns: Sequence[Column], memory: Memory) -> tuple[Column, ...]:
+def named(columns: Sequence[Column], memory: Memory, *, is_anew: bool = False) -> tuple[Column, ...]:
     """The columns under the names that they have in the target; a new one never takes another's, whatever its case.
 
-    A rule that names a column has the last word.
+    A rule that names a column has the last word; the name that a former rule gave goes when all rows are written anew.
     """
-    given = {known.column.name.lower(): known.name for known in memory.columns}
+    found = ((known.column.name, known.name) for known in memory.columns)
+    given = {name.lower(): as_ for name, as_ in found if not is_anew or as_ in usual_names(name)}
     taken = {name.lower() for name in given.values()}
     done = []
     for column in columns:
@@ -236,8 +237,9 @@ def followed(fence: Fence, request: TransferRequest, found: tuple[Column, ...]) 
     memory = Memory.from_json(fence.columns)
     once = [*accepted(fence, request), *(known.column for known in memory.columns if memory.is_of(request.read))]
     gone = {column.name.lower() for column in once} - {column.name.lower() for column in found}
-    rules = {name: rule for name, rule in request.rules.items() if name.lower() not in gone}
-    columns = named(column_rules.apply(found, rules), memory)
+    rules = {name: rule for name, rule in request.rules.items() if name.partition(".")[0].lower() not in gone}
+    is_anew = write_mode(request).disposition is WriteDisposition.REPLACE
+    columns = named(column_rules.apply(found, rules), memory, is_anew=is_anew)
     refuse_incompatible(fence, request, columns)
     return columns
 

@@ -20,21 +20,28 @@ def option(
     multiline: bool = False,
     choices: tuple[str, ...] = (),
     address: bool = False,
+    stays: bool = False,
 ) -> Any:
     """A dataclass field that a form can draw.
 
     A secret is encrypted, write-only and redacted everywhere. An address decides who is sent the
-    secrets: when it changes, stored secrets must be entered again.
+    secrets: when it changes, stored secrets must be entered again, but for those that stay here.
     """
     metadata = {
         **{"label": label, "help": help, "secret": secret, "multiline": multiline},
-        **{"choices": choices, "address": address},
+        **{"choices": choices, "address": address, "stays": stays},
     }
     return dataclasses.field(default=default, metadata=metadata, repr=not secret)
 
 
 def secret_names(options: type) -> frozenset[str]:
     return frozenset(f.name for f in dataclasses.fields(options) if f.metadata.get("secret"))
+
+
+def sent_secrets(options: type) -> frozenset[str]:
+    """The secrets that the system at the address gets to know."""
+    stay = {f.name for f in dataclasses.fields(options) if f.metadata.get("stays")}
+    return secret_names(options) - stay
 
 
 def build(options: type[T], values: Mapping[str, Any]) -> T:

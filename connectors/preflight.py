@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from connectors import column_rules
+from connectors import column_rules, masks
 from connectors.base import Column, TextPolicy
 from connectors.errors import ConnectorError
-from connectors.postgres.names import MAX_BYTES, column_names, postgres_name
+from connectors.postgres.names import MAX_BYTES, column_names, postgres_name, target_name
 from connectors.types import bigquery_text, bigquery_type, casts_of, form_of, postgres_type, usual_type
 
 _NUL = {
@@ -29,7 +29,9 @@ class ColumnPlan:
 
     `compared` is "by value" or "counted only", empty where nothing is; `cost` that of writing a value,
     one of COSTS. `choices` are types that a rule may name, the usual one first; `needs_zone` that the
-    rule has to name one. `error` is why the column cannot be loaded so, or its rule cannot be.
+    rule has to name one. `usual_name` is what it is called without a rule, `masks` are those that a rule may name,
+    `masked` is what is stored in the place of its values, in words, empty where they are stored themselves. `error` is
+    why the column cannot be loaded so, or its rule cannot be.
     """
 
     name: str
@@ -44,6 +46,9 @@ class ColumnPlan:
     choices: tuple[str, ...] = ()
     needs_zone: bool = False
     zone: str = ""
+    usual_name: str = ""
+    masks: tuple[str, ...] = ()
+    masked: str = ""
     error: str = ""
 
 
@@ -84,11 +89,21 @@ def _plan(
     error: str | None,
     policy: TextPolicy,
 ) -> ColumnPlan:
-    plan = ColumnPlan(column.name, bigquery_type(column), choices=_choices(column), error=error or "")
+    usual = postgres_name(column.name)
+    plan = ColumnPlan(
+        column.name,
+        bigquery_type(column),
+        choices=_choices(column),
+        usual_name=usual,
+        masks=masks.offered(column),
+        error=error or "",
+    )
     if planned is None:
         return replace(plan, skip=True)
-    name = postgres_name(column.name)
-    plan = replace(plan, target_name=name, is_renamed=name != column.name, cost=COSTS[_weight(planned)])
+    name = target_name(planned)
+    is_renamed = name == usual != column.name
+    plan = replace(plan, target_name=name, is_renamed=is_renamed, cost=COSTS[_weight(planned)])
+    plan = replace(plan, masked=_masked(planned))
     if rule is not None:
         plan = replace(plan, zone=rule.zone, needs_zone=column_rules.needs_zone(column, rule.type))
     try:
@@ -96,7 +111,14 @@ def _plan(
     except ConnectorError as unknown:
         return replace(plan, error=plan.error or f"{unknown.message} {unknown.hint}")
     compared = "counted only" if bigquery_text(planned, "x") is None else "by value"
-    return replace(plan, target_type=target_type, compared=compared, mind=tuple(_to_mind(planned, name, policy)))
+    mind = tuple(_to_mind(planned, name if is_renamed else column.name, policy))
+    return replace(plan, target_type=target_type, compared=compared, mind=mind)
+
+
+def _masked(column: Column) -> str:
+    if column.mask is not None:
+        return masks.in_words(column.mask.kind, column.mask.keep)
+    return "some of its fields" if masks.is_masked(column) else ""
 
 
 def _choices(column: Column) -> tuple[str, ...]:
@@ -124,7 +146,9 @@ def _to_mind(column: Column, name: str, policy: TextPolicy) -> Iterator[str]:
         yield form_of(column).mind
     if column.repeated:
         yield "a NULL array becomes an empty one"
-    if _holds_text(column):
+    if column.mask is not None:
+        yield "NULL stays NULL"
+    elif _holds_text(column):
         yield _NUL[policy]
 
 

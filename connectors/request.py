@@ -36,9 +36,10 @@ class TransferRequest:
 
     `fingerprint` names the pipeline's definition and is kept with the target. `expected` are the
     columns as the definition knew them; `schema_policy` says what becomes of changes. `rules` say
-    which columns are skipped, and which are stored as another type than the usual one. With `read.cursor`
-    only new rows are read; its watermark is taken from the destination. `checks` are made of what would be
-    published; `former_rows` are the rows of earlier runs, the newest first, None where this one is not like them.
+    which columns are skipped, masked, or stored as another type or by another name than the usual one; `mask_key` is
+    what HMACs are made with. With `read.cursor` only new rows are read; its watermark is taken from the destination.
+    `checks` are made of what would be published; `former_rows` are the rows of earlier runs, the newest first, None
+    where this one is not like them.
     """
 
     owner: Owner
@@ -50,6 +51,7 @@ class TransferRequest:
     expected: tuple[Column, ...] = ()
     rules: Mapping[str, ColumnRule] = field(default_factory=dict)
     schema_policy: SchemaPolicy = SchemaPolicy.EVOLVE
+    mask_key: str = field(default="", repr=False)
     text_policy: TextPolicy = TextPolicy.FAIL
     guard: Guard = NO_GUARD
     checks: tuple[Check, ...] = ()

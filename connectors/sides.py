@@ -24,6 +24,7 @@ HASH_DIGITS = HASH_BITS // 4
 VALUE_DIGITS = 16
 SUM_MASK = 0xFFFFFFFF
 LONGEST_TEXT = 100  # of a value that is shown
+HIDDEN = "masked"  # in the place of one that is not
 # BigQuery refuses a query whose text or plan grows too large: https://cloud.google.com/bigquery/quotas
 COLUMNS_A_QUERY = 100
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connectors import drift, receipt
+from connectors import drift, masks, receipt
 from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal
+from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
 from connectors.incremental import interval_facts, watermark_after
@@ -206,7 +207,8 @@ def _read(
         crash("part.middle")
 
     start = load.at.position
-    with Feed([lambda: source.read(reading, start=start, stop=stop)], stop, keeps=True, is_over=is_over) as feed:
+    read = masking.reader(source, plan.columns, request.mask_key)
+    with Feed([lambda: read(reading, start=start, stop=stop)], stop, keeps=True, is_over=is_over) as feed:
         while not load.at.done:
             feed.pauses_at = None  # outside a transaction there is time
             first = next(iter(feed), None)
@@ -271,6 +273,7 @@ def publish_parts(
     if undone:
         raise Unfinished(undone, stored.generation)
     plan, mode = ReadPlan.from_json(stored.facts["read"]), write_mode(request)
+    masks.refuse_other_key(plan.columns, request.mask_key)
     seconds = {**stored.facts["seconds"], "load": stored.age_s}
     rows = sum(at.rows for at in checkpoints)
     crash("check.begin")

@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connectors import column_rules, drift, receipt
+from connectors import column_rules, drift, masks, receipt
 from connectors.base import (
-    Column,
     Fence,
     ReadPlan,
     ReadRequest,
@@ -17,6 +16,7 @@ from connectors.base import (
     Source,
     StopSignal,
 )
+from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.definition import refuse_redefined
 from connectors.incremental import interval_facts, narrowed, tell_interval, watermark_after
@@ -54,7 +54,8 @@ def prepare(
     began = time.monotonic()
     stop.check()
     plan = source.plan(read, max_parts=parts, spread=True, stop=stop) if parts else source.plan(read, stop=stop)
-    plan = replace(plan, columns=drift.followed(fence, request, plan.columns))
+    columns = masks.with_key(drift.followed(fence, request, plan.columns), request.mask_key)
+    plan = replace(plan, columns=columns)
     return Prepared(read, plan, time.monotonic() - began)
 
 
@@ -100,7 +101,7 @@ def tell_plan(fence: Fence, request: TransferRequest, prepared: Prepared, report
     for warning in plan.warnings:
         reporter.log("warning", warning)
     if request.rules:
-        reporter.log("info", _ruled(prepared.read.skip, plan.columns))
+        reporter.log("info", column_rules.in_words(request.rules, plan.columns))
     drift.tell(fence, request, plan, reporter)
     tell_interval(fence, plan, request, reporter)
 
@@ -130,7 +131,8 @@ def _fill(
         load.open()
         reporter.log("info", receipt.opening(load.method, request.target))
         crash("load.begin")
-        readers = [partial(source.read, part, stop=stop) for part in plan.parts]
+        read_part = masking.reader(source, plan.columns, request.mask_key)
+        readers = [partial(read_part, part, stop=stop) for part in plan.parts]
         copied = load.copy(readers, on_batch)
         reporter.progress(rows=copied.rows, bytes=copied.bytes)
         for column, values in copied.repaired.items():
@@ -157,11 +159,3 @@ def _fill(
         watermark_after=watermark_after(fence, plan, request).value,
         drift=drift.told(fence, request, plan),
     )
-
-
-def _ruled(skip: tuple[str, ...], columns: tuple[Column, ...]) -> str:
-    """What the rules for columns do, for the log."""
-    retyped = [f"{column.name} as {column.target_type}" for column in columns if column.target_type]
-    told = [f"not read: {', '.join(skip)}"] if skip else []
-    told += [f"stored by a rule: {', '.join(retyped)}"] if retyped else []
-    return f"Columns {'; '.join(told) or 'have their usual types'}."

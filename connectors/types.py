@@ -241,7 +241,9 @@ def element_of(column: Column) -> Column:
 
 
 def bigquery_text(column: Column, expression: str) -> str | None:
-    """GoogleSQL for the canonical text of a non-null value; None if the type is counted only."""
+    """GoogleSQL for the canonical text of a non-null value; None if the type is counted only, as what is masked is."""
+    if column.mask is not None:
+        return None
     if column.repeated:
         if _is_one_value(column):
             return None
@@ -265,7 +267,9 @@ def bigquery_text(column: Column, expression: str) -> str | None:
 
 
 def postgres_text(column: Column, expression: str) -> str | None:
-    """PostgreSQL's SQL for the same text, byte for byte; None if the type is counted only."""
+    """PostgreSQL's SQL for the same text, byte for byte; None if it is counted only."""
+    if column.mask is not None:
+        return None
     if column.repeated:
         if _is_one_value(column):
             return None

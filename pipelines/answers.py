@@ -16,12 +16,23 @@ from uuid import UUID
 from cryptography.fernet import InvalidToken
 
 from connectors import column_rules, comparing, registry
-from connectors.base import Column, Deletes, Description, ReadRequest, StepResult, Target, WriteDisposition, WriteMode
+from connectors.base import (
+    Column,
+    Deletes,
+    Description,
+    ReadRequest,
+    StepResult,
+    Target,
+    WriteDisposition,
+    WriteMode,
+    declared_to_json,
+)
 from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.options import build
 from connectors.parameters import Parameter
+from connectors.row_filter import FIELD as FILTER_FIELD
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type
 from pipelines.fields import fernet
@@ -127,15 +138,15 @@ def _describe(system: System, table: str, query: str, parameters: Sent) -> dict[
 
 def _source_columns(system: System, table: str, query: str, parameters: Sent) -> list[dict[str, Any]]:
     with _source(system) as source:
-        return [asdict(column) for column in source.describe(_read(table, query, parameters)).columns]
+        return [declared_to_json(column) for column in source.describe(_read(table, query, parameters)).columns]
 
 
-def _range_bytes(system: System, table: str, query: str, samples: list[Any]) -> list[int | None]:
+def _range_bytes(system: System, table: str, query: str, samples: list[Any], row_filter: str = "") -> list[int | None]:
     found = []
     with _source(system) as source:
         for parameters, span in samples:
             cursor = CursorRead(span["column"], span=Span(**span)) if span else None
-            found.append(source.describe(replace(_read(table, query, parameters), cursor=cursor)).bytes)
+            found.append(source.describe(replace(_read(table, query, parameters, row_filter), cursor=cursor)).bytes)
     return found
 
 
@@ -145,8 +156,9 @@ def _preview(system: System, table: str, query: str, parameters: Sent) -> dict[s
     return {"columns": _columns(seen.columns), "rows": [list(row) for row in seen.rows]}
 
 
-def _read(table: str, query: str, parameters: Sent) -> ReadRequest:
-    return ReadRequest(table=table, query=query, parameters=tuple(map(Parameter.from_json, parameters)))
+def _read(table: str, query: str, parameters: Sent, row_filter: str = "") -> ReadRequest:
+    values = tuple(map(Parameter.from_json, parameters))
+    return ReadRequest(table=table, query=query, row_filter=row_filter, parameters=values)
 
 
 def _columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
@@ -175,6 +187,7 @@ def _validate(
     options: dict[str, Any],
     undo_depth: int,
     parameters: Sent,
+    row_filter: str = "",
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
@@ -198,7 +211,7 @@ def _validate(
 
     def look_at_source() -> Description:
         with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
-            return end.describe(_read(table, query, parameters))
+            return end.describe(_read(table, query, parameters, row_filter))
 
     def look_at_destination() -> tuple[list[ConnectorError], Forecast | None]:
         with _destination(destination) as end:
@@ -218,11 +231,12 @@ def _validate(
     validated = pool.submit(look_at_destination)
     try:
         seen = _result(described, asked + ANSWER_LIMIT_S, "The source")
-        columns = [asdict(column) for column in seen.columns]
+        columns = [declared_to_json(column) for column in seen.columns]
         wrong_rules += column_rules.judge(seen.columns, ruled)[1]
         findings += _cursor_findings(seen.columns, cursor, initial) if incremental else []
     except ConnectorError as error:
         field = "source" if error.field in _option_names(source) else reads
+        field = FILTER_FIELD if error.field == FILTER_FIELD else field
         findings.append(_finding(field, error))
     try:
         found, forecast = _result(validated, asked + ANSWER_LIMIT_S, "The destination")
@@ -271,8 +285,9 @@ def _comparison_cost(
     target: str,
     key: list[str],
     parameters: Sent,
+    row_filter: str = "",
 ) -> dict[str, Any]:
-    wanted, read = Target(schema, target), _read(table, query, parameters)
+    wanted, read = Target(schema, target), _read(table, query, parameters, row_filter)
     with _destination(destination) as end:
         published, here = end.published(wanted), end.size(wanted)
     if published is None or str(published.pipeline) != pipeline:

@@ -124,6 +124,7 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         **systems,
         table=pipeline.source_table,
         query=pipeline.source_query,
+        row_filter=pipeline.row_filter,
         schema=target.schema,
         target=target.table,
         disposition=pipeline.write_disposition,
@@ -151,6 +152,7 @@ def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | N
         system=_saved(pipeline.source),
         table=pipeline.source_table,
         query=pipeline.source_query,
+        row_filter=pipeline.row_filter,
         samples=[[_sent(parameters), span and asdict(span)] for parameters, span in samples],
     )
 
@@ -180,6 +182,7 @@ def comparison_cost(pipeline: Pipeline, parameters: Parameters | None = None) ->
         pipeline=str(pipeline.pk),
         table=pipeline.source_table,
         query=pipeline.source_query,
+        row_filter=pipeline.row_filter,
         schema=target.schema,
         target=target.table,
         key=pipeline.merge_key,

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from django.db import IntegrityError, transaction
 
-from connectors import column_rules, naming, parameters, target_options
+from connectors import naming, parameters, target_options
 from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.postgres.names import check_identifier
-from pipelines import deletions, queries
+from pipelines import column_objections, deletions, queries
 from pipelines.given import kinds_of, sample_target
 from pipelines.models import Pipeline, PipelineState
 
@@ -84,7 +84,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
         found.append(PipelineRefused("watch_needs_table", message, "Read a table, or use a schedule.", "watch_every_s"))
     found += _merge_objections(pipeline)
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in deletions.objections(pipeline)]
-    found += _column_objections(pipeline)
+    found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in column_objections.against(pipeline)]
     found += _form_objections(pipeline)
     found += _incremental_objections(pipeline)
     found += _parameter_objections(pipeline)
@@ -118,21 +118,6 @@ def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
             yield PipelineRefused(
                 "only_for_merge", f"{pipeline.get_write_disposition_display()} has no use for it.", hint, field
             )
-
-
-def _column_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
-    rules, errors = column_rules.from_json(pipeline.column_rules)
-    for error in errors:
-        yield PipelineRefused(error.code, error.message, error.hint, "column_rules")
-    by_name = {name.lower(): rule for name, rule in rules.items()}
-    for name in pipeline.merge_key:
-        rule = by_name.get(name.lower())
-        if rule is not None and rule.skip:
-            message = f"Column {name} is skipped, and stands in the key."
-            yield PipelineRefused("column_rule", message, "Read it, or leave it out of the key.", "column_rules")
-    if pipeline.cursor_column.lower() in by_name:
-        message = f"Column {pipeline.cursor_column} is the cursor: it is read, and keeps its type."
-        yield PipelineRefused("column_rule", message, "Remove its rule.", "column_rules")
 
 
 def _parameter_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:

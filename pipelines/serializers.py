@@ -169,6 +169,9 @@ class ColumnPlanSerializer(serializers.Serializer[ColumnPlan]):
     choices = serializers.ListField(child=serializers.CharField(), help_text="Types for a rule, the usual one first.")
     needs_zone = serializers.BooleanField(help_text="Its rule has to name a zone.")
     zone = serializers.CharField(allow_blank=True)
+    usual_name = serializers.CharField(help_text="What it is called without a rule.")
+    masks = serializers.ListField(child=serializers.CharField(), help_text="Masks that can be made of it.")
+    masked = serializers.CharField(allow_blank=True, help_text="What is stored in the place of its values, in words.")
     error = serializers.CharField(allow_blank=True, help_text="Why it cannot be loaded so.")
 
 
@@ -252,7 +255,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         queryset=Pool.objects.all(), pk_field=serializers.UUIDField(), required=False, allow_null=True
     )
     column_rules = ColumnRulesField(
-        required=False, help_text="Columns to skip or to store as another type, by name; the others are as usual."
+        required=False,
+        help_text="Columns to skip, mask, rename or store as another type, by name; the others are as usual.",
     )
     parameters = ParametersField(required=False, help_text="Typed values that the query names as @name.")
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
@@ -264,7 +268,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
     class Meta:
         model = Pipeline
         fields = (
-            "id", "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
+            "id", "name", "description", "state", "source", "source_table", "source_query", "row_filter", "parameters",
+            "destination",
             "target_schema", "target_table", "adopt_target", "write_disposition", "merge_key", "deletes",
             "cursor_column",
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 # What decides which rows go where: a change of these is checked against the live systems.
 MOVING = frozenset(
     {
-        "source", "source_table", "source_query", "parameters", "destination", "target_schema", "target_table",
+        "source", "source_table", "source_query", "row_filter", "parameters", "destination", "target_schema",
+        "target_table",
         "adopt_target", "write_disposition", "merge_key", "deletes", "cursor_column", "incremental", "initial_value",
         "column_rules", "primary_key", "indexes", "partition_column", "partition_unit",
     }
@@ -185,6 +186,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
             "query": pipeline.source_query,
             "columns": pipeline.source_columns,
         },
+        **({"row_filter": pipeline.row_filter} if pipeline.row_filter else {}),
         "parameters": pipeline.parameters,
         "destination": {
             "connection": str(pipeline.destination_id),
@@ -224,7 +226,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
     """SHA-256 of what decides which rows belong in the target: source, target, key, the cursor that tells new rows."""
     merges = definition["write_disposition"] == WriteDisposition.MERGE
     # Named only where there are any: what was written before they could be declared is still the same.
-    declared = definition.get("parameters")
+    declared, row_filter = definition.get("parameters"), definition.get("row_filter")
     told = json.dumps(
         {
             "source": {name: definition["source"][name] for name in ("connection", "table", "query")},
@@ -233,6 +235,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
             "columns": definition.get("column_rules", {}),
             "cursor": definition["cursor_column"].lower() if definition["incremental"] else "",
             **({"parameters": declared} if declared else {}),
+            **({"filter": row_filter} if row_filter else {}),
         },
         sort_keys=True,
     )
@@ -293,6 +296,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         source_id=pipeline.source_id,
         source_table=pipeline.source_table,
         source_query=pipeline.source_query,
+        row_filter=pipeline.row_filter,
         parameters=dict(pipeline.parameters),
         destination_id=pipeline.destination_id,
         target_schema=pipeline.target_schema,

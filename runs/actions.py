@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from connectors import column_rules
+from connectors import column_rules, masks
 from connectors.base import (
     Deletes,
     Destination,
@@ -96,7 +96,7 @@ def _perform(
         return undoing.perform(claimed, destination, fence, lease, reporter)
     if claimed.decision == Decision.PUBLISH:
         standing.is_loading = True
-        request = transfer_request(claimed, fence)
+        request = transfer_request(claimed, fence, destination)
         return _engine().publish_staged(destination, fence, request, reporter=reporter, stop=lease)
     if claimed.step == Step.PUBLISH:
         return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
@@ -132,7 +132,7 @@ def _publish_parts(
         if failed is not None:
             raise _as_raised(failed)
         standing.is_loading = True
-        request = transfer_request(claimed, fence)
+        request = transfer_request(claimed, fence, destination)
         return staged.publish_parts(source, destination, fence, request, reporter=reporter, stop=lease)
     except staged.Unfinished as unfinished:
         reporter.log(
@@ -162,7 +162,7 @@ def _read(
     """Do what needs the source as well."""
     source = ends.open_source(claimed, connections)
     try:
-        request = transfer_request(claimed, fence)
+        request = transfer_request(claimed, fence, destination)
         standing.is_loading = True
         if claimed.action == RunAction.SET_WATERMARK:
             value = str(claimed.options.get("watermark", ""))
@@ -213,14 +213,16 @@ def _parts() -> int:
     return min(PARTS_MOST, max(PARTS_LEAST, 3 * capacity.total_slots()))
 
 
-def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> TransferRequest:
+def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destination: Destination) -> TransferRequest:
     """What the engine has to know, of the definition that this run is of."""
     definition, span = claimed.definition, span_of(claimed)
+    rules, key = column_rules.from_json(definition["column_rules"])[0], destination.mask_key
     return _engine().TransferRequest(
         owner=fence.owner,
         read=ReadRequest(
             table=definition["source"]["table"],
             query=definition["source"]["query"],
+            row_filter=definition.get("row_filter", ""),
             parameters=parameters_of(claimed),
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},
@@ -240,9 +242,10 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence) -> Trans
         text_policy=TextPolicy(definition["text_policy"]),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),
         refresh=_REFRESH.get(RunAction(claimed.action), Refresh.NEW),
-        fingerprint=claimed.fingerprint,
+        fingerprint=masks.definition(claimed.fingerprint, column_rules.is_keyed(rules), key),
         adopt=definition["destination"]["adopt"],
-        rules=column_rules.from_json(definition["column_rules"])[0],
+        rules=rules,
+        mask_key=key,
         expected=tuple(map(column_from_json, definition["source"]["columns"] or ())),
     )
 

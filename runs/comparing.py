@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from connectors import column_rules, comparing
+from connectors import column_rules, comparing, masks
 from connectors.base import Deletes, Destination, ReadRequest, TextPolicy, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError
 from connectors.parameters import INTERVAL, names_it
@@ -50,7 +50,8 @@ def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
         _refuse_intervals(claimed)
         # What is there was read and written as the published run's definition said, not as the next run's will.
         run = Run.objects.filter(pk=published.run, pipeline=claimed.pipeline).select_related("revision").first()
-        former = replace(as_run(claimed, run), definition=_definition(claimed, published, run, reporter))
+        told = _definition(claimed, published, run, destination.mask_key, reporter)
+        former = replace(as_run(claimed, run), definition=told)
         source = ends.open_source(former, ends.connections(former))
         try:
             request = request_of(former, Options.of(claimed.options))
@@ -84,13 +85,14 @@ def _refuse_intervals(claimed: Claim) -> None:
         )
 
 
-def _definition(claimed: Claim, published: Published, run: Run | None, reporter: Reporter) -> dict[str, Any]:
+def _definition(claimed: Claim, published: Published, run: Run | None, key: str, reporter: Reporter) -> dict[str, Any]:
     """The definition that the published run went by; None is one that is not known here any more."""
     if run is not None:
         if run.revision.number != claimed.revision:
             reporter.log("info", f"What is there came by revision {run.revision.number}: it is compared by that one.")
         return run.revision.definition
-    if published.fingerprint == claimed.fingerprint:
+    rules, _ = column_rules.from_json(claimed.definition["column_rules"])
+    if published.fingerprint == masks.definition(claimed.fingerprint, column_rules.is_keyed(rules), key):
         return claimed.definition
     raise ConnectorError(
         f"What {target_of(claimed)} has came by another definition, which is not known here any more.",
@@ -106,6 +108,7 @@ def request_of(claimed: Claim, options: Options) -> comparing.ComparisonRequest:
         read=ReadRequest(
             table=definition["source"]["table"],
             query=definition["source"]["query"],
+            row_filter=definition.get("row_filter", ""),
             parameters=parameters_of(claimed),
             job_key=f"{claimed.run.hex}-{claimed.attempt}",
             labels={"datamantri_run": claimed.run.hex, "datamantri_pipeline": claimed.pipeline.hex},

@@ -75,7 +75,7 @@ def _move(claimed: PartClaim, committed: Committed, lease: Lease, reporter: Repo
                 destination,
                 fence,
                 PartKey(claimed.generation, claimed.number, claimed.token),
-                transfer_request(claimed, fence),
+                transfer_request(claimed, fence, destination),
                 reporter=reporter,
                 stop=lease,
                 is_over=lease.is_winding_up,

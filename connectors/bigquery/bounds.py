@@ -10,6 +10,7 @@ from typing import Any
 from google.cloud import bigquery
 
 from connectors import cursor
+from connectors import row_filter as filters
 from connectors.base import Column
 from connectors.bigquery.digest import quote
 from connectors.cursor import CursorRead, Interval, Span
@@ -139,12 +140,17 @@ def reached(name: str, reach: Reach, columns: Sequence[Column]) -> str:
     return _all((f"({upper} OR {{c}} IS NULL)" if upper else "{c} IS NULL",), quoted)
 
 
-def as_of(table_sql: str, snapshot: datetime | None) -> str:
-    """The table named `t` as it was at `snapshot`; None for one that never changes."""
-    if snapshot is None:
-        return f"{table_sql} AS t"
-    moment = snapshot.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
-    return f"{table_sql} AS t FOR SYSTEM_TIME AS OF TIMESTAMP '{moment}'"
+def as_of(table_sql: str, snapshot: datetime | None, *, row_filter: str = "") -> str:
+    """Those rows of the table that the filter lets through, named `t`, as they were at `snapshot`; None: as they are.
+
+    A filter names columns as they are, whatever they are called: nothing beside them may have a likely name.
+    """
+    condition = filters.condition(row_filter)
+    named = f"{table_sql} AS {'datamantri_rows' if condition else 't'}"
+    if snapshot is not None:
+        moment = snapshot.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+        named += f" FOR SYSTEM_TIME AS OF TIMESTAMP '{moment}'"
+    return f"(SELECT * FROM {named} WHERE {condition}) AS t" if condition else named
 
 
 def _above(type_: str, low: int | None, *, is_initial: bool) -> str:

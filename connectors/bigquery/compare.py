@@ -9,6 +9,7 @@ from typing import Any
 
 from google.cloud import bigquery
 
+from connectors import masks
 from connectors.base import Column, NeverStop, ReadRequest, StopSignal
 from connectors.bigquery import bounds, digest, pages, query
 from connectors.bigquery.client import REUSE_ONCE, Clients
@@ -32,17 +33,17 @@ def source_of(request: ReadRequest, project: str, scope: Scope, columns: Sequenc
     if request.query:
         # On lines of its own: a query may end in a comment.
         rows = f"(\n{request.query}\n) AS t"
-    elif scope.at is None:
-        rows = f"{parse_table(request.table, project).sql} AS t"
     else:
-        rows = bounds.as_of(parse_table(request.table, project).sql, scope.at)
+        rows = bounds.as_of(parse_table(request.table, project).sql, scope.at, row_filter=request.row_filter)
     if scope.reach is None and not scope.newest_of:
         return rows
     read = "TRUE" if scope.reach is None else bounds.reached(scope.cursor, scope.reach, columns)
     if not scope.newest_of:
         return f"(SELECT * FROM {rows} WHERE {read}) AS t"
     key = {name.lower() for name in scope.newest_of}
-    texts = [str(digest.text_of(column, scope.text_policy)) for column in columns if column.name.lower() in key]
+    # Of a masked key the values themselves tell what is one row, as their masks do.
+    found = [masks.declared(column) for column in columns if column.name.lower() in key]
+    texts = [str(digest.text_of(column, scope.text_policy)) for column in found]
     newest = f" ORDER BY {digest.quote(scope.cursor)} DESC NULLS LAST" if scope.cursor else ""
     only = f"ROW_NUMBER() OVER (PARTITION BY {', '.join(texts)}{newest}) = 1"
     return f"(SELECT * FROM {rows} WHERE {read} QUALIFY {only}) AS t"
@@ -153,7 +154,8 @@ def survey(clients: Clients, request: ReadRequest, at: datetime | None, *, timeo
     if table is None or table.table_type not in _PINNABLE:
         kind = "several tables" if table is None else f"a {table.table_type.lower().replace('_', ' ')}"
         why = f"{ref} is {kind}: BigQuery keeps the past of plain tables only"
-        return _survey_query(clients, f"SELECT * FROM {ref.sql}", at, why, doing, timeout_s)
+        rows = source_of(request, clients.options.project, Scope(), ())
+        return _survey_query(clients, f"SELECT * FROM {rows}", at, why, doing, timeout_s)
     source = source_of(request, clients.options.project, Scope(at=at), ())
     found = query.dry_run(clients, f"SELECT * FROM {source}", timeout_s=timeout_s, doing=doing)
     # A dry run knows names and types as they were; the table, as it is, also precisions and the like.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from connectors.base import Column, TextPolicy
-from connectors.sides import HASH_DIGITS, LONGEST_TEXT, SUM_MASK, VALUE_DIGITS, Keyed
+from connectors.masks import is_masked
+from connectors.sides import HASH_DIGITS, HIDDEN, LONGEST_TEXT, SUM_MASK, VALUE_DIGITS, Keyed
 from connectors.types import bigquery_text
 
 _FILLS = {TextPolicy.STRIP: "", TextPolicy.REPLACE: "\N{REPLACEMENT CHARACTER}"}
@@ -53,6 +54,8 @@ def row_statement(source: str, keyed: Keyed, policy: TextPolicy, keys: Iterable[
 def text_of(column: Column, policy: TextPolicy) -> str | None:
     """GoogleSQL for a value's canonical text, without what the policy keeps from the target; None: counted only."""
     name = quote(column.name)
+    if column.mask is not None:
+        return None
     if policy is not TextPolicy.FAIL and column.type == "STRING":
         if column.repeated:
             return None  # nobody here mends its elements one by one
@@ -83,6 +86,8 @@ def _value(column: Column, keyed: Keyed, policy: TextPolicy) -> str:
 
 def _shown(column: Column) -> str:
     name = quote(column.name)
+    if is_masked(column):
+        return f"CASE WHEN {name} IS NULL THEN NULL ELSE '{HIDDEN}' END"
     if column.repeated or column.type in ("JSON", "STRUCT", "GEOGRAPHY", "RANGE"):
         text = f"TO_JSON_STRING({name})"
     elif column.type == "BYTES":

@@ -8,6 +8,7 @@ from typing import Any
 
 from google.cloud import bigquery
 
+from connectors import row_filter as filters
 from connectors.base import Column, Part
 from connectors.bigquery import ranges
 from connectors.bigquery.bounds import Bounds
@@ -67,6 +68,15 @@ def choose(
     if first is None:
         return Ranged(by, facts=facts)
     return Ranged(by, parts, first.condition(by.sql, by.type), {**facts, "parts_by": by.column})
+
+
+def refuse_lacking(ref: TableRef, table: bigquery.Table, row_filter: str) -> None:
+    """Raise ConnectorError, code partition_filter_required, where the table asks for a filter that is not there."""
+    if not table.require_partition_filter:
+        return
+    by, time = table.range_partitioning, table.time_partitioning
+    column = by.field if by is not None else time.field if time is not None else None
+    filters.refuse_lacking(row_filter, f"Table {ref}", column or ranges.PSEUDO_COLUMN)
 
 
 def _is_large(table: bigquery.Table, found: Bounds | None, workers: int) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 
 from google.cloud import bigquery
 
+from connectors import row_filter as filters
 from connectors.base import Column, Part, ReadPlan, ReadRequest, StopSignal
 from connectors.bigquery import bounds, pages, partitions, query, streams
 from connectors.bigquery.client import Clients
@@ -55,16 +56,20 @@ class Planner:
         snapshot = max(now, table.created or now)
         doing = Doing(f"Table {ref}", field="table", permission="bigquery.readsessions.create")
         facts: dict[str, object] = {"table": str(ref)}
+        if request.row_filter:
+            facts["row_filter"] = request.row_filter
         found = None
-        rows, size = table.num_rows, table.num_bytes
-        source = bounds.as_of(ref.sql, snapshot if table.table_type == "TABLE" else None)
+        rows, size = (None, None) if request.row_filter else (table.num_rows, table.num_bytes)
+        partitions.refuse_lacking(ref, table, request.row_filter)
+        at = snapshot if table.table_type == "TABLE" else None
+        source = bounds.as_of(ref.sql, at, row_filter=request.row_filter)
         if request.cursor is not None:
             ask = partial(self.ask, doing=about(ref))
             found = bounds.find(request.cursor, columns, source, snapshot, ask)
             facts |= found.facts
             rows, size = found.interval.rows, None
         is_empty = found is not None and not found.interval.rows
-        restriction = found.restriction if found else ""
+        restriction = all_of(filters.condition(request.row_filter), found.restriction if found else "")
         ranged = None if is_empty else self._ranged(ref, table, columns, found)
         warnings: tuple[str, ...] = ()
         if ranged is not None:
@@ -72,13 +77,15 @@ class Planner:
             warnings = ranged.warnings
             ranged = ranged if ranged.parts else None
         opened = None if is_empty else self._open(ref.path, doing, snapshot, kept, restriction, ranged)
-        if found is not None and isinstance(opened, ConnectorError):
+        if (found is not None or restriction) and isinstance(opened, ConnectorError):
             # Pages know no condition: the rows are read as the result of a query.
-            sql = f"SELECT * FROM {source} WHERE {found.for_query}"
+            sql = f"SELECT * FROM {source}" + (f" WHERE {found.for_query}" if found else "")
             return self.of_query(sql, about(ref), (*warnings, _by_query(ref, opened)), found)
         ranges = None
         if ranged is not None:
             names, by = tuple(column.name for column in kept), ranged.by
+            if request.row_filter:
+                rows, size = sum(part.rows or 0 for part in ranged.parts), sum(part.bytes or 0 for part in ranged.parts)
             ranges = RangeReading(ref.path, snapshot.isoformat(), names, restriction, by.sql, by.type)
         return self._planned(
             kept,
@@ -95,7 +102,7 @@ class Planner:
             warnings=warnings,
             interval=found.interval if found else None,
             source_rows=found.interval.rows if found else _none_at_all(table, opened),
-            recorded_rows=None if found or table.streaming_buffer else table.num_rows,
+            recorded_rows=None if found or restriction or table.streaming_buffer else table.num_rows,
             version=pages.version_of(table.to_api_repr()),
         )
 
@@ -316,7 +323,7 @@ def _none_at_all(table: bigquery.Table, opened: object) -> int | None:
 
 def _by_query(ref: TableRef, why: ConnectorError) -> str:
     reason = why.message.rstrip(".")
-    return f"The Storage Read API cannot be used: {reason}. New rows of {ref} are read with a query, which is billed."
+    return f"The Storage Read API cannot be used: {reason}. Rows of {ref} are read with a query, which is billed."
 
 
 def _through_rest(why: ConnectorError) -> str:

@@ -23,7 +23,7 @@ PART_BYTES_LEAST, PART_BYTES_MOST = 64 << 20, 256 << 20
 # For each worker: enough that none is left alone with the last part, and no more than are worth their opening.
 PARTS_LEAST, PARTS_MOST = 4, 32
 _ROW_BYTES = 100.0
-_PSEUDO_COLUMN = "_PARTITIONTIME"
+PSEUDO_COLUMN = "_PARTITIONTIME"
 _FORMATS = {"HOUR": "%Y%m%d%H", "DAY": "%Y%m%d", "MONTH": "%Y%m", "YEAR": "%Y"}
 _NULLS = "__NULL__"
 
@@ -39,7 +39,7 @@ class Partitioning:
     @property
     def sql(self) -> str:
         """The column's name in the condition of a read session."""
-        return self.column if self.column == _PSEUDO_COLUMN else quote(self.column).removeprefix("t.")
+        return self.column if self.column == PSEUDO_COLUMN else quote(self.column).removeprefix("t.")
 
     def low_of(self, partition: str) -> int | None:
         """The lowest value of a partition, as a number of `cursor`; None for those that are no range of values."""
@@ -109,7 +109,7 @@ def partitioning_of(table: bigquery.Table, columns: Sequence[Column]) -> Partiti
         return None
     if not time.field:
         # Rows of the streaming buffer get their partition later.
-        return None if table.streaming_buffer is not None else Partitioning(_PSEUDO_COLUMN, "TIMESTAMP", time.type_)
+        return None if table.streaming_buffer is not None else Partitioning(PSEUDO_COLUMN, "TIMESTAMP", time.type_)
     column = next((column for column in columns if column.name.lower() == time.field.lower()), None)
     if column is None or column.type not in cursor.CURSOR_TYPES:
         return None

@@ -10,6 +10,7 @@ from datetime import datetime
 import pyarrow as pa
 from google.cloud import bigquery
 
+from connectors import row_filter as filters
 from connectors.base import (
     Column,
     Description,
@@ -27,6 +28,7 @@ from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, Ti
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.pages import PageSource
+from connectors.bigquery.partitions import refuse_lacking
 from connectors.bigquery.plans import Planner, about, some_left
 from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
@@ -38,6 +40,7 @@ from connectors.parameters import Parameter
 from connectors.sides import Cost, Scope, Survey
 from connectors.watching import TableState
 
+FILTERING = Doing("The row filter", field=filters.FIELD, permission="bigquery.jobs.create")
 PREVIEW_LIMIT_S = 4.0
 # A preview of a view or query is billed like any query: more than this takes a person's decision.
 PREVIEW_BYTES_BILLED = 10 * 2**30
@@ -93,11 +96,18 @@ class BigQuerySource(Source):
         if request.cursor is not None and request.cursor.span is not None:
             return self._describe_span(request, request.cursor.span, limit)
         if request.query:
+            filters.refuse_query(request.row_filter)
             return self._describe_query(request.query, limit, query.QUERY, parameters=request.parameters)
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, limit.left())
         if table is None or table.table_type not in _DIRECT_KINDS:
-            return self._describe_query(_all_rows(ref), limit, about(ref), (_read_by_query(ref),))
+            sql, doing = _all_rows(ref, request.row_filter), FILTERING if request.row_filter else about(ref)
+            return self._describe_query(sql, limit, doing, (_read_by_query(ref),))
+        refuse_lacking(ref, table, request.row_filter)
+        if request.row_filter:
+            # BigQuery says whether it is a condition, and how much of the table it leaves to be scanned.
+            sql = _all_rows(ref, request.row_filter)
+            return replace(self._describe_query(sql, limit, FILTERING), columns=_columns(table, ref))
         return Description(_columns(table, ref), rows=table.num_rows, bytes=table.num_bytes)
 
     def look(self, table: str) -> TableState:
@@ -237,6 +247,7 @@ class BigQuerySource(Source):
         clients = self._clients()
         planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, spread=spread, stop=stop)
         if request.query:
+            filters.refuse_query(request.row_filter)
             query.dry_run(clients, request.query, timeout_s=self._timeout_s, parameters=request.parameters)
             return planner.of_query(request.query, query.QUERY)
         ref = parse_table(request.table, self._options.project)
@@ -263,8 +274,12 @@ class BigQuerySource(Source):
     def _describe_span(self, request: ReadRequest, span: Span, limit: TimeLimit) -> Description:
         """The rows of a past range, by a dry run: it tells how much of the table that scans."""
         columns = self.describe(replace(request, cursor=None)).columns
-        rows = f"(\n{request.query}\n)" if request.query else parse_table(request.table, self._options.project).sql
-        sql = f"SELECT * FROM {rows} AS t WHERE {bounds.within(span, columns)}"
+        if request.query:
+            rows = f"(\n{request.query}\n) AS t"
+        else:
+            ref = parse_table(request.table, self._options.project)
+            rows = bounds.as_of(ref.sql, None, row_filter=request.row_filter)
+        sql = f"SELECT * FROM {rows} WHERE {bounds.within(span, columns)}"
         return self._describe_query(sql, limit, query.QUERY, parameters=request.parameters)
 
     def _describe_query(
@@ -288,7 +303,7 @@ class BigQuerySource(Source):
         self, ref: TableRef, table: bigquery.Table | None, request: ReadRequest
     ) -> tuple[str, tuple[Column, ...]]:
         """All rows of what is no plain table, but for columns to skip or ignore: they are not even billed."""
-        sql = _all_rows(ref)
+        sql = _all_rows(ref, request.row_filter)
         if not (request.skip or request.only):
             return sql, ()
         found = columns_of(table.schema) if table is not None else ()
@@ -296,11 +311,14 @@ class BigQuerySource(Source):
         kept, ignored = narrowed(found, request)
         some_left(kept, f"Table {ref}")
         gone = ", ".join(f"`{column.name}`" for column in found if column not in kept)
-        return f"SELECT * EXCEPT ({gone}) FROM {ref.sql}" if gone else sql, ignored
+        return sql.replace("*", f"* EXCEPT ({gone})", 1) if gone else sql, ignored
 
 
-def _all_rows(ref: TableRef) -> str:
-    return f"SELECT * FROM {ref.sql}"
+def _all_rows(ref: TableRef, row_filter: str = "") -> str:
+    """All rows that the filter lets through; written as people do where there is none."""
+    if not row_filter:
+        return f"SELECT * FROM {ref.sql}"
+    return f"SELECT * FROM {ref.sql} AS datamantri_rows WHERE {filters.condition(row_filter)}"
 
 
 def _columns(table: bigquery.Table, ref: TableRef) -> tuple[Column, ...]:

@@ -95,6 +95,11 @@ def _change(column: Column, characters: Characters) -> tuple[str, Change]:
     raise NotImplementedError(f"{column.type} as {column.target_type}")
 
 
+def text_of(column: Column, array: pa.Array) -> pa.Array:
+    """The values of a single column as the texts that it would be stored as if a rule made it text."""
+    return array if column.type == "STRING" else _TEXTS.get(column.type, _plain)(array)
+
+
 def _plain(array: pa.Array) -> pa.Array:
     return array.cast(pa.string())
 

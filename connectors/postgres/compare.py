@@ -10,12 +10,14 @@ from psycopg2 import sql
 
 from connectors.base import Column, StopSignal, TableInfo, Target
 from connectors.errors import ConnectorError
+from connectors.masks import is_masked
 from connectors.postgres import errors, published
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
 from connectors.sides import (
     HASH_BITS,
     HASH_DIGITS,
+    HIDDEN,
     LONGEST_TEXT,
     SUM_MASK,
     VALUE_DIGITS,
@@ -113,7 +115,7 @@ class PostgresSide:
             query.format(
                 k=sql.SQL("{} AS k").format(_hash(_values(_named(keyed.key), keyed))),
                 values=_values(named, keyed),
-                texts=sql.SQL(", ").join(_shown(name) for _, name in named),
+                texts=sql.SQL(", ").join(_shown(column, name) for column, name in named),
                 table=_table(self._target),
                 keys=sql.Literal(list(keys)),
             )
@@ -215,5 +217,7 @@ def _value(column: Column, name: str, keyed: Keyed) -> sql.Composable:
     return sql.SQL("CASE WHEN {} IS NULL THEN '-' ELSE {} END").format(sql.Identifier(name), here)
 
 
-def _shown(name: str) -> sql.Composable:
+def _shown(column: Column, name: str) -> sql.Composable:
+    if is_masked(column):
+        return sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END").format(sql.Identifier(name), sql.Literal(HIDDEN))
     return sql.SQL("left({}::text, {})").format(sql.Identifier(name), sql.Literal(LONGEST_TEXT))

@@ -64,6 +64,10 @@ class PostgresDestination(Destination):
         """Test the connection in readable steps, stopping at the first that fails."""
         yield from checks.check(self._options, self._connect, self._refuse_powers)
 
+    @property
+    def mask_key(self) -> str:
+        return self._options.mask_key
+
     def schemas(self) -> list[str]:
         """Names of the schemas that tables can be made in or written to, sorted."""
         with self._looking() as session:

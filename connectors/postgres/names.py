@@ -65,11 +65,25 @@ def postgres_name(name: str) -> str:
 
 def free_column_name(name: str, taken: Collection[str]) -> str:
     """What a new column called `name` is called where `taken`, in small letters, are the names of others."""
+    usual, other = usual_names(name)
+    return usual if usual.lower() not in taken else other
+
+
+def usual_names(name: str) -> tuple[str, str]:
+    """What a column called `name` is called without a rule, and where another one is called so already."""
     usual = postgres_name(name)
-    if usual.lower() not in taken:
-        return usual
     digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
-    return usual.encode()[: MAX_BYTES - _HASH_DIGITS - 1].decode(errors="ignore") + "_" + digest
+    return usual, usual.encode()[: MAX_BYTES - _HASH_DIGITS - 1].decode(errors="ignore") + "_" + digest
+
+
+def target_name(column: Column) -> str:
+    """What a column is called in PostgreSQL: as a rule says, or as usual."""
+    return column.target_name or postgres_name(column.name)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether every table of PostgreSQL has a column of its own called so."""
+    return name in _SYSTEM_COLUMNS
 
 
 def column_names(columns: Iterable[Column]) -> tuple[str, ...]:
@@ -77,12 +91,12 @@ def column_names(columns: Iterable[Column]) -> tuple[str, ...]:
     names: list[str] = []
     taken: dict[str, str] = {}
     for column in columns:
-        name = column.target_name or postgres_name(column.name)
+        name = target_name(column)
         other = taken.setdefault(name.lower(), column.name)
         if other is not column.name:
             raise ConnectorError(
                 f"Columns {other} and {column.name} would both be called {name} in PostgreSQL.",
-                hint="Rename one of them in a query.",
+                hint="Give one of them another name by a rule, or in a query.",
                 code="name_collision",
                 field=column.name,
             )

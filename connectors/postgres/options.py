@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from connectors import masks
 from connectors.options import option
 
 
@@ -28,3 +29,15 @@ class PostgresOptions:
         help="PEM text of the authority that signed the server's certificate.",
         address=True,
     )
+    mask_key: str = option(
+        "Key for masks",
+        default="",
+        secret=True,
+        stays=True,
+        help="What HMACs of masked columns are made with: 32 or more random characters, for example of openssl rand "
+        "-base64 32. The same key makes the same masks, in every table. Another key makes other ones: pipelines that "
+        "append or merge then ask for a full refresh.",
+    )
+
+    def __post_init__(self) -> None:
+        masks.check_key(self.mask_key)

@@ -129,7 +129,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     warn_unsaved_form = True
     fieldsets = (
         (None, {"fields": ("name", "description", "state")}),
-        ("Source", {"fields": ("source", "source_table", "source_query", "parameters")}),
+        ("Source", {"fields": ("source", "source_table", "source_query", "row_filter", "parameters")}),
         (
             "Destination",
             {"fields": ("destination", "target_schema", "target_table", "adopt_target", "write_disposition")},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from typing import Any
 
+from connectors import masks
 from connectors.base import column_from_json
 from connectors.types import bigquery_type
 from pipelines.dependencies import in_words
@@ -155,8 +156,14 @@ def _default(value: Any) -> str:
 def _rule(rule: Mapping[str, Any]) -> str:
     if rule.get("skip"):
         return "skipped"
-    zone = f", times of {rule['zone']}" if rule.get("zone") else ""
-    return f"as {rule.get('type', '?')}{zone}"
+    told = [f"called {rule['name']}"] if rule.get("name") else []
+    if rule.get("mask"):
+        told.append(f"masked: {masks.in_words(rule['mask'], rule.get('keep', 0))}")
+    if rule.get("type") or not told:
+        told.append(f"as {rule.get('type', '?')}")
+    if rule.get("zone"):
+        told.append(f"times of {rule['zone']}")
+    return ", ".join(told)
 
 
 def _source_columns(value: Any) -> Entries:

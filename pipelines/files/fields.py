@@ -19,6 +19,8 @@ from django.db import models
 from django.utils.text import capfirst
 
 from connectors import registry
+from connectors.base import MaskKind
+from connectors.masks import KEEP_MOST
 from connectors.parameters import TYPES
 from pipelines import schedules
 from pipelines.forms.pipelines import PipelineForm
@@ -49,6 +51,18 @@ _COLUMN_RULE: Schema = {
         "skip": {"type": SWITCH, "description": "The column is not read at all."},
         "type": {"type": TEXT, "description": "The PostgreSQL type to store it as, for example numeric(12,2)."},
         "zone": {"type": TEXT, "description": "For a time that changes its kind, for example Europe/Berlin."},
+        "name": {"type": TEXT, "minLength": 1, "maxLength": 63, "description": "What it is called in the target."},
+        "mask": {
+            "type": TEXT,
+            "enum": [str(kind) for kind in MaskKind],
+            "description": "What is stored in the place of its values; of a STRUCT's field by its path.",
+        },
+        "keep": {
+            "type": NUMBER,
+            "minimum": 1,
+            "maximum": KEEP_MOST,
+            "description": "For keep_last: so many characters at the end stay.",
+        },
     },
     "additionalProperties": False,
 }

@@ -41,6 +41,8 @@ def canonical(name: str, value: Any) -> Any:
     text = value.replace("\r\n", "\n").replace("\r", "\n")
     if name == "source_query":
         return tidy.query(text)
+    if name == "row_filter":
+        return tidy.condition(text)
     if name == "name_prefix":
         return text  # a blank at its end is meant
     return tidy.name(text) if name in _NAMES else text.strip()

@@ -15,6 +15,7 @@ from django.db import models
 
 from connectors import registry
 from connectors.errors import ConnectorError
+from connectors.options import sent_secrets
 from pipelines import calendars, objections, queries, schedules, services
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
@@ -182,7 +183,8 @@ class Work:
     def _keep_secrets_at_home(self, connection: Connection, different: Collection[str]) -> None:
         """Who may write a file may not have stored secrets sent to an address of their choice."""
         moved = sorted(fields.addresses_of(connection.kind) & set(different))
-        if moved and (connection.secrets or connection.has_lost_secrets):
+        stored = sent_secrets(registry.options_type(connection.kind)) & set(connection.secrets or {})
+        if moved and (stored or connection.has_lost_secrets):
             raise PipelineRefused(
                 "secrets_elsewhere",
                 f"{connection.name} has secrets, which would go to another address.",
@@ -193,7 +195,8 @@ class Work:
 
     def _say_what_it_lacks(self, connection: Connection) -> None:
         if not connection.secrets and not connection.has_lost_secrets:
-            names = ", ".join(secret.label for secret in fields.secrets_of(connection.kind))
+            sent = sent_secrets(registry.options_type(connection.kind))
+            names = ", ".join(secret.label for secret in fields.secrets_of(connection.kind) if secret.name in sent)
             if names:
                 self.plan.lacking.append((connection.name, names))
 

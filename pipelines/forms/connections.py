@@ -22,7 +22,7 @@ from unfold.widgets import (
 
 from connectors import registry
 from connectors.errors import ConnectorError
-from connectors.options import build, secret_names
+from connectors.options import build, sent_secrets
 from pipelines import lookups
 from pipelines.models import Connection
 
@@ -166,7 +166,7 @@ class ConnectionForm(forms.ModelForm):
         if not self.instance.has_lost_secrets:
             return False
         missing = False
-        for name in secret_names(self.options_type):
+        for name in sent_secrets(self.options_type):
             if not self.cleaned_data.get(OPTION + name) and not self.cleaned_data.get(CLEAR + name):
                 self.add_error(OPTION + name, "Enter it again, or remove it: the stored one can no longer be read.")
                 missing = True
@@ -182,7 +182,7 @@ class ConnectionForm(forms.ModelForm):
         )
         kept = [
             name
-            for name in self.instance.secrets or {}
+            for name in sorted(sent_secrets(self.options_type) & set(self.instance.secrets or {}))
             if not self.cleaned_data.get(OPTION + name) and not self.cleaned_data.get(CLEAR + name)
         ]
         for name in kept if moved else ():

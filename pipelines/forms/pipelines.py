@@ -74,8 +74,8 @@ class PipelineForm(forms.ModelForm):
     class Meta:
         model = Pipeline
         fields = (
-            "name", "description", "state", "source", "source_table", "source_query", "parameters", "destination",
-            "target_schema",
+            "name", "description", "state", "source", "source_table", "source_query", "row_filter", "parameters",
+            "destination", "target_schema",
             "target_table", "adopt_target", "write_disposition", "merge_key", "deletes", "cursor_column",
             "column_rules", "text_policy", "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
             "incremental",
@@ -88,6 +88,7 @@ class PipelineForm(forms.ModelForm):
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
+            "row_filter": UnfoldAdminTextareaWidget({"rows": 2, "spellcheck": "false", "class": "font-mono"}),
             "merge_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
             "primary_key": UnfoldAdminTextInputWidget({"autocomplete": "off"}),
             "column_rules": UnfoldAdminTextareaWidget({"rows": 3, "spellcheck": "false", "class": "font-mono"}),
@@ -119,6 +120,9 @@ class PipelineForm(forms.ModelForm):
 
     def clean_initial_value(self) -> str:
         return self.cleaned_data["initial_value"].strip()
+
+    def clean_row_filter(self) -> str:
+        return tidy.condition(self.cleaned_data["row_filter"])
 
     def clean_source_query(self) -> str:
         return tidy.query(self.cleaned_data["source_query"])

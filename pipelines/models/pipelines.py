@@ -69,6 +69,11 @@ class Pipeline(models.Model):
         help_text="One SELECT statement in BigQuery's SQL. It may name @data_interval_start, @data_interval_end, "
         "@scheduled_for, @run_id and the parameters below.",
     )
+    row_filter = models.TextField(
+        blank=True,
+        help_text="A condition that rows of the table must meet, as in country = 'DE' AND day >= '2026-01-01': "
+        "BigQuery reads no others. A table that requires a filter on its partitions needs one that names their column.",
+    )
     parameters = models.JSONField(
         default=dict,
         blank=True,
@@ -182,7 +187,8 @@ class Pipeline(models.Model):
         default=dict,
         blank=True,
         help_text="What is to be different from the usual, by column, as JSON: "
-        '{"email": {"skip": true}, "amount": {"type": "numeric(12,2)"}}. A skipped column is not read at all.',
+        '{"phone": {"skip": true}, "amount": {"type": "numeric(12,2)"}, "email": {"mask": "hmac"}}. A skipped column '
+        "is not read at all; a masked one is masked before anything is written.",
     )
     watch_every_s = models.PositiveIntegerField(
         "look at the source every (seconds)",

@@ -22,7 +22,8 @@ def test_each_column_is_told_by_its_rule(viewer_api, make_pipeline):
         "name": "id", "source_type": "INT64", "skip": False, "target_name": "id", "target_type": "integer",
         "is_renamed": False, "compared": "by value", "mind": ["a value that does not fit ends the run"],
         "cost": "low", "choices": ["bigint", "smallint", "integer", "numeric", "numeric(12,2)", "text"],
-        "needs_zone": False, "zone": "", "error": "",
+        "needs_zone": False, "zone": "", "usual_name": "id", "masked": "",
+        "masks": ["hmac", "hmac_base64", "redact", "keep_last"], "error": "",
     }  # fmt: skip
     assert (second["is_renamed"], second["compared"]) == (True, "counted only")
     assert second["target_name"].startswith("x" * 54 + "_")

@@ -75,8 +75,8 @@ def test_a_time_changes_its_kind_with_a_zone():
         ({"id": {}}, "id", "not understood"),
         ({"id": {"skip": "yes"}}, "id", "not understood"),
         ({"id": {"typo": "integer"}}, "id", "not understood"),
-        ({"id": {"skip": True, "type": "integer"}}, "id", "either skip it or name a type"),
-        ({"id": {"skip": False}}, "id", "either skip it or name a type"),
+        ({"id": {"skip": True, "type": "integer"}}, "id", "either skip it or say what is different"),
+        ({"id": {"skip": False}}, "id", "either skip it or say what is different"),
         ({"id": {"type": "integer"}, "ID": {"skip": True}}, "ID", "two rules"),
     ],
 )

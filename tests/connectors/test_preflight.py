@@ -24,6 +24,16 @@ def test_names_that_postgresql_cannot_take_are_shown_as_it_will_have_them():
     assert (own.is_renamed, own.target_name, own.mind) == (True, "xmin_", ("PostgreSQL keeps this name for itself",))
 
 
+def test_a_name_and_a_mask_by_a_rule_are_told():
+    plan = plan_of(Column("iban", "STRING"), {"iban": {"name": "account", "mask": "keep_last", "keep": 4}})
+    assert (plan.target_name, plan.usual_name, plan.is_renamed) == ("account", "iban", False)
+    assert (plan.target_type, plan.compared, plan.masked) == ("text", "counted only", "its last 4 characters")
+    assert plan.masks == ("hmac", "hmac_base64", "redact", "keep_last")
+    assert plan_of(Column("f", "FLOAT64")).masks == ("redact",)
+    long = plan_of(Column("a" * 70, "INT64"), {"a" * 70: {"name": "short"}})
+    assert (long.target_name, long.mind, long.error) == ("short", (), "")
+
+
 def test_two_columns_of_one_name_are_told_at_the_second():
     first, second = look_ahead([Column("xmin", "INT64"), Column("xmin_", "INT64")], {}).columns
     assert (first.error, "would both be called xmin_" in second.error) == ("", True)
@@ -32,7 +42,9 @@ def test_two_columns_of_one_name_are_told_at_the_second():
 def test_a_type_that_cannot_be_loaded_is_told_and_may_be_skipped():
     column = Column("odd", "HLL_SKETCH")
     assert "cannot be loaded" in plan_of(column).error
-    assert plan_of(column, {"odd": {"skip": True}}) == ColumnPlan("odd", "HLL_SKETCH", skip=True)
+    skipped = plan_of(column, {"odd": {"skip": True}})
+    assert skipped == ColumnPlan("odd", "HLL_SKETCH", skip=True, usual_name="odd", masks=("redact",))
+    assert plan_of(column, {"odd": {"mask": "redact"}}).target_type == "text"
 
 
 @pytest.mark.parametrize(

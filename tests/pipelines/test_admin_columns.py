@@ -59,7 +59,7 @@ def test_a_column_of_the_key_cannot_be_skipped(admin_client, source, destination
     changes = {"write_disposition": "merge", "merge_key": "email", "column_rules": json.dumps(RULES)}
     answer = admin_client.post(ADD, typed(source, destination, **changes))
     assert form_errors(answer) == {
-        "column_rules": ["Column email is skipped, and stands in the key. Read it, or leave it out of the key."]
+        "column_rules": ["Column email is skipped, and stands in the key. Read it, or leave it out there."]
     }
 
 

@@ -20,6 +20,7 @@ from connectors.bigquery.ranges import Partition, Partitioning, Range
 from connectors.bigquery.schema import TableRef
 from connectors.bigquery.source import BigQuerySource
 from connectors.cursor import CursorRead, Interval
+from connectors.errors import ConnectorError
 from tests.connectors.bigquery.recorded import message
 
 ROWS = 3_000
@@ -354,7 +355,11 @@ def test_a_table_that_requires_a_filter_is_read_in_ranges_by_one_worker_too(conn
     storage.session = session
     storage.rows = lambda request, context: iter([message([1, 2])])
     source = connect(Endpoints(rest.url, storage.address), project="acme")
-    plan = source.plan(ReadRequest(table="sales.orders", job_key="run"), max_parts=10)
+    with pytest.raises(ConnectorError, match="requires a filter on day") as refused:
+        source.plan(ReadRequest(table="sales.orders", job_key="run"), max_parts=10)
+    assert (refused.value.code, refused.value.field) == ("partition_filter_required", "row_filter")
+    read = ReadRequest(table="sales.orders", job_key="run", row_filter="day >= '2024-01-01' OR id = 1")
+    plan = source.plan(read, max_parts=10)
     assert plan.outlives_session
     assert plan.facts["partitions_bytes_billed"] == 10 * MB
     assert [(part.id, part.bytes) for part in plan.parts] == [
@@ -365,9 +370,8 @@ def test_a_table_that_requires_a_filter_is_read_in_ranges_by_one_worker_too(conn
     assert [i for part in plan.parts for i in ids(source, part)] == [1, 2] * 3
     asked = [request.read_session for request in storage.sessions]
     assert [options.read_options.row_restriction for options in asked[1:]] == [
-        "`day` < DATE '2024-01-02'",
-        "`day` >= DATE '2024-01-02'",
-        "`day` IS NULL",
+        f"(day >= '2024-01-01' OR id = 1) AND {range_}"
+        for range_ in ("`day` < DATE '2024-01-02'", "`day` >= DATE '2024-01-02'", "`day` IS NULL")
     ]
     assert {tuple(options.read_options.selected_fields) for options in asked} == {("id", "day")}
     assert {options.table_modifiers.snapshot_time for options in asked} == {plan.snapshot_time}

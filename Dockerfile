@@ -1,4 +1,4 @@
-# One image for web, worker, lookups, beat and the migrations.
+# One image for web, worker, lookups, beat, poller and the migrations.
 FROM python:3.11-slim-bookworm AS build
 RUN pip install --no-cache-dir uv
 COPY requirements.txt /build/requirements.txt

@@ -514,6 +514,10 @@ class Source(ABC):
             f"This kind of source does not tell when {table} changes.", code="watch_unsupported", field="table"
         )
 
+    def tables_behind(self, request: ReadRequest) -> tuple[str, ...]:
+        """The tables whose rows a read depends on, for `look`; asked without cost."""
+        return (request.table,) if request.table else ()
+
     @abstractmethod
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
         """Say what a comparison would read as it was `at`, or as it is, without cost.

@@ -85,6 +85,12 @@ class Receipt:
         )
 
 
+def bytes_billed(receipt: Mapping[str, Any]) -> int:
+    """All that a run was billed for, as its receipt has it: for its query, its cursor, its list of partitions."""
+    source = receipt.get("source") or {}
+    return sum(value or 0 for name, value in source.items() if name.endswith("bytes_billed"))
+
+
 def opening(method: str, target: Target) -> str:
     if method == "append":
         return f"Appending to {target}."

@@ -1,4 +1,4 @@
-"""`python -m datamantri.health web|worker|beat`: exit status 0 when this container's process does its work.
+"""`python -m datamantri.health web|worker|beat|poller`: exit status 0 when this container's process does its work.
 
 Without Django, whose loading would cost a second of each look.
 """
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg2
 
-from datamantri import env
+from datamantri import control, env
 
 LIMIT_S = 4
 
@@ -30,11 +30,7 @@ def web() -> bool:
 
 def seen(kind: str) -> bool:
     """A process of this container said lately that it lives; its name holds the container's host name."""
-    address = env.database()
-    options = {**address["OPTIONS"], "connect_timeout": LIMIT_S}
-    names = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
-    control = psycopg2.connect(**{ours: address[djangos] for ours, djangos in names.items()}, **options)
-    with closing(control), control.cursor() as cursor:
+    with closing(control.connect(LIMIT_S)) as link, link.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT FROM runs_process WHERE kind = %s AND starts_with(name, %s)"
             " AND seen_at > now() - make_interval(secs => %s))",
@@ -45,8 +41,8 @@ def seen(kind: str) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments not in (["web"], ["worker"], ["beat"]):
-        sys.stderr.write("usage: python -m datamantri.health web|worker|beat\n")
+    if arguments not in (["web"], ["worker"], ["beat"], ["poller"]):
+        sys.stderr.write("usage: python -m datamantri.health web|worker|beat|poller\n")
         return 2
     [kind] = arguments
     try:

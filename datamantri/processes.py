@@ -1,4 +1,4 @@
-"""The commands of web, worker, look-ups and beat: one place for `up`, tests and compose.
+"""The commands of web, worker, look-ups, beat and poller: one place for `up`, tests and compose.
 
 `python -m datamantri.processes web` becomes that process; compose starts its services this way.
 """
@@ -51,6 +51,11 @@ def beat(name: str = "beat") -> ProcessSpec:
     return ProcessSpec(name, (*CELERY, "beat"), dict(NO_PAGES), ready="beat: Starting")
 
 
+def poller(name: str = "poller") -> ProcessSpec:
+    """Asks the sources of pipelines in near real time whether they changed; small until there are any."""
+    return ProcessSpec(name, (sys.executable, "-m", "datamantri.poller"), dict(NO_PAGES), ready="poller: ready")
+
+
 def _worker(name: str, queues: str, pool: str, concurrency: int, allocator: dict[str, str]) -> ProcessSpec:
     argv = (*CELERY, "worker", "--name", name, "--queues", queues, "--pool", pool, "--concurrency", str(concurrency))
     return ProcessSpec(name, argv, {**NO_PAGES, **allocator}, ready=" ready.")
@@ -63,6 +68,7 @@ def main(arguments: list[str]) -> None:
         "worker": lambda: worker(env.integer("WORKERS", 2, least=1, most=256)),
         "lookups": lookups,
         "beat": beat,
+        "poller": poller,
     }
     if len(arguments) != 1 or arguments[0] not in specs:
         sys.stderr.write(f"usage: python -m datamantri.processes {'|'.join(specs)}\n")

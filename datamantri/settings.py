@@ -27,6 +27,8 @@ RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
 BACKFILL_MAX_RUNNING = env.integer("BACKFILL_MAX_RUNNING", 1, least=1)
 PRICE_PER_TIB = env.number("PRICE_PER_TIB", 6.25)
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
+# How long micro-batches are kept that went well; what they came to by day stays.
+REALTIME_RETENTION = timedelta(hours=env.integer("REALTIME_RETENTION_H", 24, least=1))
 BROKER_URL = env.broker()
 LIVE_URL = env.live("LIVE_URL", BROKER_URL)
 # Where alerts may be sent to although it is no address of the internet.

@@ -11,7 +11,7 @@ from connectors import naming, parameters, target_options
 from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.postgres.names import check_identifier
-from pipelines import column_objections, deletions, queries
+from pipelines import column_objections, deletions, queries, realtime
 from pipelines.given import kinds_of, sample_target
 from pipelines.models import Pipeline, PipelineState
 
@@ -36,6 +36,12 @@ BROKEN_CONSTRAINTS = {
         "A pipeline reads either a table or a query.",
         "Fill in one of them and leave the other empty.",
         "source_table",
+    ),
+    "pipeline_realtime_reads_new_rows": (
+        "realtime_needs_cursor",
+        "Near real time reads only what is new.",
+        "Read only new rows, or leave it to a schedule.",
+        "mode",
     ),
     "pipelines_calendar_name_key": (
         "name_taken",
@@ -82,6 +88,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
     if pipeline.watch_every_s and not pipeline.source_table:
         message = "Of a query nobody tells when its rows change."
         found.append(PipelineRefused("watch_needs_table", message, "Read a table, or use a schedule.", "watch_every_s"))
+    found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in realtime.objections(pipeline)]
     found += _merge_objections(pipeline)
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in deletions.objections(pipeline)]
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in column_objections.against(pipeline)]

@@ -275,7 +275,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "column_rules", "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
             "held_days", "undo_depth", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
-            "give_up_after_s", "time_limit_s", "load_method", "watch_every_s", "schedules",
+            "give_up_after_s", "time_limit_s", "load_method",
+            "mode", "poll_every_s", "stream_every_s", "force_read_every", "watch_every_s", "schedules",
             "dependencies", "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip

@@ -20,7 +20,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
-from pipelines import calendars, deletions, queries, schedules
+from pipelines import calendars, deletions, queries, realtime, schedules
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
@@ -207,6 +207,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "guard_shrink_percent": pipeline.guard_shrink_percent,
         "held_days": pipeline.held_days,
         "undo_depth": pipeline.undo_depth,
+        **realtime.definition_of(pipeline),
         "watch_every_s": pipeline.watch_every_s,
         "load_method": str(pipeline.load_method),
         "text_policy": str(pipeline.text_policy),
@@ -314,6 +315,10 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         guard_shrink_percent=pipeline.guard_shrink_percent,
         held_days=pipeline.held_days,
         undo_depth=pipeline.undo_depth,
+        mode=pipeline.mode,
+        poll_every_s=pipeline.poll_every_s,
+        stream_every_s=pipeline.stream_every_s,
+        force_read_every=pipeline.force_read_every,
         watch_every_s=pipeline.watch_every_s,
         load_method=pipeline.load_method,
         text_policy=pipeline.text_policy,

@@ -197,9 +197,14 @@ def revisions_of(pipeline: Pipeline, *, count: int = 10) -> list[Change]:
     if len(revisions) <= count:
         older.append({})  # the first revision of all changed nothing
     return [
-        Change(revision, [key for key in before if revision.definition.get(key) != before[key]])
+        Change(revision, _changed(before, revision.definition))
         for revision, before in zip(revisions, older, strict=False)
     ]
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is as usual may be missing on either side."""
+    return [key for key in {**before, **now} if now.get(key) != before.get(key)] if before else []
 
 
 def skips_of(pipeline: Pipeline, *, count: int = 10) -> list[Skip]:

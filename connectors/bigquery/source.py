@@ -23,7 +23,7 @@ from connectors.base import (
     StopSignal,
     TableInfo,
 )
-from connectors.bigquery import bounds, checks, compare, pages, preview, query, streams, wkb
+from connectors.bigquery import bounds, checks, compare, pages, preview, query, streams, watching, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
@@ -112,18 +112,10 @@ class BigQuerySource(Source):
 
     def look(self, table: str) -> TableState:
         ref = parse_table(table, self._options.project)
-        found = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
-        if found is None or found.table_type not in _DIRECT_KINDS:
-            kind = "a wildcard over several tables" if found is None else f"a {found.table_type.lower()}"
-            raise ConnectorError(
-                f"{ref} is {kind}: BigQuery's record does not tell when its rows change.",
-                code="watch_unsupported",
-                hint="Watch a table that it reads from, or give the pipeline a schedule.",
-                field="table",
-            )
-        buffer = found.streaming_buffer
-        streaming = f"{buffer.oldest_entry_time} {buffer.estimated_rows} {buffer.estimated_bytes}" if buffer else ""
-        return TableState(found.modified, found.num_rows, found.num_bytes, streaming)
+        return watching.look(self._clients(), ref, timeout_s=self._timeout_s)
+
+    def tables_behind(self, request: ReadRequest) -> tuple[str, ...]:
+        return watching.tables_behind(self._clients(), request, timeout_s=self._timeout_s)
 
     def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
         deadline = TimeLimit(min(self._timeout_s, PREVIEW_LIMIT_S))

@@ -91,6 +91,7 @@ class Product:
             processes.worker(self._workers),
             processes.lookups(),
             processes.beat(),
+            processes.poller(),
         )
 
     def change_workers(self, names: Sequence[str], environment: Mapping[str, str], *, children: int = 1) -> None:

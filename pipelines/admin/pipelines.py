@@ -95,6 +95,7 @@ FOLDED = (
     "Guards",
     "Undo",
     "Key, indexes, partitions",
+    "Near real time",
     "Priority and limits",
     "Retries",
     "When ticks meet or are missed",
@@ -143,6 +144,10 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         (
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},
+        ),
+        (
+            "Near real time",
+            {"fields": ("mode", "poll_every_s", "stream_every_s", "force_read_every")},
         ),
         ("When the source changes", {"fields": ("watch_every_s",)}),
         ("Priority and limits", {"fields": ("priority", "pool", "time_limit_s", "load_method")}),

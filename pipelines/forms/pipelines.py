@@ -82,7 +82,8 @@ class PipelineForm(forms.ModelForm):
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "undo_depth",
             "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
-            "give_up_after_s", "time_limit_s", "load_method", "watch_every_s",
+            "give_up_after_s", "time_limit_s", "load_method",
+            "mode", "poll_every_s", "stream_every_s", "force_read_every", "watch_every_s",
         )  # fmt: skip
         field_classes = {"column_rules": RulesField}
         widgets = {

@@ -319,6 +319,34 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='pipeline',
+            name='mode',
+            field=models.CharField(choices=[('batch', 'On schedules, after other pipelines, or when asked'), ('realtime', 'Near real time: whenever the source has changed')], default='batch', help_text='Near real time: a poller asks the source every few seconds, without a charge, whether anything changed, and only then a run reads the new rows. Needs append or merge, a cursor, and “read only new rows”; a merge with a lookback is best.', max_length=10),
+        ),
+        migrations.AddField(
+            model_name='pipeline',
+            name='poll_every_s',
+            field=models.PositiveIntegerField(default=5, help_text='In near real time: how often it is asked whether anything changed. Asking is free.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(3600)], verbose_name='ask the source every (seconds)'),
+        ),
+        migrations.AddField(
+            model_name='pipeline',
+            name='stream_every_s',
+            field=models.PositiveIntegerField(default=10, help_text='In near real time: BigQuery does not tell when a row joins a streaming buffer, so while there is one the table counts as changed, at most this often. Each read is billed for at least 10 MB.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(3600)], verbose_name='while rows are streamed in, read every (seconds)'),
+        ),
+        migrations.AddField(
+            model_name='pipeline',
+            name='force_read_every',
+            field=models.PositiveIntegerField(blank=True, default=3600, help_text='In near real time: after so many polls without a change it reads all the same, for changes that no record tells of. Empty: never.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(1000000)], verbose_name='read anyway every (polls)'),
+        ),
+        migrations.AddConstraint(
+            model_name='pipeline',
+            constraint=models.CheckConstraint(condition=models.Q(('mode', 'batch'), ('incremental', True), _connector='OR'), name='pipeline_realtime_reads_new_rows', violation_error_message='Near real time reads only new rows.'),
+        ),
+        migrations.AddIndex(
+            model_name='pipeline',
+            index=models.Index(condition=models.Q(('mode', 'realtime'), ('state', 'active')), fields=['id'], name='pipeline_realtime'),
+        ),
+        migrations.AddField(
+            model_name='pipeline',
             name='watch_every_s',
             field=models.PositiveIntegerField(blank=True, help_text="Starts a run when the source table has changed, by BigQuery's own record of it: looking is free. At least 60. For tables only: of queries, views and external tables nobody tells when their rows change. Empty: never.", null=True, validators=[django.core.validators.MinValueValidator(60), django.core.validators.MaxValueValidator(604800)], verbose_name='look at the source every (seconds)'),
         ),

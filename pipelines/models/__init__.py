@@ -5,7 +5,7 @@ from pipelines.models.calendars import Calendar
 from pipelines.models.connections import Connection, Pool
 from pipelines.models.dataset_rules import DatasetRule
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
-from pipelines.models.pipelines import LoadMethod, Missed, Overlap, Pipeline, PipelineState, Priority, Revision
+from pipelines.models.pipelines import LoadMethod, Missed, Mode, Overlap, Pipeline, PipelineState, Priority, Revision
 from pipelines.models.schedules import Schedule
 from pipelines.models.tokens import ApiToken
 from pipelines.models.webhooks import Webhook
@@ -23,6 +23,7 @@ __all__ = [
     "GiveUp",
     "LoadMethod",
     "Missed",
+    "Mode",
     "Overlap",
     "Pipeline",
     "PipelineState",

@@ -37,6 +37,13 @@ class Missed(models.TextChoices):
     ALL = "all", "Run every missed tick"
 
 
+class Mode(models.TextChoices):
+    """What starts a pipeline's runs by itself."""
+
+    BATCH = "batch", "On schedules, after other pipelines, or when asked"
+    REALTIME = "realtime", "Near real time: whenever the source has changed"
+
+
 class LoadMethod(models.TextChoices):
     """How rows travel: in one transaction of one worker, or in parts that several workers commit."""
 
@@ -190,6 +197,36 @@ class Pipeline(models.Model):
         '{"phone": {"skip": true}, "amount": {"type": "numeric(12,2)"}, "email": {"mask": "hmac"}}. A skipped column '
         "is not read at all; a masked one is masked before anything is written.",
     )
+    mode = models.CharField(
+        max_length=10,
+        choices=Mode,
+        default=Mode.BATCH,
+        help_text="Near real time: a poller asks the source every few seconds, without a charge, whether anything "
+        "changed, and only then a run reads the new rows. Needs append or merge, a cursor, and “read only new rows”; "
+        "a merge with a lookback is best.",
+    )
+    poll_every_s = models.PositiveIntegerField(
+        "ask the source every (seconds)",
+        default=5,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="In near real time: how often it is asked whether anything changed. Asking is free.",
+    )
+    stream_every_s = models.PositiveIntegerField(
+        "while rows are streamed in, read every (seconds)",
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="In near real time: BigQuery does not tell when a row joins a streaming buffer, so while there is "
+        "one the table counts as changed, at most this often. Each read is billed for at least 10 MB.",
+    )
+    force_read_every = models.PositiveIntegerField(
+        "read anyway every (polls)",
+        null=True,
+        blank=True,
+        default=3600,
+        validators=[MinValueValidator(1), MaxValueValidator(1_000_000)],
+        help_text="In near real time: after so many polls without a change it reads all the same, for changes that no "
+        "record tells of. Empty: never.",
+    )
     watch_every_s = models.PositiveIntegerField(
         "look at the source every (seconds)",
         null=True,
@@ -318,10 +355,16 @@ class Pipeline(models.Model):
                 condition=~Q(state="archived"),
                 violation_error_message="Another pipeline writes to this table already.",
             ),
+            models.CheckConstraint(
+                name="pipeline_realtime_reads_new_rows",
+                condition=Q(mode="batch") | Q(incremental=True),
+                violation_error_message="Near real time reads only new rows.",
+            ),
         ]
         indexes = [
-            # Tells whether active pipelines have more than one destination, without reading them.
             models.Index(fields=["source"], condition=Q(watch_every_s__isnull=False), name="pipeline_watches"),
+            models.Index(fields=["id"], condition=Q(mode="realtime", state="active"), name="pipeline_realtime"),
+            # Tells whether active pipelines have more than one destination, without reading them.
             models.Index(fields=["destination"], condition=Q(state="active"), name="pipeline_active_to"),
         ]
 

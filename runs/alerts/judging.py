@@ -17,7 +17,7 @@ from pipelines.models import AlertKind, Pipeline
 from runs.alerts import open_alerts, usual
 from runs.alerts.open_alerts import Finding, OpenAlerts
 from runs.alerts.rules import Watch, watches
-from runs.models import MARKED_DONE, AlertEvent, Run, RunAction
+from runs.models import MARKED_DONE, AlertEvent, Run, RunAction, Trigger
 from runs.states import RunStatus
 
 AT_ONCE = 500
@@ -75,7 +75,7 @@ def _judge(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> N
 
 def _judge_size(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> None:
     run, limit = event.run, watch.rule.distance
-    if run.action != RunAction.LOAD:
+    if not _is_judged_by_size(run):
         return
     found = {
         # How long a person took to decide is not the run's own time.
@@ -106,8 +106,13 @@ def _seconds(run: Run) -> float:
     return (run.finished_at - run.started_at).total_seconds()
 
 
+def _is_judged_by_size(run: Run) -> bool:
+    """Micro-batches are as large as what happened to come between two polls: none is usual."""
+    return run.action == RunAction.LOAD and run.trigger != Trigger.REALTIME
+
+
 def _is_unusual_of_interest(event: AlertEvent, found: Iterable[Watch]) -> bool:
-    if event.status != RunStatus.SUCCEEDED or event.run.action != RunAction.LOAD:
+    if event.status != RunStatus.SUCCEEDED or not _is_judged_by_size(event.run):
         return False
     return any(watch.concerns(event.pipeline_id) and any(map(watch.watches, UNUSUAL)) for watch in found)
 

@@ -46,9 +46,11 @@ WHERE p.state = 'active' AND (%(pipelines)s::uuid[] IS NULL OR p.id = ANY(%(pipe
   AND ticks.newest > p.active_from
 """
 
+# In near real time data is as fresh as the last look at its source: where nothing changed there is no load.
 _STALE = """
-SELECT p.id, greatest(load.finished_at, p.active_from), load.finished_at
+SELECT p.id, greatest(load.finished_at, o.seen_at, p.active_from), greatest(load.finished_at, o.seen_at)
 FROM pipelines_pipeline p
+LEFT JOIN runs_poll o ON o.pipeline_id = p.id AND p.mode = 'realtime'
 LEFT JOIN LATERAL (
     SELECT r.finished_at FROM runs_run r
     WHERE r.pipeline_id = p.id AND r.status = 'succeeded'
@@ -56,7 +58,8 @@ LEFT JOIN LATERAL (
     ORDER BY r.created_at DESC LIMIT 1) load ON true
 WHERE p.state = 'active' AND (p.id = ANY(%(pipelines)s::uuid[]) OR %(pipelines)s::uuid[] IS NULL AND EXISTS (
     SELECT FROM pipelines_schedule s WHERE s.pipeline_id = p.id AND s.ends_at IS NULL
-    UNION ALL SELECT FROM pipelines_dependency d WHERE d.pipeline_id = p.id))
+    UNION ALL SELECT FROM pipelines_dependency d WHERE d.pipeline_id = p.id
+    UNION ALL SELECT WHERE p.mode = 'realtime'))
 """
 
 

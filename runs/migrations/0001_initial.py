@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
             name='Process',
             fields=[
                 ('name', models.CharField(max_length=200, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('worker', 'Worker'), ('beat', 'Beat')], max_length=10)),
+                ('kind', models.CharField(choices=[('worker', 'Worker'), ('beat', 'Beat'), ('poller', 'Poller')], max_length=10)),
                 ('slots', models.PositiveIntegerField(default=0)),
                 ('draining', models.BooleanField(default=False)),
                 ('started_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
@@ -60,7 +60,7 @@ class Migration(migrations.Migration):
             name='Run',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed'), ('backfill', 'Backfill')], max_length=10)),
+                ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed'), ('backfill', 'Backfill'), ('realtime', 'Near real time')], max_length=10)),
                 ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare'), ('backfill', 'Backfill'), ('undo', 'Undo')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
@@ -417,7 +417,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
-            index=models.Index(fields=['-created_at'], name='run_newest'),
+            index=models.Index(condition=models.Q(('trigger', 'realtime'), _negated=True), fields=['-created_at'], name='run_newest'),
         ),
         migrations.AddIndex(
             model_name='run',
@@ -624,5 +624,47 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='watchedtable',
             constraint=models.UniqueConstraint(fields=('connection', 'table'), name='watched_table_once'),
+        ),
+        migrations.CreateModel(
+            name='PollShare',
+            fields=[
+                ('number', models.PositiveSmallIntegerField(primary_key=True, serialize=False)),
+                ('poller', models.CharField(blank=True, max_length=200)),
+            ],
+        ),
+        migrations.CreateModel(
+            name='Poll',
+            fields=[
+                ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='poll', serialize=False, to='pipelines.pipeline')),
+                ('version', models.BigIntegerField(default=0)),
+                ('revision', models.BigIntegerField(null=True)),
+                ('since', models.DateTimeField(null=True)),
+                ('record', models.TextField(blank=True)),
+                ('streaming', models.TextField(blank=True)),
+                ('asked_at', models.DateTimeField(null=True)),
+                ('seen_at', models.DateTimeField(null=True)),
+                ('unseen', models.TextField(blank=True)),
+                ('refusal', models.TextField(blank=True)),
+                ('failures', models.PositiveIntegerField(default=0)),
+                ('error_code', models.CharField(blank=True, max_length=60)),
+                ('error_message', models.TextField(blank=True)),
+                ('error_hint', models.TextField(blank=True)),
+                ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='runs.run')),
+            ],
+        ),
+        migrations.CreateModel(
+            name='PollDay',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('day', models.DateField()),
+                ('runs', models.PositiveIntegerField(default=0)),
+                ('failed', models.PositiveIntegerField(default=0)),
+                ('rows', models.BigIntegerField(default=0)),
+                ('bytes_billed', models.BigIntegerField(default=0)),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='poll_days', to='pipelines.pipeline')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('pipeline', 'day'), name='poll_day_once')],
+            },
         ),
     ]

@@ -7,6 +7,7 @@ from runs.models.lanes import Lane
 from runs.models.log import LogLine
 from runs.models.looks import DatasetLook, SeenTable, TableEvent
 from runs.models.marks import DoneMark
+from runs.models.polls import Because, Poll, PollDay, PollShare
 from runs.models.processes import Installation, Process
 from runs.models.runs import MOVE_NOTHING, NO_NEWS, Decision, LastEnd, Run, RunAction, Trigger
 from runs.models.skips import Skip
@@ -27,6 +28,7 @@ __all__ = [
     "BackfillKind",
     "BackfillSlice",
     "BackfillState",
+    "Because",
     "Closing",
     "DatasetLook",
     "Decision",
@@ -39,6 +41,9 @@ __all__ = [
     "LastEnd",
     "LogLine",
     "PartLoad",
+    "Poll",
+    "PollDay",
+    "PollShare",
     "Prerequisite",
     "Process",
     "Run",

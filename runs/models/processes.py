@@ -19,11 +19,12 @@ class Installation(models.Model):
 
 
 class Process(models.Model):
-    """A worker or beat process that lives, as it says itself every heartbeat."""
+    """A worker, beat or poller process that lives, as it says itself every heartbeat."""
 
     class Kind(models.TextChoices):
         WORKER = "worker", "Worker"
         BEAT = "beat", "Beat"
+        POLLER = "poller", "Poller"
 
     name = models.CharField(max_length=200, primary_key=True)
     kind = models.CharField(max_length=10, choices=Kind)

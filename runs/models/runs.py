@@ -23,6 +23,7 @@ class Trigger(models.TextChoices):
     WEBHOOK = "webhook", "Webhook"
     SOURCE = "source", "Source changed"
     BACKFILL = "backfill", "Backfill"
+    REALTIME = "realtime", "Near real time"
 
 
 class RunAction(models.TextChoices):
@@ -165,7 +166,8 @@ class Run(models.Model):
             models.Index(fields=["pipeline"], condition=Q(status=RunStatus.BLOCKED), name="run_blocked"),
             models.Index(fields=["held_until"], condition=Q(status=RunStatus.HELD), name="run_held"),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
-            models.Index(fields=["-created_at"], name="run_newest"),
+            # Lists of all runs leave micro-batches out, unless they are about them.
+            models.Index(fields=["-created_at"], condition=~Q(trigger=Trigger.REALTIME), name="run_newest"),
             models.Index(fields=["status", "-created_at"], name="run_by_status"),
         ]
 

@@ -35,6 +35,20 @@ from runs.services.parts import (
     spread,
     spread_again,
 )
+from runs.services.polls import (
+    SILENT_AFTER,
+    Asked,
+    Assigned,
+    ask,
+    assigned,
+    has_realtime,
+    leave_shares,
+    make_shares,
+    take_shares,
+    write_failure,
+    write_seen,
+    write_unseen,
+)
 from runs.services.prerequisites import start_anyway
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, give_back_leases, sweep
@@ -47,6 +61,9 @@ from runs.services.watches import Look, is_look_due, look_failed, looked, take_l
 from runs.services.webhooks import accept, forget_deliveries
 
 __all__ = [
+    "SILENT_AFTER",
+    "Asked",
+    "Assigned",
     "Chain",
     "Claim",
     "Failure",
@@ -63,6 +80,8 @@ __all__ = [
     "Waiting",
     "accept",
     "advance_backfills",
+    "ask",
+    "assigned",
     "cancel_backfill",
     "cancel_run",
     "chain_from",
@@ -82,12 +101,15 @@ __all__ = [
     "give_back_lease",
     "give_back_leases",
     "hand_back",
+    "has_realtime",
     "hold",
     "installation_id",
     "is_look_due",
     "is_written",
+    "leave_shares",
     "look_failed",
     "looked",
+    "make_shares",
     "mark_done",
     "move_run",
     "pause_backfill",
@@ -113,8 +135,12 @@ __all__ = [
     "start_process",
     "sweep",
     "take_looks",
+    "take_shares",
     "time_is_up",
     "trim",
     "waiting",
+    "write_failure",
     "write_lines",
+    "write_seen",
+    "write_unseen",
 ]

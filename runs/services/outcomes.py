@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from runs.models import PartLoad, Run, RunAction
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
+from runs.services.poll_days import count_micro_batch, is_micro_batch
 from runs.states import TERMINAL, RunStatus, Step, may_become
 
 LONGEST_CODE = 60
@@ -75,7 +77,11 @@ def finish(
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
     publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
     why = "A newer run of the pipeline was published." if publishes and _reads_it_all(claimed) else ""
-    _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
+    is_micro = is_micro_batch(claimed.options)
+    with transaction.atomic() if is_micro else nullcontext():
+        _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
+        if is_micro:
+            count_micro_batch(claimed.pipeline, to, receipt)
 
 
 def retry_later(

@@ -20,7 +20,7 @@ from runs.services.parts import go_to_publish
 from runs.states import TERMINAL, UNOWNED, RunStatus
 
 # What other systems start, as often as they like: it is no person who waits.
-OUTSIDE = (Trigger.WEBHOOK, Trigger.SOURCE)
+OUTSIDE = (Trigger.WEBHOOK, Trigger.SOURCE, Trigger.REALTIME)
 
 
 def request_run(

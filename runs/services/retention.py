@@ -7,7 +7,7 @@ from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import Alert, AlertDelivery, Backfill, DatasetLook, PartLoad, Run, Skip
+from runs.models import Alert, AlertDelivery, Backfill, DatasetLook, PartLoad, PollDay, Run, Skip
 
 ROWS_PER_RUN = 10
 
@@ -35,6 +35,7 @@ def trim(*, batch: int = 200) -> int:
         # Of loads in parts a batch may have thousands: then the runs follow with the next one.
         if len(parts) < batch * ROWS_PER_RUN:
             trimmed += Run.objects.filter(pk__in=ids).only("pk").delete()[0]
+    trimmed += _trim_micro_batches(batch)
     others = (
         (Skip.objects, "last"),
         (DatasetLook.objects, "at"),
@@ -45,8 +46,30 @@ def trim(*, batch: int = 200) -> int:
     ended = Backfill.objects.filter(ended_at__lt=long_ago).order_by("ended_at").values_list("pk", flat=True)
     if keys := list(ended[: max(1, batch // ROWS_PER_RUN)]):
         trimmed += Backfill.objects.filter(pk__in=keys).delete()[0]
+    trimmed += PollDay.objects.filter(day__lt=long_ago).delete()[0]
     for rows, field in others:
         found = rows.filter(**{f"{field}__lt": long_ago}).order_by(field).values_list("pk", flat=True)[:batch]
         if keys := list(found):
             trimmed += rows.filter(pk__in=keys).delete()[0]
     return trimmed
+
+
+# Micro-batches that went well at once say nothing that their day's sums do not. The newest of a pipeline stays: it has
+# the watermark, and it may be how its last load ended.
+_UNEVENTFUL = """
+SELECT r.id FROM runs_run r
+WHERE r.trigger = 'realtime' AND r.created_at < now() - %(keep)s
+  AND r.status = 'succeeded' AND r.attempt = 1 AND r.decision = ''
+  AND NOT EXISTS (SELECT FROM runs_lastend e WHERE e.run_id = r.id)
+  AND EXISTS (
+      SELECT FROM runs_run n WHERE n.pipeline_id = r.pipeline_id AND n.created_at > r.created_at
+        AND n.status = 'succeeded' AND n.action = 'load')
+ORDER BY r.created_at LIMIT %(batch)s
+"""
+
+
+def _trim_micro_batches(batch: int) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(_UNEVENTFUL, {"keep": settings.REALTIME_RETENTION, "batch": batch})
+        ids = [run for (run,) in cursor.fetchall()]
+    return Run.objects.filter(pk__in=ids).only("pk").delete()[0] if ids else 0

@@ -15,10 +15,8 @@ from connectors.errors import ConnectorError
 from connectors.watching import TableState
 from pipelines.models import Pipeline, PipelineState
 from runs.models import Run, Trigger, Watch, WatchedTable
-from runs.services.errors import RunRefused
+from runs.services.asking_once import ask_once
 from runs.services.journal import storable
-from runs.services.requests import request_run
-from runs.states import RunStatus
 
 AT_ONCE = 10
 LEASE_S = 150
@@ -143,13 +141,6 @@ def _see(pipeline: Pipeline, watch: Watch | None, look: Look, state: TableState)
     seen = Watch.objects.filter(pk=watch.pk, fingerprint=watch.fingerprint).exclude(fingerprint=state.fingerprint)
     if not seen.update(fingerprint=state.fingerprint, changed_at=Now()):
         return None
-    # A run that has not begun will read this, too.
-    waiting = pipeline.runs.filter(status=RunStatus.QUEUED, trigger=Trigger.SOURCE).order_by("created_at").first()
-    refusal, run = "", waiting
-    if waiting is None:
-        try:
-            run, _ = request_run(pipeline, trigger=Trigger.SOURCE, by=None)
-        except RunRefused as refused:
-            refusal = f"{refused.message} {refused.hint}".strip()
+    run, is_new, refusal = ask_once(pipeline, Trigger.SOURCE)
     Watch.objects.filter(pk=watch.pk).update(run=run, refusal=refusal)
-    return run if waiting is None else None
+    return run if is_new else None

@@ -22,7 +22,8 @@ from tests.acceptance.product import wait_for
 from tests.deployment import compose
 from tests.deployment.image import CannotBuild, Image
 
-READY = {"worker": processes.worker().ready, "lookups": processes.lookups().ready, "beat": processes.beat().ready}
+_WITH_WORDS = (processes.worker(), processes.lookups(), processes.beat(), processes.poller())
+READY = {spec.name: spec.ready for spec in _WITH_WORDS}
 START_LIMIT_S = 90
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from tests.deployment import compose
 
-OURS = ("migrate", "web", "worker", "lookups", "beat")
+OURS = ("migrate", "web", "worker", "lookups", "beat", "poller")
 SERVERS = ("postgres", "valkey")
 SECRETS = ("SECRET_KEY", "ENCRYPTION_KEYS", "POSTGRES_PASSWORD", "VALKEY_PASSWORD")
 needs_compose = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="docker-compose is not here")
@@ -77,7 +77,7 @@ def test_every_setting_of_an_installation_reaches_the_containers() -> None:
     assert set(compose.services()["web"]["environment"]) == read - elsewhere
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "lookups", "beat"])
+@pytest.mark.parametrize("name", ["web", "worker", "lookups", "beat", "poller"])
 def test_processes_wait_for_the_migrations_and_the_broker(name: str) -> None:
     waits = {other: how["condition"] for other, how in compose.services()[name]["depends_on"].items()}
     assert waits == {"migrate": "service_completed_successfully", "valkey": "service_healthy"}
@@ -89,7 +89,7 @@ def test_the_migrations_wait_for_the_database_and_run_once() -> None:
     assert migrate["restart"] == "no"
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "beat", *SERVERS])
+@pytest.mark.parametrize("name", ["web", "worker", "beat", "poller", *SERVERS])
 def test_a_health_check_tells_whether_it_works(name: str) -> None:
     check = compose.services()[name]["healthcheck"]
     assert check["test"][0] in ("CMD", "CMD-SHELL")

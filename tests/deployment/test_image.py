@@ -90,7 +90,7 @@ class Visitor:
 def services(containers: Containers) -> Containers:
     """All services of the product, running, with a first login."""
     emulator = {name: os.environ[name] for name in ("BIGQUERY_REST_ENDPOINT", "BIGQUERY_STORAGE_ENDPOINT")}
-    for name in ("web", "worker", "lookups", "beat"):
+    for name in ("web", "worker", "lookups", "beat", "poller"):
         containers.start(name, **emulator)
     first_login = ["python", "manage.py", "createsuperuser", "--no-input", "--username", LOGIN, "--email", ""]
     status, said = containers.run("web", first_login, DJANGO_SUPERUSER_PASSWORD=PASSWORD)
@@ -139,7 +139,7 @@ def test_a_container_without_its_settings_says_which(containers: Containers) -> 
 
 
 def test_every_service_says_that_it_is_healthy(services: Containers) -> None:
-    for name in ("web", "worker", "beat"):
+    for name in ("web", "worker", "beat", "poller"):
         wait_for(lambda name=name: services.health(name) == 0, limit_s=20, every_s=0.5, saying=f"{name} is healthy")
 
 

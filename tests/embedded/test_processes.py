@@ -10,8 +10,10 @@ import pytest
 
 from datamantri import processes
 
+ALL = [processes.web(), processes.worker(), processes.lookups(), processes.beat(), processes.poller()]
 
-@pytest.mark.parametrize("spec", [processes.web(), processes.worker(), processes.lookups(), processes.beat()])
+
+@pytest.mark.parametrize("spec", ALL)
 def test_every_process_runs_an_installed_module_with_this_python(spec: processes.ProcessSpec) -> None:
     python, flag, module, *_ = spec.argv
     assert (python, flag) == (sys.executable, "-m")
@@ -39,4 +41,7 @@ def test_the_container_becomes_the_named_process(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_process_is_refused_with_the_names_there_are() -> None:
     argv = [sys.executable, "-m", "datamantri.processes", "cron"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stderr) == (2, "usage: python -m datamantri.processes web|worker|lookups|beat\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "usage: python -m datamantri.processes web|worker|lookups|beat|poller\n",
+    )

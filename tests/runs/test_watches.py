@@ -294,7 +294,7 @@ def test_what_breaks_off_between_seeing_and_asking_is_seen_again(watched, monkey
     pipeline = watched()
     look()
     tables.change()
-    monkeypatch.setattr(services.watches, "request_run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(services.asking_once, "request_run", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         look()
     monkeypatch.undo()

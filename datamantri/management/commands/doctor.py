@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from argparse import ArgumentParser
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from django.conf import settings
@@ -19,7 +19,7 @@ from datamantri.celery import app
 from datamantri.management.commands.prepare import pending_migrations
 from pipelines import broker as broker_errors
 from pipelines.fields import fernet
-from pipelines.models import Connection
+from pipelines.models import Connection, Mode, Pipeline, PipelineState
 from runs.models import Process
 
 OLDEST_POSTGRES = 14
@@ -104,6 +104,15 @@ def processes_of(kind: Process.Kind) -> Finding:
     return Finding(False, f"none runs, {seen}", "Start it: `manage.py up`, or the service of that name.")
 
 
+def poller() -> Finding:
+    """Nobody needs one that has no pipeline in near real time."""
+    found = processes_of(Process.Kind.POLLER)
+    count = Pipeline.objects.filter(mode=Mode.REALTIME, state=PipelineState.ACTIVE).count()
+    if found.good:
+        return replace(found, text=f"{found.text}; {count} pipelines in near real time")
+    return found if count else Finding(True, "none runs, and no pipeline is in near real time")
+
+
 def disk_space() -> Finding:
     free = shutil.disk_usage(settings.BASE_DIR).free
     text = f"{free / 1024**3:.1f} GiB free where DataMantri lies"
@@ -127,6 +136,7 @@ class Command(BaseCommand):
             "encryption keys": encryption_keys,
             "worker": lambda: processes_of(Process.Kind.WORKER),
             "beat": lambda: processes_of(Process.Kind.BEAT),
+            "poller": poller,
         }
         reachable = self._say("database", database())
         good = [reachable, self._say("broker", broker())]

@@ -1,0 +1,565 @@
+"""Pipelines in near real time: their sources are asked for changes, and a change asks for one micro-batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from connectors import registry
+from connectors.base import ReadRequest
+from connectors.errors import ConnectorError, Unreachable
+from connectors.registry import Kind
+from connectors.watching import SourceState, TableState
+from pipelines import services as definitions
+from pipelines.models import Connection, Mode, Pipeline
+from runs import services
+from runs.models import Because, Poll, PollShare, Process, Run
+from runs.polling import poller as polling
+from runs.polling.poller import Poller
+from tests.runs.pages import *  # noqa: F403
+
+pytestmark = pytest.mark.django_db
+MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+NEW = {
+    **{"mode": Mode.REALTIME, "poll_every_s": 1, "incremental": True, "cursor_column": "at"},
+    **{"write_disposition": "merge", "merge_key": ["id"], "lookback": 60},
+}
+
+
+@dataclass
+class Lake:
+    """What the stand-in source says, and who asked it for what."""
+
+    states: dict[str, TableState | Exception] = field(default_factory=dict)
+    looks: list[str] = field(default_factory=list)
+    behind: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    on_look: Callable[[str], None] = lambda _: None
+    opened: int = 0
+
+    def change(self, table: str = "sales.orders", **changes: Any) -> None:
+        was = self.states.get(table)
+        rows = was.rows + 1 if isinstance(was, TableState) else 10
+        self.states[table] = TableState(**{"modified": MONDAY, "rows": rows, "bytes": 1000, "streaming": "", **changes})
+
+
+lake = Lake()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Nothing to set."""
+
+
+class AskedSource:
+    """Stands for BigQuery, whose record of a table does not change as a test needs it."""
+
+    def __init__(self, options: Options, *, timeout_s: float) -> None:
+        assert timeout_s < 10
+        lake.opened += 1
+
+    def tables_behind(self, request: ReadRequest) -> tuple[str, ...]:
+        return lake.behind[request.query] if request.query else (request.table,)
+
+    def look(self, table: str) -> TableState:
+        lake.looks.append(table)
+        lake.on_look(table)
+        state = lake.states[table]
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture
+def source(db: None, monkeypatch: pytest.MonkeyPatch) -> Connection:
+    kind = Kind("asked", "Asked", options=f"{__name__}:Options", source=f"{__name__}:AskedSource")
+    monkeypatch.setitem(registry.KINDS, "asked", kind)
+    for name, value in vars(Lake()).items():
+        setattr(lake, name, value)
+    lake.change()
+    return Connection.objects.create(name="Lake", kind="asked")
+
+
+@pytest.fixture
+def live(make_pipeline: Callable[..., Pipeline]) -> Callable[..., Pipeline]:
+    def live(name: str = "Orders", table: str = "sales.orders", **changes: Any) -> Pipeline:
+        values = {"source_table": table, "target_table": name.lower(), **NEW, **changes}
+        return make_pipeline(name, **values)
+
+    return live
+
+
+class Polling:
+    """A poller whose time passes as a test says."""
+
+    def __init__(self, name: str = "poller@a:1") -> None:
+        self.poller = Poller(name)
+        services.make_shares()
+
+    def poll(self, times: int = 1, *, assign: bool = True) -> None:
+        """Look at everything so many times, as if it were due."""
+        its = self.poller
+        for _ in range(times):
+            if assign:
+                its._share_at = its._assign_at = float("-inf")
+            its._agenda.clear()
+            its.round(0.001)
+            for line in its._lines.values():
+                line.free_at = line.away_until = float("-inf")
+            self.all_due()
+            self.until_seen()
+
+    def all_due(self) -> None:
+        self.until_seen()
+        its = self.poller
+        its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
+        its.round(0.001)
+
+    def until_seen(self) -> None:
+        deadline = time.monotonic() + 5
+        while self.poller._under_way or any(line.places for line in self.poller._lines.values()):
+            self.poller._agenda.clear()
+            self.poller.round(0.01)
+            assert time.monotonic() < deadline
+
+    def later(self, seconds: float) -> None:
+        """Let time pass for all that waits."""
+        for subject in self.poller._subjects.values():
+            subject.asked -= seconds
+            subject.not_before -= seconds
+
+
+@pytest.fixture
+def polled(source: Connection, monkeypatch: pytest.MonkeyPatch) -> Iterator[Polling]:
+    monkeypatch.setattr(polling, "CALLS_PER_S", 100_000.0)
+    polled = Polling()
+    yield polled
+    polled.poller._lookers.end()
+
+
+def runs_of(pipeline: Pipeline) -> list[tuple[str, str]]:
+    return [(r.trigger, r.action_options["because"]) for r in pipeline.runs.order_by("created_at")]
+
+
+def end_runs(status: str = "succeeded") -> None:
+    Run.objects.filter(status="queued").update(status=status, finished_at=Now())
+
+
+# Changes --------------------------------------------------------------------------------------
+
+
+def test_a_change_asks_for_one_micro_batch_and_no_change_for_none(live, polled):
+    pipeline = live()
+    polled.poll()
+    assert runs_of(pipeline) == [("realtime", "first")], "it begins by reading what is there"
+    end_runs()
+    polled.poll(3)
+    assert pipeline.runs.count() == 1
+    lake.change()
+    polled.poll(2)
+    assert runs_of(pipeline)[1:] == [("realtime", "changed")]
+
+
+def test_changes_while_one_waits_are_read_by_it_and_a_long_run_piles_up_nothing(live, polled):
+    pipeline = live()
+    polled.poll()
+    for _ in range(3):
+        lake.change()
+        polled.poll()
+    assert pipeline.runs.count() == 1
+    Run.objects.update(status="running")
+    for _ in range(5):
+        lake.change()
+        polled.poll()
+    assert sorted(pipeline.runs.values_list("status", flat=True)) == ["queued", "running"]
+
+
+def test_an_idle_poll_asks_the_control_database_nothing(live, polled):
+    for number in range(3):
+        live(f"P{number}", f"sales.t{number}")
+        lake.change(f"sales.t{number}")
+    polled.poll()
+    end_runs()
+    polled.poll()
+    polled.poller._share_at = polled.poller._assign_at = polled.poller._write_at = time.monotonic() + 60
+    looks = len(lake.looks)
+    with CaptureQueriesContext(
+        connection,
+    ) as asked:
+        polled.poll(5, assign=False)
+    assert len(lake.looks) == looks + 15
+    assert [query["sql"] for query in asked] == []
+
+
+def test_what_is_to_be_polled_is_one_statement_however_many_pipelines(live, polled):
+    counts = []
+    for many in (1, 12):
+        for number in range(many):
+            live(f"P{many}-{number}", target_table=f"t{many}_{number}")
+        polled.poll()
+        end_runs()
+        polled.poll()
+        its = polled.poller
+        its._assign_at, its._share_at, its._write_at = 0.0, time.monotonic() + 60, time.monotonic() + 60
+        its._agenda.clear()
+        with CaptureQueriesContext(connection) as asked:
+            its.round(0.001)
+        counts.append(len(asked))
+    assert counts == [1, 1]
+
+
+def test_one_look_serves_all_pipelines_of_a_table_and_one_client_a_connection(live, polled):
+    pipelines = [live(f"P{number}") for number in range(3)]
+    live("Other", "sales.items")
+    lake.change("sales.items")
+    polled.poll()
+    assert sorted(lake.looks) == ["sales.items", "sales.orders"]
+    assert [len(runs_of(each)) for each in pipelines] == [1, 1, 1]
+    assert lake.opened == 1
+
+
+def test_rows_that_are_streamed_in_count_as_a_change_within_their_interval(live, polled):
+    pipeline = live(stream_every_s=10)
+    polled.poll()
+    end_runs()
+    lake.states["sales.orders"] = TableState(MONDAY, 10, 1000, "5 rows")
+    polled.poll(3)
+    assert pipeline.runs.count() == 1
+    polled.later(10)
+    polled.poll(3)
+    assert runs_of(pipeline)[1:] == [("realtime", "streaming")], "though the buffer says the same all the time"
+    end_runs()
+    polled.later(10)
+    polled.poll()
+    assert pipeline.runs.count() == 3
+    end_runs()
+    lake.states["sales.orders"] = TableState(MONDAY, 15, 1500)
+    polled.poll()
+    assert runs_of(pipeline)[3:] == [("realtime", "changed")], "they are in the table now"
+
+
+@pytest.mark.parametrize(("every", "after_s", "forced"), [(100, 99, False), (100, 100, True), (None, 10**7, False)])
+def test_after_so_many_polls_without_a_change_it_reads_anyway(live, polled, every, after_s, forced):
+    pipeline = live(force_read_every=every)
+    polled.poll()
+    end_runs()
+    polled.later(after_s)
+    polled.poll(2)
+    assert (runs_of(pipeline)[1:] == [("realtime", "forced")]) is forced
+
+
+def test_a_query_is_polled_by_the_tables_that_a_dry_run_names(live, polled):
+    query = "SELECT * FROM v JOIN e USING (id)"
+    lake.behind[query] = ("sales.orders", "sales.v")
+    lake.states["sales.v"] = ConnectorError("A view.", code="watch_unsupported")
+    pipeline = live(source_table="", source_query=query)
+    polled.poll()
+    end_runs()
+    lake.change()
+    polled.poll(2)
+    assert runs_of(pipeline) == [("realtime", "first"), ("realtime", "changed")]
+    assert Poll.objects.get().unseen == "sales.v"
+
+
+# Pipelines change -----------------------------------------------------------------------------
+
+
+def test_a_pause_ends_polls_and_a_resume_catches_up(live, polled):
+    pipeline = live()
+    polled.poll()
+    end_runs()
+    definitions.pause([pipeline], by=None)
+    lake.change()
+    looks = len(lake.looks)
+    polled.poll(2)
+    assert (len(lake.looks), pipeline.runs.count()) == (looks, 1)
+    definitions.resume([pipeline], by=None)
+    polled.poll(2)
+    assert runs_of(pipeline)[1:] == [("realtime", "first")]
+    definitions.archive([pipeline], by=None)
+    looks = len(lake.looks)
+    polled.poll()
+    assert len(lake.looks) == looks
+
+
+def test_a_definition_that_changes_while_it_is_polled_is_read_anew(live, polled):
+    pipeline = live()
+    polled.poll()
+    end_runs()
+    lake.change("sales.new")
+    pipeline.source_table = "sales.new"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    polled.poll(2)
+    assert lake.looks[-1] == "sales.new"
+    assert runs_of(pipeline)[1:] == [("realtime", "first")]
+    assert pipeline.runs.order_by("-created_at").first().revision_id == pipeline.revision_id
+    pipeline.mode = Mode.BATCH
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    looks = len(lake.looks)
+    polled.poll()
+    assert len(lake.looks) == looks
+
+
+def test_who_decided_by_an_older_definition_is_refused(live, polled):
+    pipeline = live()
+    before = pipeline.revision_id
+    pipeline.lookback = 30
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    asked = services.ask(pipeline.pk, revision=before, version=0, state=SourceState("x"), because=Because.CHANGED)
+    assert asked.is_obsolete
+    assert pipeline.runs.count() == 0
+
+
+def test_another_poller_goes_on_where_the_first_one_was(live, polled):
+    pipeline = live()
+    polled.poll()
+    end_runs()
+    other = Polling("poller@b:1")
+    services.leave_shares("poller@a:1")
+    other.poll(2)
+    assert pipeline.runs.count() == 1, "nothing has changed since"
+    lake.change()
+    other.poll()
+    assert runs_of(pipeline)[1:] == [("realtime", "changed")]
+    other.poller._lookers.end()
+
+
+# Failures -------------------------------------------------------------------------------------
+
+
+def test_a_source_that_is_away_is_asked_less_and_less_and_starts_nothing(live, polled):
+    pipelines = [live(f"P{number}", f"sales.t{number}") for number in range(3)]
+    for number in range(3):
+        lake.states[f"sales.t{number}"] = Unreachable("BigQuery cannot be reached.", hint="Check the address.")
+    its = polled.poller
+    its.round(0.001)
+    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        its.round(0.01)
+    assert 1 <= len(lake.looks) <= 3, "then one at a time, after a while"
+    assert set(Poll.objects.values_list("error_code", "error_message")) == {
+        ("unreachable", "BigQuery cannot be reached.")
+    }, "each pipeline says so"
+    assert Run.objects.count() == 0
+    for number in range(3):
+        lake.change(f"sales.t{number}")
+    polled.poll(2)
+    assert [len(runs_of(each)) for each in pipelines] == [1, 1, 1]
+    assert set(Poll.objects.values_list("error_code", flat=True)) == {""}
+
+
+def test_a_table_that_is_gone_keeps_no_other_from_being_polled(live, polled):
+    bad, good = live("Bad", "sales.bad"), live()
+    lake.states["sales.bad"] = ConnectorError("Table sales.bad was not found.", code="table_not_found")
+    polled.poll(2)
+    assert Poll.objects.get(pipeline=bad).error_code == "table_not_found"
+    assert [len(runs_of(each)) for each in (bad, good)] == [0, 1]
+
+
+def test_a_system_that_hangs_holds_up_no_other(live, polled, monkeypatch, destination):
+    monkeypatch.setattr(polling, "PER_CONNECTION", 2)
+    hanging = threading.Event()
+    lake.on_look = lambda table: hanging.wait(5) if table.startswith("slow") else None
+    other = Connection.objects.create(name="Other lake", kind="asked")
+    for number in range(4):
+        live(f"Slow{number}", f"slow.t{number}")
+        lake.change(f"slow.t{number}")
+    quick = live("Quick")
+    Pipeline.objects.filter(pk=quick.pk).update(source=other)
+    its = polled.poller
+    its.round(0.001)
+    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
+    deadline = time.monotonic() + 2
+    while not (runs_of(quick) and its._under_way == 2) and time.monotonic() < deadline:
+        its.round(0.01)
+    assert runs_of(quick) == [("realtime", "first")]
+    assert len([table for table in lake.looks if table.startswith("slow")]) == 2
+    hanging.set()
+    polled.until_seen()
+
+
+def test_a_micro_batch_that_fails_is_asked_for_again_later_and_later(live, polled):
+    pipeline = live()
+    polled.poll()
+    for failures in range(1, 4):
+        end_runs("failed")
+        for _ in range(3):
+            lake.change()
+            polled.poll()
+        assert pipeline.runs.count() == failures, "no storm"
+        wait = polled.poller._subjects[pipeline.pk].not_before - time.monotonic()
+        assert 3 * 2 ** (failures - 1) < wait < 7 * 2 ** (failures - 1)
+        polled.later(wait + 1)
+        polled.poll(2)
+        assert pipeline.runs.count() == failures + 1
+    end_runs()
+    polled.poll()
+    assert pipeline.runs.count() == 4
+    end_runs()
+    lake.change()
+    polled.poll()
+    assert pipeline.runs.count() == 5, "at once, since it works again"
+
+
+def test_what_failed_without_a_further_change_is_tried_again(live, polled):
+    pipeline = live()
+    polled.poll()
+    end_runs("failed")
+    polled.poll(2)
+    polled.later(60)
+    polled.poll(3)
+    assert runs_of(pipeline) == [("realtime", "first"), ("realtime", "failed")]
+
+
+def test_while_a_run_is_held_nothing_more_is_read(live, polled):
+    pipeline = live()
+    polled.poll()
+    Run.objects.update(status="held", held_until=Now() + timedelta(days=1))
+    lake.change()
+    polled.poll(3)
+    assert pipeline.runs.count() == 1
+    assert Poll.objects.get().refusal.startswith("A run is held")
+    Run.objects.update(status="cancelled", finished_at=Now())
+    polled.poll(2)
+    assert runs_of(pipeline)[1:] == [("realtime", "changed")], "what changed meanwhile is not forgotten"
+    assert Poll.objects.get().refusal == ""
+
+
+def test_what_breaks_off_between_seeing_and_asking_is_seen_again(live, polled, monkeypatch):
+    pipeline = live()
+    polled.poll()
+    end_runs()
+    lake.change()
+    monkeypatch.setattr(services.asking_once, "request_run", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        polled.poll()
+    monkeypatch.undo()
+    registry.KINDS["asked"] = Kind("asked", "A", options=f"{__name__}:Options", source=f"{__name__}:AskedSource")
+    polled.poll()
+    assert runs_of(pipeline)[1:] == [("realtime", "changed")]
+    del registry.KINDS["asked"]
+
+
+# Several pollers ------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_pollers_at_once_ask_for_one_run_a_change(live, at_once, source):
+    pipeline = live()
+    for change in range(3):
+        state = SourceState(f"change {change}")
+        asked = at_once(
+            lambda _, change=change, state=state: services.ask(
+                pipeline.pk, revision=pipeline.revision_id, version=change, state=state, because=Because.CHANGED
+            ),
+            4,
+        )
+        assert [each.is_new for each in asked].count(True) == 1
+        assert [each.is_obsolete for each in asked].count(True) == 3
+        assert pipeline.runs.count() == change + 1
+        Run.objects.update(status="succeeded", finished_at=Now())
+
+
+def shares() -> dict[str, int]:
+    held: dict[str, int] = {}
+    for poller in PollShare.objects.values_list("poller", flat=True):
+        held[poller] = held.get(poller, 0) + 1
+    return held
+
+
+def test_pollers_share_the_work_and_take_over_from_those_that_are_silent(db):
+    services.make_shares()
+    services.take_shares("a")
+    assert shares() == {"a": 16}
+    for _ in range(2):
+        services.take_shares("b")
+        services.take_shares("a")
+    services.take_shares("b")
+    assert shares() == {"a": 8, "b": 8}
+    services.take_shares("b")
+    assert shares() == {"a": 8, "b": 8}, "who lives keeps its own"
+    Process.objects.filter(name="a").update(seen_at=Now() - timedelta(seconds=7))
+    services.take_shares("b")
+    assert shares() == {"b": 16}
+    services.leave_shares("b")
+    assert shares() == {"": 16}
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=1), -timedelta(hours=1)])
+def test_a_clock_that_jumps_leaves_no_share_with_the_dead(db, jump):
+    services.make_shares()
+    services.take_shares("a")
+    Process.objects.filter(name="a").update(seen_at=Now() + jump)
+    services.take_shares("b")
+    assert shares() == {"b": 16}
+
+
+def test_a_poller_that_waits_for_a_first_pipeline_takes_no_share(db):
+    services.make_shares()
+    Process.objects.create(name="waiting", kind="poller", slots=0)
+    services.take_shares("a")
+    assert shares() == {"a": 16}
+
+
+def test_pipelines_are_polled_by_whoever_has_their_share(live, source):
+    for number in range(12):
+        live(f"P{number}", f"sales.t{number}")
+    services.make_shares()
+    for name in "abab":
+        services.take_shares(name)
+    of_a, of_b = ({row.pipeline for row in services.assigned(name)} for name in "ab")
+    assert len(of_a | of_b) == 12
+    assert not of_a & of_b
+    assert of_a
+    assert of_b
+
+
+def test_a_poller_that_may_have_lost_its_shares_looks_at_nothing(live, polled):
+    live()
+    polled.poll()
+    looks = len(lake.looks)
+    its = polled.poller
+    its._share_at = its._assign_at = time.monotonic() + 60
+    its._lives_until = time.monotonic() - 1
+    its._agenda = [(0.0, 1, place) for place in its._places.values()]
+    its.round(0.01)
+    assert len(lake.looks) == looks
+
+
+def test_an_outage_of_the_control_database_is_waited_out(live, polled, monkeypatch):
+    from django.db import OperationalError
+
+    pipeline = live()
+    stop, outages = threading.Event(), iter([1, 2])
+    assigned = services.assigned
+
+    def away_twice(me: str) -> Any:
+        if next(outages, None):
+            raise OperationalError("away")
+        return assigned(me)
+
+    monkeypatch.setattr(services, "assigned", away_twice)
+    monkeypatch.setattr(polling, "growing", lambda *_, **__: 0.01)
+    monkeypatch.setattr(connection, "close", lambda: None)
+    timer = threading.Thread(target=lambda: (time.sleep(1.5), stop.set()))
+    timer.start()
+    assert polled.poller.run(stop) is False
+    timer.join()
+    assert runs_of(pipeline) == [("realtime", "first")]
+    assert shares() == {"": 16}, "it signed off"
+
+
+def test_without_a_pipeline_to_poll_it_ends(db):
+    assert Poller("a", idle_s=0.0).run(threading.Event()) is True

@@ -1,4 +1,5 @@
-"""`python -m bench [engine] [nested] [merge] [staged] [memory] [start] [throughput] [lateness] [log] [footprint]`.
+"""`python -m bench [engine] [nested] [merge] [staged] [memory] [start] [throughput] [lateness] [log] [realtime]
+[footprint]`.
 
 Without names it measures all.
 
@@ -15,7 +16,19 @@ from pathlib import Path
 from bench.place import running_product, say
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
-ALL = ("engine", "nested", "merge", "staged", "memory", "start", "throughput", "lateness", "log", "footprint")
+ALL = (
+    "engine",
+    "nested",
+    "merge",
+    "staged",
+    "memory",
+    "start",
+    "throughput",
+    "lateness",
+    "log",
+    "realtime",
+    "footprint",
+)
 
 
 def main(names: list[str]) -> int:
@@ -49,7 +62,7 @@ def _keep(figures: dict[str, float]) -> None:
 
 def _with_product(wanted: list[str]) -> None:
     with running_product() as product:
-        from bench import engine, latency, merge, nested, staged, tables
+        from bench import engine, latency, merge, nested, realtime, staged, tables
 
         say("Making tables in the emulator …")
         tables.make(long="memory" in wanted or "staged" in wanted)
@@ -64,6 +77,7 @@ def _with_product(wanted: list[str]) -> None:
             "throughput": lambda: latency.measure_throughput(bench),
             "lateness": lambda: latency.measure_lateness(bench),
             "log": lambda: latency.measure_log(bench),
+            "realtime": lambda: realtime.measure(bench),
         }
         for name, step in steps.items():
             if name in wanted:

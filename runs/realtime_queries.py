@@ -27,7 +27,8 @@ SELECT wanted.id, run.watermark, run.type FROM unnest(%s::uuid[]) AS wanted (id)
 CROSS JOIN LATERAL (
     SELECT r.receipt ->> 'watermark_after' AS watermark, r.receipt -> 'interval' ->> 'type' AS type
     FROM runs_run r
-    WHERE r.pipeline_id = wanted.id AND r.status = 'succeeded' AND r.action NOT IN ('set_watermark', 'compare', 'backfill')
+    WHERE r.pipeline_id = wanted.id AND r.status = 'succeeded'
+      AND r.action NOT IN ('set_watermark', 'compare', 'backfill')
     ORDER BY r.created_at DESC LIMIT 1) run
 """
 

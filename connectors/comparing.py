@@ -37,6 +37,7 @@ from connectors.sides import (
     Survey,
     TableDigest,
 )
+from connectors.target_columns import Memory, named
 
 # What BigQuery bills a query at least, and the unit it rounds up to.
 _LEAST_BILLED, _BILLED_IN = 10 << 20, 1 << 20
@@ -200,6 +201,7 @@ def compare(
     survey = survey_source(source, request.read, published.snapshot_time if request.at_snapshot else None)
     # A rule that no longer fits the source is for the next load to refuse.
     columns, _ = column_rules.judge(survey.columns, request.rules)
+    columns = named(columns, Memory.from_json(published.columns or {}))
     cursor = request.read.cursor
     scope = Scope(
         cursor=cursor.column if cursor else request.mode.cursor,

@@ -1,24 +1,19 @@
-"""What changed in the source's columns since the target was last written, and what a pipeline makes of that.
-
-The head of a target remembers its columns: of which source's column each is, and under which name. Names are given
-once and stay; the memory moves in the transaction that publishes, so it is never ahead of the target nor behind.
-"""
+"""What changed in the source's columns since the target was last written, and what a pipeline makes of that."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
-from connectors import column_rules, masks
-from connectors.base import Column, Fence, ReadPlan, ReadRequest, Refresh, Reporter, WriteDisposition
+from connectors import column_rules
+from connectors.base import Column, Fence, ReadPlan, Refresh, Reporter, WriteDisposition
 from connectors.column_rules import skipped, without
 from connectors.errors import ConnectorError
-from connectors.postgres.names import column_names, free_column_name, names_by_source, postgres_name, usual_names
+from connectors.postgres.names import column_names, names_by_source
 from connectors.request import TransferRequest, write_mode
 from connectors.schema_policy import SchemaPolicy
+from connectors.target_columns import Known, Memory, as_declared, named, source_key, stored_as
 from connectors.types import bigquery_type, postgres_type, usual_type
 
 FROZEN, INCOMPATIBLE = "schema_frozen", "schema_incompatible"
@@ -50,100 +45,9 @@ class Change:
     def to_json(self) -> dict[str, str]:
         return {"change": self.kind.value, "column": self.column, "before": self.before, "after": self.after}
 
-
-# The memory --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Known:
-    """A column of the target: the source's column as it last was, and its name and type in PostgreSQL."""
-
-    column: Column
-    name: str
-    type: str
-    is_gone: bool = False
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the head has of a target's columns, and of which source; `ignored` were told of once, and are not read."""
-
-    source: str = ""
-    columns: tuple[Known, ...] = ()
-    ignored: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        told = [
-            {**_column_json(k.column), "as": k.name, "pg": k.type, **({"gone": True} if k.is_gone else {})}
-            for k in self.columns
-        ]
-        return {"source": self.source, "columns": told, **({"ignored": list(self.ignored)} if self.ignored else {})}
-
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Memory:
-        columns = (
-            Known(_column_of(told), told["as"], told["pg"], told.get("gone", False))
-            for told in values.get("columns", ())
-        )
-        return cls(values.get("source", ""), tuple(columns), tuple(values.get("ignored", ())))
-
-    def is_of(self, read: ReadRequest) -> bool:
-        """Whether these are columns of the source that is read; else a person has changed the definition."""
-        return self.source == source_key(read)
-
-    def says_the_same_as(self, other: Memory) -> bool:
-        """Whether both know the same; in which order a source has its columns, or describes them, does not count."""
-        return (self.source, self._known(), set(self.ignored)) == (other.source, other._known(), set(other.ignored))
-
-    def _known(self) -> dict[str, tuple[Any, ...]]:
-        return {k.column.name.lower(): (_type(k.column), k.name, k.type, k.is_gone) for k in self.columns}
-
-
-def source_key(read: ReadRequest) -> str:
-    return hashlib.sha256(f"{read.table}\0{read.query}".encode()).hexdigest()[:16]
-
-
-_LEAN = {field.name: field.default for field in fields(Column) if field.name not in ("name", "columns")}
-
-
-def as_declared(column: Column) -> Column:
-    """The column as the source declares it, without what rules and names make of it."""
-    return replace(masks.declared(column), target_type="", target_name="", zone="")
-
-
-def _column_json(column: Column) -> dict[str, Any]:
-    told = {name: getattr(column, name) for name, usual in _LEAN.items() if getattr(column, name) != usual}
-    inner = {"columns": [_column_json(field) for field in column.columns]} if column.columns else {}
-    return {"name": column.name, **told, **inner}
-
-
-def _column_of(told: Mapping[str, Any]) -> Column:
-    known = {name: told[name] for name in (*_LEAN, "name") if name in told}
-    return Column(**{**known, "columns": tuple(map(_column_of, told.get("columns", ())))})
-
-
-# Names -------------------------------------------------------------------------------------------
-
-
-def named(columns: Sequence[Column], memory: Memory, *, is_anew: bool = False) -> tuple[Column, ...]:
-    """The columns under the names that they have in the target; a new one never takes another's, whatever its case.
-
-    A rule that names a column has the last word; the name that a former rule gave goes when all rows are written anew.
-    """
-    found = ((known.column.name, known.name) for known in memory.columns)
-    given = {name.lower(): as_ for name, as_ in found if not is_anew or as_ in usual_names(name)}
-    taken = {name.lower() for name in given.values()}
-    done = []
-    for column in columns:
-        if not column.target_name:
-            usual = postgres_name(column.name)
-            name = given.get(column.name.lower())
-            if name is None and memory.columns:
-                name = free_column_name(column.name, taken)
-                taken.add(name.lower())
-            column = replace(column, target_name="" if name in (None, usual) else name)
-        done.append(column)
-    return tuple(done)
+    def from_json(cls, values: Mapping[str, str]) -> Change:
+        return cls(ChangeKind(values["change"]), values["column"], values["before"], values["after"])
 
 
 # Changes -----------------------------------------------------------------------------------------
@@ -184,20 +88,14 @@ def differences(before: Sequence[Column], after: Sequence[Column], inside: str =
             yield Change(ChangeKind.GONE, name, before=bigquery_type(column))
         elif (column.type, here.type) == ("STRUCT", "STRUCT") and column.repeated == here.repeated:
             yield from differences(column.columns, here.columns, f"{name}.")
-        elif _type(column) != _type(here):
+        elif stored_as(column) != stored_as(here):
             yield Change(ChangeKind.RETYPED, name, bigquery_type(column), bigquery_type(here))
     for key, column in now.items():
         if key not in was:
             yield Change(ChangeKind.ADDED, f"{inside}{column.name}", after=bigquery_type(column))
 
 
-def _type(column: Column) -> tuple[Any, ...]:
-    """What decides how a column is stored: not its name's case, its length, nor whether it is required."""
-    inner = tuple(sorted((child.name.lower(), _type(child)) for child in column.columns))
-    return column.type, column.repeated, column.precision, column.scale, column.element, inner
-
-
-def in_words(changes: Sequence[Change]) -> str:
+def in_words(changes: Iterable[Change]) -> str:
     return "; ".join(map(str, changes))
 
 
@@ -281,7 +179,7 @@ def refuse_incompatible(fence: Fence, request: TransferRequest, columns: Sequenc
     found = []
     for column in columns:
         was = before.get(column.name.lower())
-        if was is None or _type(was) == _type(as_declared(column)):
+        if was is None or stored_as(was) == stored_as(as_declared(column)):
             continue
         if postgres_type(column) != types.get(column.name.lower(), usual_type(was)) and not widens(was, column):
             found += list(differences([was], [as_declared(column)]))
@@ -325,8 +223,11 @@ def remembered(
 ) -> Memory:
     """What the head is to know once `columns` are published; `kept` are names of those that the source dropped."""
     before, names = Memory.from_json(fence.columns), column_names(columns)
+    ruled = {name.lower() for name, rule in request.rules.items() if rule.name}
+    ruled |= {known.column.name.lower() for known in before.columns if known.is_ruled and known.name in names}
     loaded = tuple(
-        Known(as_declared(column), name, postgres_type(column)) for column, name in zip(columns, names, strict=True)
+        Known(as_declared(column), name, postgres_type(column), is_ruled=column.name.lower() in ruled)
+        for column, name in zip(columns, names, strict=True)
     )
     stay = set(kept)
     gone = tuple(replace(known, is_gone=True) for known in dropped(before, request, columns) if known.name in stay)

@@ -100,7 +100,7 @@ def _plan(
     )
     if planned is None:
         return replace(plan, skip=True)
-    name = target_name(planned)
+    name = planned.target_name or target_name(column)
     is_renamed = name == usual != column.name
     plan = replace(plan, target_name=name, is_renamed=is_renamed, cost=COSTS[_weight(planned)])
     plan = replace(plan, masked=_masked(planned))
@@ -139,7 +139,8 @@ def _choices(column: Column) -> tuple[str, ...]:
 def _to_mind(column: Column, name: str, policy: TextPolicy) -> Iterator[str]:
     if name != column.name:
         long = len(column.name.encode()) > MAX_BYTES
-        yield (f"the name is shortened to {MAX_BYTES} bytes" if long else "PostgreSQL keeps this name for itself")
+        kept = "the name that it was given first" if column.target_name else "PostgreSQL keeps this name for itself"
+        yield (f"the name is shortened to {MAX_BYTES} bytes" if long and not column.target_name else kept)
     if column.type == "STRUCT" and column.repeated and not column.target_type:
         yield "one JSON array of objects, their keys called as the fields are"
     elif form_of(column).mind:

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 
 class SchemaPolicy(StrEnum):
+    """Follow what a target can follow in place, fail before a row moves, or do not read new columns."""
+
     EVOLVE = "evolve"
     FREEZE = "freeze"
     IGNORE_NEW = "ignore_new"

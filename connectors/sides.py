@@ -99,6 +99,7 @@ class Published:
 
     `head` is the last run of any kind. For a target that every run appends all rows to, `appends` are the runs since
     it was last written as a whole, and `rows` what it has by record, None where that is not known.
+    `columns` is what the head has of the target's columns.
     """
 
     installation: UUID
@@ -109,6 +110,7 @@ class Published:
     receipt: Mapping[str, Any]
     appends: int = 0
     rows: int | None = None
+    columns: Mapping[str, Any] | None = None
 
     @property
     def watermark(self) -> str:

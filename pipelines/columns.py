@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from connectors.base import TextPolicy, column_from_json
@@ -12,11 +13,15 @@ from pipelines.given import sample_parameters
 from pipelines.models import Pipeline
 
 
-def known_columns(pipeline: Pipeline) -> Preflight | None:
-    """By the source's columns as they were when somebody last looked; None if nobody did."""
+def known_columns(pipeline: Pipeline, names: Mapping[str, str] = MappingProxyType({})) -> Preflight | None:
+    """By the source's columns as they were when somebody last looked; None if nobody did.
+
+    `names` are those of the target, by the source's in small letters, as far as they are not the usual ones.
+    """
     if pipeline.source_columns is None:
         return None
-    return preflight(pipeline.source_columns, pipeline.column_rules, pipeline.text_policy)
+    known = [{**each, "target_name": names.get(each["name"].lower(), "")} for each in pipeline.source_columns]
+    return preflight(known, pipeline.column_rules, pipeline.text_policy)
 
 
 def columns_now(pipeline: Pipeline) -> Preflight:

@@ -20,7 +20,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
-from pipelines import calendars, deletions, queries, realtime, schedules
+from pipelines import calendars, deletions, queries, realtime, schedules, schema_policies
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
@@ -85,7 +85,7 @@ def save_pipeline(
             _replace_schedules(pipeline, specs, now)
         if dependencies is not None:
             graph.replace(pipeline, dependencies)
-        return _revise(pipeline, by)
+        return revise(pipeline, by)
 
 
 def _reads_elsewhere(before: Pipeline, now: Pipeline) -> bool:
@@ -155,7 +155,7 @@ def _end(current: QuerySet[Schedule], now: datetime) -> None:
     CrontabSchedule.objects.filter(pk__in=crontabs).delete()
 
 
-def _revise(pipeline: Pipeline, by: Any) -> Revision:
+def revise(pipeline: Pipeline, by: Any) -> Revision:
     """The current revision, or a new one if the definition is no longer what it says; the caller holds the row lock."""
     definition = definition_of(pipeline)
     latest = Revision.objects.filter(pipeline=pipeline).first()
@@ -199,6 +199,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         **deletions.said(pipeline),
         "cursor_column": pipeline.cursor_column,
         "column_rules": pipeline.column_rules,
+        **schema_policies.said(pipeline),
         "incremental": pipeline.incremental,
         "lookback": pipeline.lookback,
         "settle": pipeline.settle,
@@ -307,6 +308,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         deletes=pipeline.deletes,
         cursor_column=pipeline.cursor_column,
         column_rules=dict(pipeline.column_rules),
+        schema_policy=pipeline.schema_policy,
         incremental=pipeline.incremental,
         lookback=pipeline.lookback,
         settle=pipeline.settle,

@@ -25,7 +25,7 @@ from connectors.base import (
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
-from pipelines import deletions
+from pipelines import deletions, schema_policies
 from pipelines.models import Connection, LoadMethod
 from runs import capacity, endings, ends, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
@@ -246,6 +246,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
         adopt=definition["destination"]["adopt"],
         rules=rules,
         mask_key=key,
+        schema_policy=schema_policies.policy_of(definition),
         expected=tuple(map(column_from_json, definition["source"]["columns"] or ())),
     )
 

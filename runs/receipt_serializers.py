@@ -7,6 +7,8 @@ from typing import Any
 from drf_spectacular.utils import PolymorphicProxySerializer
 from rest_framework import serializers
 
+from connectors.drift import ChangeKind
+
 
 class ChangesSerializer(serializers.Serializer[Any]):
     """What a publish did to the target's rows."""
@@ -76,6 +78,15 @@ class UndoneSerializer(serializers.Serializer[Any]):
     in_place_of = serializers.UUIDField(allow_null=True, help_text="The run that had published last.")
 
 
+class SchemaChangeSerializer(serializers.Serializer[Any]):
+    """A column of the source, or a field of a STRUCT, that is not what it was; types in BigQuery's words."""
+
+    change = serializers.ChoiceField(choices=[kind.value for kind in ChangeKind])
+    column = serializers.CharField()
+    before = serializers.CharField(allow_blank=True)
+    after = serializers.CharField(allow_blank=True)
+
+
 class ReceiptSerializer(serializers.Serializer[Any]):
     """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
 
@@ -99,6 +110,12 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     watermark_after = serializers.CharField(required=False, allow_null=True)
     kept = KeptTotalsSerializer(required=False, allow_null=True)
     undo = UndoneSerializer(required=False, allow_null=True)
+    drift = SchemaChangeSerializer(
+        many=True, required=False, help_text="How the source's columns had changed since the run before."
+    )
+    columns = serializers.DictField(
+        required=False, allow_null=True, help_text="After a change: names and types that the target has its columns by."
+    )
     lock_wait_ms = serializers.FloatField()
     lock_held_ms = serializers.FloatField(help_text="How long readers (rename) or writers (merge, in_place) waited.")
     repaired = serializers.DictField(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from connectors.drift import Change, in_words
 from runs.models import Run, RunAction
 from runs.words import count, exact_text, size, span, words
 
@@ -67,6 +68,10 @@ def _table(value: Any) -> str:
     return f"{value['schema']}.{value['table']}"
 
 
+def _drift(value: Any) -> str:
+    return in_words(map(Change.from_json, value))
+
+
 def _method(value: Any) -> str:
     return METHODS.get(value, str(value))
 
@@ -105,6 +110,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("source.parts_by", "Read in ranges of", str),
             ("source.parts", "Loaded in parts", count),
             ("source.cache_hit", "From BigQuery's cache", _said),
+            ("drift", "Its columns changed", _drift),
         ),
     ),
     (
@@ -201,7 +207,7 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     """What a run did, for its page; what a comparison found stands elsewhere."""
     if receipt.get("method") == "compare":
         receipt = {name: receipt[name] for name in _OF_A_COMPARISON if name in receipt}
-    left = dict(_flat(receipt))
+    left = dict(_flat({name: value for name, value in receipt.items() if name != "columns"}))
     by_row = receipt.get("method") in _BY_ROW
     found = []
     for title, lines in _GROUPS:
@@ -236,5 +242,5 @@ def _flat(receipt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in receipt.items():
         if isinstance(value, Mapping) and name != "target":
             yield from ((f"{name}.{inner}", said) for inner, said in value.items() if said not in (None, ""))
-        elif value not in (None, ""):
+        elif value not in (None, "", []):
             yield name, value

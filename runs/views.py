@@ -29,6 +29,7 @@ from runs import (
     part_queries,
     queries,
     receipts,
+    schema_changes,
     services,
     upstream_waits,
     values,
@@ -70,6 +71,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     pipeline = get_object_or_404(Pipeline.objects.select_related("source", "destination", "revision"), pk=pk)
     runs = page_queries.runs_of(pipeline)
     moves = [run for run in runs if run.moves_rows]
+    changes = schema_changes.newest_of(pipeline)
     context = {
         "pipeline": pipeline,
         "watermark": page_queries.watermark_of(pipeline) if pipeline.incremental else "",
@@ -86,7 +88,8 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "neighbours": graph_queries.neighbours_of(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),
-        "preflight": known_columns(pipeline),
+        "preflight": known_columns(pipeline, schema_changes.names_of(changes)),
+        "schema_changes": changes,
         "alerts": open_alerts_of(pipeline),
     }
     return render_live(request, "pipeline", context)

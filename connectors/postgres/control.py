@@ -134,11 +134,12 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
 
 @dataclass(frozen=True)
 class Head:
-    """Whose a target is, and whether it was ever published."""
+    """Whose a target is, whether it was ever published, and what it remembers of its columns."""
 
     installation: UUID
     pipeline: UUID
     last_run: UUID | None
+    columns: Mapping[str, Any] | None = None
 
 
 def refuse_foreign(
@@ -322,6 +323,8 @@ def read_head(session: Session, target: Target) -> Head | None:
     if there is None or not there[0]:
         return None
     row = session.one(
-        f"SELECT installation, pipeline, last_run FROM {SCHEMA}.head WHERE target = %s", (target_key(target),)
+        # `columns` as JSON has it: one from before there was the column has none.
+        f"SELECT installation, pipeline, last_run, to_jsonb(head) -> 'columns' FROM {SCHEMA}.head WHERE target = %s",
+        (target_key(target),),
     )
     return None if row is None else Head(*row)

@@ -29,7 +29,7 @@ from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.publish import in_place_rules, merge_rules
+from connectors.postgres.publish import evolve, in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
@@ -95,7 +95,7 @@ class PostgresDestination(Destination):
 
         Raises ConnectorError for what stands against any target of this connection.
         """
-        found = list(_illegal_names(target, columns))
+        found = list(_illegal_names(target))
         if found:
             return found
         with self._looking() as session:
@@ -103,13 +103,13 @@ class PostgresDestination(Destination):
             found += refuse_unknown_types(session.connection.cursor(), columns)
             try:
                 seen = look(session, target)
+                here, head = seen.relations.get(target.table), control.read_head(session, target)
+                columns, altered = evolve.foreseen(session, target, columns, mode, head, here)
+                column_names(columns)
             except ConnectorError as error:
                 return [error]
-            here = seen.relations.get(target.table)
             try:
-                control.refuse_foreign(
-                    target, pipeline, adopt=adopt, exists=here is not None, head=control.read_head(session, target)
-                )
+                control.refuse_foreign(target, pipeline, adopt=adopt, exists=here is not None, head=head)
             except ConnectorError as error:
                 found.append(error)
             mode = merge_rules.in_the_sources_words(mode, columns)
@@ -121,8 +121,10 @@ class PostgresDestination(Destination):
             elif mode.disposition is WriteDisposition.APPEND:
                 refusal = refuse_append(target, seen, session.role)
             else:
-                method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen)
+                method, refusal = in_place_rules.choose(session, target, columns, mode.key, seen, besides=altered.names)
                 stays = method == "in_place"
+            if stays and altered.refusal is not None:
+                refusal = altered.refusal
             if refusal is None and columns:
                 try:
                     form = TargetForm.of(mode, columns)
@@ -132,21 +134,24 @@ class PostgresDestination(Destination):
             if refusal is not None:
                 found.append(refusal)
             elif here is not None and mode.disposition is not WriteDisposition.REPLACE:
-                found += compare_catalog(session.connection.cursor(), target.schema, target.table, columns)
+                cursor = session.connection.cursor()
+                found += compare_catalog(cursor, target.schema, target.table, columns, besides=altered.names)
         return found
 
     def forecast(self, target: Target, columns: tuple[Column, ...], mode: WriteMode) -> Forecast:
         """What a run would do to `target` as things stand; raises ConnectorError for what it would refuse at once."""
         with self._looking() as session:
+            seen, head = look(session, target), control.read_head(session, target)
+            columns, altered = evolve.foreseen(session, target, columns, mode, head, seen.relations.get(target.table))
             mode = merge_rules.in_the_sources_words(mode, columns)
-            return forecast(session, target, columns, mode, look(session, target))
+            return forecast(session, target, columns, mode, seen, altered)
 
     def raise_fence(self, target: Target, owner: Owner, *, adopt: bool = False) -> Fence:
         """Make `owner` the only one who can commit to `target`, and say where things stand.
 
         With `adopt`, a table that exists but was never written by a pipeline may be taken over.
         """
-        for error in _illegal_names(target, ()):
+        for error in _illegal_names(target):
             raise error
         session = self._open()
         with session.explained():
@@ -300,7 +305,7 @@ class PostgresDestination(Destination):
                 session.rollback()
 
 
-def _illegal_names(target: Target, columns: Sequence[Column]) -> Iterator[ConnectorError]:
+def _illegal_names(target: Target) -> Iterator[ConnectorError]:
     for name, field in ((target.schema, "schema"), (target.table, "table")):
         try:
             check_identifier(name, field=field)
@@ -317,7 +322,3 @@ def _illegal_names(target: Target, columns: Sequence[Column]) -> Iterator[Connec
             code="schema_reserved",
             field="schema",
         )
-    try:
-        column_names(columns)
-    except ConnectorError as error:
-        yield error

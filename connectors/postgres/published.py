@@ -15,7 +15,8 @@ SET_WATERMARK, UNDO = "set_watermark", "undo"
 _FARTHEST = 100
 
 _PUBLISHED = f"""
-SELECT head.installation, head.pipeline, head.last_run, head.fingerprint, applied.run, applied.receipt
+SELECT head.installation, head.pipeline, head.last_run, head.fingerprint, applied.run, applied.receipt,
+       to_jsonb(head) -> 'columns'
 FROM {SCHEMA}.head JOIN {SCHEMA}.applied ON applied.run = head.last_run WHERE head.target = %s
 """
 # Setting a watermark is a run that moves no row: what it found was published before it.
@@ -53,7 +54,7 @@ def read_published(session: Session, target: Target) -> Published | None:
     row = session.one(_PUBLISHED, (target_key(target),))
     if row is None:
         return None
-    published = Published(*row)
+    published = replace(Published(*row[:-1]), columns=row[-1])
     if published.receipt.get("method") in (SET_WATERMARK, UNDO):
         loaded = _loaded(session, target, published)
         if loaded is None:

@@ -91,6 +91,7 @@ class ScheduleInline(StackedInline):
 
 
 FOLDED = (
+    "Changes of the source's columns",
     "Rows that vanish",
     "Guards",
     "Undo",
@@ -141,6 +142,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         ("Guards", {"fields": ("guard_zero_rows", "guard_shrink_percent", "held_days")}),
         ("Undo", {"fields": ("undo_depth",)}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),
+        ("Changes of the source's columns", {"fields": ("schema_policy",)}),
         (
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},

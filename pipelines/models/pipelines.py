@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connectors.base import Deletes, TextPolicy, WriteDisposition
+from connectors.schema_policy import SchemaPolicy
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
 
@@ -196,6 +197,19 @@ class Pipeline(models.Model):
         help_text="What is to be different from the usual, by column, as JSON: "
         '{"phone": {"skip": true}, "amount": {"type": "numeric(12,2)"}, "email": {"mask": "hmac"}}. A skipped column '
         "is not read at all; a masked one is masked before anything is written.",
+    )
+    schema_policy = models.CharField(
+        "when the source's columns change",
+        max_length=10,
+        choices=[
+            (SchemaPolicy.EVOLVE.value, "Follow"),
+            (SchemaPolicy.FREEZE.value, "Fail before any row moves"),
+            (SchemaPolicy.IGNORE_NEW.value, "Do not read new columns"),
+        ],
+        default=SchemaPolicy.EVOLVE.value,
+        help_text="Follow: new columns are added to the table, types are widened where that takes no rewriting, and "
+        "dropped columns stay, as NULL; anything else stops the run and asks for a full refresh. A pipeline that fails "
+        "for a change goes on once it is saved again. New columns that are not read are told of once.",
     )
     mode = models.CharField(
         max_length=10,

@@ -13,10 +13,11 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
+from connectors.drift import in_words
 from pipelines.models import AlertKind, Pipeline
 from runs.alerts import open_alerts, usual
 from runs.alerts.open_alerts import Finding, OpenAlerts
-from runs.alerts.rules import Watch, watches
+from runs.alerts.rules import FOLLOWED, Watch, watches
 from runs.models import MARKED_DONE, AlertEvent, Run, RunAction, Trigger
 from runs.states import RunStatus
 
@@ -41,7 +42,8 @@ def judge() -> int:
         keys = list(AlertEvent.objects.order_by("pk").values_list("pk", flat=True)[:AT_ONCE])
         if not keys:
             return 0
-        events = list(AlertEvent.objects.filter(pk__in=keys).select_related("run").defer("run__receipt").order_by("pk"))
+        rows = AlertEvent.objects.filter(pk__in=keys).select_related("run__schema_change").order_by("pk")
+        events = list(rows.defer("run__receipt", "run__schema_change__columns"))
         pipelines = {event.pipeline_id for event in events}
         found = watches(pipelines)
         alerts = OpenAlerts(Pipeline.objects.filter(pk__in=pipelines))
@@ -70,7 +72,18 @@ def _judge(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> N
     elif event.status == RunStatus.SUCCEEDED:
         for kind in FAILURES:
             alerts.close(watch, pipeline, kind, event.at)
+        _judge_drift(event, watch, alerts)
         _judge_size(event, watch, alerts, past)
+
+
+def _judge_drift(event: AlertEvent, watch: Watch, alerts: OpenAlerts) -> None:
+    """The target followed its source: that is told once, for nothing has to recover from it."""
+    change = getattr(event.run, "schema_change", None)
+    if change is not None and watch.tells(AlertKind.SCHEMA_DRIFT):
+        cause = f"The source's columns changed, and the target followed: {in_words(change.told)}."
+        hint = "See whether those who read the table expect it."
+        found = Finding(event.at, event.at, cause, FOLLOWED, hint, event.run_id)
+        alerts.tell_once(watch, event.pipeline_id, AlertKind.SCHEMA_DRIFT, found)
 
 
 def _judge_size(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> None:

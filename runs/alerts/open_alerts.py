@@ -85,6 +85,11 @@ class OpenAlerts:
         if not alert.is_silent:
             self._tell(watch, alert, DeliveryEvent.OPENED, wording.opened(alert, watch.rule.name), found.at)
 
+    def tell_once(self, watch: Watch, pipeline: UUID, kind: AlertKind, found: Finding) -> None:
+        """Tell of something that is over as soon as it is known."""
+        self.note(watch, pipeline, kind, found)
+        self.end(self._open[watch.rule.pk, pipeline, kind.value], found.at, Closing.TOLD)
+
     def remind(self, watch: Watch, alert: Alert, now: datetime) -> None:
         alert.told_at = now
         alert.save(update_fields=["told_at"])

@@ -17,6 +17,8 @@ DRIFT = frozenset(
         *("target_column_missing", "target_column_mismatch", "target_extra_column"),
     }
 )
+# Of a run that succeeded, and took other columns than the one before.
+FOLLOWED = "schema_followed"
 BUDGET = frozenset({"bytes_billed_limit"})
 
 

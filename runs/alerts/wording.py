@@ -11,6 +11,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from pipelines.models import AlertKind, Connection, Pipeline
+from runs.alerts.rules import FOLLOWED
 from runs.models import Alert
 from runs.words import exact, span
 
@@ -43,6 +44,10 @@ class Text:
 
 def opened(alert: Alert, rule_name: str) -> Text:
     kind = AlertKind(alert.kind)
+    if alert.code == FOLLOWED:
+        return Text(
+            _title(f"{alert.pipeline.name} took other columns from its source"), _body(alert, rule_name, []), "warning"
+        )
     return Text(
         _title(f"{alert.pipeline.name} {WHAT[kind]}"),
         _body(alert, rule_name, [("Since", exact(alert.since))] if kind != AlertKind.FAILED else []),
@@ -104,7 +109,7 @@ def _title(text: str) -> str:
 
 
 def _body(alert: Alert, rule_name: str, more: list[tuple[str, str]]) -> str:
-    cause = f"{alert.cause} [{alert.code}]" if alert.code else alert.cause
+    cause = f"{alert.cause} [{alert.code}]" if alert.code not in ("", FOLLOWED) else alert.cause
     return _lines(
         [
             ("Pipeline", alert.pipeline.name),

@@ -293,7 +293,7 @@ class Migration(migrations.Migration):
                 ('last_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('told_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('closed_at', models.DateTimeField(null=True)),
-                ('closing', models.CharField(blank=True, choices=[('recovered', 'It works again'), ('unwatched', 'Nobody watches it any more')], max_length=10)),
+                ('closing', models.CharField(blank=True, choices=[('recovered', 'It works again'), ('unwatched', 'Nobody watches it any more'), ('told', 'It was told, and is no trouble')], max_length=10)),
                 ('code', models.CharField(blank=True, max_length=60)),
                 ('cause', models.TextField(blank=True)),
                 ('hint', models.TextField(blank=True)),
@@ -474,6 +474,21 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='run',
             index=models.Index(condition=models.Q(('status', 'blocked')), fields=['pipeline'], name='run_blocked'),
+        ),
+        migrations.CreateModel(
+            name='SchemaChange',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('changes', models.JSONField()),
+                ('columns', models.JSONField()),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='schema_changes', to='pipelines.pipeline')),
+                ('run', models.OneToOneField(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='schema_change', to='runs.run')),
+            ],
+            options={
+                'ordering': ['-pk'],
+                'indexes': [models.Index(fields=['pipeline', '-id'], name='schema_change_of_pipeline')],
+            },
         ),
         migrations.CreateModel(
             name='UpstreamSuccess',

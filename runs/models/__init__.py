@@ -3,6 +3,7 @@
 from runs.models.alerts import MARKED_DONE, Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.backfills import Backfill, BackfillKind, BackfillSlice, BackfillState, SliceStatus
 from runs.models.deliveries import Delivery
+from runs.models.drift import SchemaChange
 from runs.models.lanes import Lane
 from runs.models.log import LogLine
 from runs.models.looks import DatasetLook, SeenTable, TableEvent
@@ -48,6 +49,7 @@ __all__ = [
     "Process",
     "Run",
     "RunAction",
+    "SchemaChange",
     "SeenTable",
     "Skip",
     "SliceStatus",

@@ -39,6 +39,7 @@ class Closing(models.TextChoices):
 
     RECOVERED = "recovered", "It works again"
     UNWATCHED = "unwatched", "Nobody watches it any more"
+    TOLD = "told", "It was told, and is no trouble"
 
 
 class Alert(models.Model):

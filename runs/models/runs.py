@@ -44,6 +44,9 @@ MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE, RunAction.UNDO)
 NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL)
 
 
+SCHEMA_TROUBLE = frozenset({"schema_frozen", "schema_incompatible"})
+
+
 class Decision(models.TextChoices):
     """What a person said about a run that was held."""
 
@@ -180,6 +183,11 @@ class Run(models.Model):
     @property
     def moves_rows(self) -> bool:
         return self.action not in MOVE_NOTHING
+
+    @property
+    def is_schema_trouble(self) -> bool:
+        """Whether it failed for a change of the source's columns that its pipeline does not take."""
+        return self.error_code in SCHEMA_TROUBLE
 
     @property
     def is_active(self) -> bool:

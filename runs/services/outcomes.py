@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from pipelines.given import goes_by_values
 from runs import doorbell, live
 from runs.models import PartLoad, Run, RunAction
+from runs.services import drift
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
@@ -77,8 +78,10 @@ def finish(
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
     publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
     why = "A newer run of the pipeline was published." if publishes and _reads_it_all(claimed) else ""
-    is_micro = is_micro_batch(claimed.options)
-    with transaction.atomic() if is_micro else nullcontext():
+    is_micro, has_drift = is_micro_batch(claimed.options), bool((receipt or {}).get("drift"))
+    with transaction.atomic() if is_micro or has_drift else nullcontext():
+        if has_drift:
+            drift.note(claimed, receipt or {})
         _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
         if is_micro:
             count_micro_batch(claimed.pipeline, to, receipt)

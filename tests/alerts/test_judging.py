@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from pipelines.models import AlertKind, PipelineState
 from runs import services
 from runs.alerts import judging
-from runs.models import Alert, AlertDelivery, AlertEvent, Run, RunAction, Trigger
+from runs.models import Alert, AlertDelivery, AlertEvent, Run, RunAction, SchemaChange, Trigger
 from runs.services import Failure
 from runs.states import RunStatus
 from tests.alerts.conftest import move
@@ -141,6 +141,25 @@ def test_drift_and_budget_are_told_as_such_by_who_watches_them(make_pipeline, ma
     assert told() == [("opened", title)]
     end(pipeline, "succeeded")
     assert Alert.objects.get().closing == "recovered"
+
+
+def test_columns_that_a_target_followed_are_told_once_and_nothing_has_to_recover(make_pipeline, make_rule, end):
+    pipeline = make_pipeline()
+    make_rule(AlertKind.SCHEMA_DRIFT, RECOVERED)
+    changes = [{"change": "added", "column": "price", "before": "", "after": "NUMERIC"}]
+    end(pipeline, "failed", error_code="schema_frozen")
+    run = end(pipeline, "succeeded", judged=False)
+    SchemaChange.objects.create(pipeline=pipeline, run=run, changes=changes, columns={})
+    judging.judge()
+    assert told() == [
+        ("opened", "Orders failed: its source's columns changed"),
+        ("recovered", "Orders works again"),
+        ("opened", "Orders took other columns from its source"),
+    ]
+    assert "+ price NUMERIC" in AlertDelivery.objects.order_by("created_at").last().body
+    assert not Alert.objects.filter(closed_at=None).exists()
+    end(pipeline, "succeeded")
+    assert len(told()) == 3
 
 
 def test_one_failure_is_not_told_twice_by_one_rule(make_pipeline, make_rule, end):

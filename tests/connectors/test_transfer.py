@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from connectors.base import Changes, Column, Target, WriteDisposition
-from connectors.drift import Known, Memory, differences, widens
+from connectors.drift import differences, widens
 from connectors.receipt import Receipt
+from connectors.target_columns import Known, Memory
 
 
 def test_a_receipt_comes_back_from_json_as_it_was():

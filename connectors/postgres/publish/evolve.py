@@ -9,17 +9,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from psycopg2 import sql
 
 from connectors import drift
-from connectors.base import Column, Fence, Refresh, Reporter, Target
-from connectors.drift import ChangeKind, Memory
+from connectors.base import Column, Fence, Owner, ReadRequest, Refresh, Reporter, Target, WriteMode
+from connectors.drift import ChangeKind
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
+from connectors.postgres.control import Head
 from connectors.postgres.ddl import CatalogColumn, expected_catalog
+from connectors.postgres.publish.existing import Existing
 from connectors.request import TransferRequest
+from connectors.target_columns import Memory, named
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,28 @@ class Evolution:
             return None
         ties = ", ".join(f"{what} uses column {name}" for name, what in rows)
         return drift.incompatible(self._request, f"{found}, but {ties}")
+
+
+def foreseen(
+    session: Session,
+    target: Target,
+    columns: tuple[Column, ...],
+    mode: WriteMode,
+    head: Head | None,
+    here: Existing | None,
+) -> tuple[tuple[Column, ...], Alterations]:
+    """The columns under their names, and what a run of a definition would change of the table that is there."""
+    known = (head.columns if head else None) or {}
+    columns = named(columns, Memory.from_json(known))
+    if head is None or here is None or not columns:
+        return columns, Alterations()
+    fence = Fence(
+        target, Owner(head.installation, head.pipeline, UUID(int=0), 0), 0, head.last_run, "", None, columns=known
+    )
+    request = TransferRequest(fence.owner, ReadRequest(), target, mode)
+    evolution = Evolution(fence, request, columns, mode.key)
+    evolution.look(session, target, owner=here.owner, is_ours=here.is_ours)
+    return columns, evolution.alterations
 
 
 _NUMERIC = re.compile(r"numeric\((\d+),(-?\d+)\)")

@@ -9,6 +9,7 @@ from connectors.forecast import Forecast, LastLock
 from connectors.postgres import control, control_schema, kept
 from connectors.postgres.client import Session
 from connectors.postgres.publish import in_place_rules, indexes, merge_index, merge_rules, partitions
+from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Existing, Look
 from connectors.postgres.publish.lock import LIMIT_S, TRY_MS
 from connectors.postgres.publish.target_form import TargetForm
@@ -25,7 +26,19 @@ _WAITS = {
 }
 
 
-def forecast(session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, seen: Look) -> Forecast:
+_ALTERED = (
+    "Readers and writers wait while columns are added or widened and the rows are brought over, in this run only."
+)
+
+
+def forecast(
+    session: Session,
+    target: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    seen: Look,
+    altered: Alterations = Alterations(),  # noqa: B008 - it is frozen
+) -> Forecast:
     """What stands against the run is not looked for: `validate_target` says that.
 
     Without `columns`, which a source that does not answer cannot tell, nothing is said of keys and indexes.
@@ -34,6 +47,8 @@ def forecast(session: Session, target: Target, columns: Sequence[Column], mode: 
     form = TargetForm.of(mode, columns) if columns else TargetForm()
     method = _method(session, target, columns, mode, seen)
     makes, waits = _makes(session, target, columns, mode, form, None if method == "rename" else here)
+    if altered and method not in ("rename", "create"):
+        makes, waits = (str(altered), *makes), (_ALTERED, *waits)
     return Forecast(
         method,
         _why(target, mode, method, here),

@@ -293,6 +293,14 @@ def test_names_are_given_once_and_a_later_column_never_takes_anothers(world, tar
     assert target.rows()[-1]["xmin_"] == 7
 
 
+def test_a_column_whose_case_changes_keeps_its_name_through_every_replace(world, target):
+    world.move(source=source(ID, NAME))
+    for _ in range(3):
+        receipt = world.move(source=source(ID, replace(NAME, name="Name")))
+        assert not receipt.drift
+        assert list(target.types()) == ["id", "name"]
+
+
 # Under the lock ----------------------------------------------------------------------------------
 
 

@@ -16,8 +16,6 @@ from connectors.schema_policy import SchemaPolicy
 from connectors.target_columns import Known, Memory, as_declared, named, source_key, stored_as
 from connectors.types import bigquery_type, postgres_type, usual_type
 
-FROZEN, INCOMPATIBLE = "schema_frozen", "schema_incompatible"
-
 
 class ChangeKind(StrEnum):
     ADDED = "added"
@@ -164,7 +162,7 @@ def refuse_frozen(fence: Fence, request: TransferRequest, found: Sequence[Column
     raise ConnectorError(
         f"The source's columns changed, and this pipeline does not follow: {in_words(changes)}.",
         hint="Save the pipeline again to accept the columns as they are now, or let it evolve.",
-        code=FROZEN,
+        code="schema_frozen",
         field="schema_policy",
     )
 
@@ -191,7 +189,7 @@ def incompatible(request: TransferRequest, what: str) -> ConnectorError:
     return ConnectorError(
         f"The source's columns changed in a way that {request.target} cannot follow: {what}.",
         hint="Start a full refresh to write the table anew, or cast the column by a rule or in a query.",
-        code=INCOMPATIBLE,
+        code="schema_incompatible",
         field="table",
     )
 

@@ -139,8 +139,7 @@ def _choices(column: Column) -> tuple[str, ...]:
 def _to_mind(column: Column, name: str, policy: TextPolicy) -> Iterator[str]:
     if name != column.name:
         long = len(column.name.encode()) > MAX_BYTES
-        kept = "the name that it was given first" if column.target_name else "PostgreSQL keeps this name for itself"
-        yield (f"the name is shortened to {MAX_BYTES} bytes" if long and not column.target_name else kept)
+        yield (f"the name is shortened to {MAX_BYTES} bytes" if long else "PostgreSQL keeps this name for itself")
     if column.type == "STRUCT" and column.repeated and not column.target_type:
         yield "one JSON array of objects, their keys called as the fields are"
     elif form_of(column).mind:

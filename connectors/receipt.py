@@ -14,7 +14,7 @@ from connectors.base import Changes, Target, TextPolicy, WriteDisposition
 class Receipt:
     """What a run did, as the destination keeps it in `applied`.
 
-    `method` is append, rename, create, in_place or merge; `changes` counts what became of the target's rows;
+    `method` is append, rename, create, in_place, merge or history; `changes` counts what became of the target's rows;
     `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
     are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
     the latter ends just before the commit. `repaired` counts values that the text policy changed.
@@ -98,6 +98,8 @@ def opening(method: str, target: Target) -> str:
         return "Loading into a staging table."
     if method == "merge":
         return f"Loading into a staging table, which is merged into {target}."
+    if method == "history":
+        return f"Loading into a staging table, whose versions are added to {target}."
     if method == "create":
         return f"Loading into a new table, which becomes {target}."
     return f"Loading into a new table, which takes the place of {target}: nothing else depends on it."
@@ -113,6 +115,7 @@ _WAITED = {
     "rename": "Readers and writers waited",
     "in_place": "Writers waited, readers did not,",
     "merge": "Writers waited, readers did not,",
+    "history": "Writers waited, readers did not,",
 }
 
 
@@ -129,6 +132,8 @@ def summary(receipt: Receipt) -> str:
     if receipt.method == "append" and receipt.changes.deleted:
         gone = receipt.changes.deleted
         return f"Published {receipt.rows:,} rows to {receipt.target}, in the place of {gone:,} of the range."
+    if receipt.method == "history":
+        return _of_a_history(receipt)
     if receipt.method not in ("merge", "in_place"):
         return f"Published {receipt.rows:,} rows to {receipt.target}."
     done = receipt.changes
@@ -140,6 +145,17 @@ def summary(receipt: Receipt) -> str:
     made = f"{done.inserted:,} rows added, {done.updated:,} updated"
     verb = "Merged" if receipt.method == "merge" else "Brought"
     return f"{verb} {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
+
+
+def _of_a_history(receipt: Receipt) -> str:
+    done = receipt.changes
+    told = [f"{done.versions:,} of keys it had"]
+    told += [f"{done.revived:,} keys came back"] if done.revived else []
+    told += [f"{done.updated:,} versions mended"] if done.updated else []
+    told += [f"{done.deleted:,} ended or removed"] if done.deleted else []
+    told += [f"{done.unchanged:,} were known"]
+    told += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
+    return f"Added {done.inserted:,} versions to {receipt.target} from {receipt.rows:,} rows: {', '.join(told)}."
 
 
 def interval_lines(interval: Mapping[str, Any], *, reads_again: bool) -> list[tuple[str, str]]:

@@ -23,11 +23,11 @@ from connectors.postgres.ddl import without_zones
 from connectors.postgres.publish import (
     append,
     bringing,
+    by_key,
     guard,
     in_place,
     marks,
     merge,
-    merge_index,
     merge_rules,
     partitions,
     replace,
@@ -51,14 +51,14 @@ if TYPE_CHECKING:
     from connectors.request import TransferRequest
 
 # Methods that change the rows of a table that stays, by those of a staging table.
-STAGED = ("in_place", "merge")
+STAGED = ("in_place", *by_key.METHODS)
 
 
 class Load(AbstractContextManager["Load"]):
     """The steps of a direct load, in order: open, copy, settle, lock, record, commit.
 
     `method` says how rows become visible: append, rename (a new table takes the old one's place),
-    create, in_place or merge; `changes` what became of the target's rows. Leaving the block without a commit
+    create, in_place, merge or history; `changes` what became of the target's rows. Leaving the block without a commit
     rolls everything back.
     """
 
@@ -119,8 +119,8 @@ class Load(AbstractContextManager["Load"]):
     def open(self) -> None:
         """Begin, look at the target, and refuse what cannot end well before a row is read."""
         self._choose()
-        if self.method == "merge":
-            self._prepare_merge()
+        if self.method in by_key.METHODS:
+            self._prepare_target()
             replace.create(self._session, self._new, self._columns, None, unlogged=True)
         elif self.method == "append" and not self._is_staged:
             append.hold_target(self._session, self._target, self._columns, reporter=self._reporter, stop=self._stop)
@@ -146,8 +146,8 @@ class Load(AbstractContextManager["Load"]):
                 hint="Run the pipeline again.",
                 code="staging_gone",
             )
-        if self.method == "merge":
-            self._prepare_merge()
+        if self.method in by_key.METHODS:
+            self._prepare_target()
         elif not self._is_staged and not is_divided:
             staging.make_logged(self._session, self._new)
         self.changes = Changes(rows)
@@ -218,18 +218,16 @@ class Load(AbstractContextManager["Load"]):
         """The columns of the source, and those it dropped that a table with all its rows anew keeps as NULL."""
         return (*self._columns, *self.evolution.kept_by(self.method))
 
-    def _prepare_merge(self) -> None:
-        """Have a target with its unique index."""
-        session, target = self._session, self._target
-        if self._old is None:
-            replace.create(session, target, self._columns, None, by=self._form.by)
-            marks.add(session, target, marks.of_mode(self._mode))
-            self._has_made_target = True
-            self._form.make_key(session, target)
-        append.refuse_other_form(session, target, self._columns, besides=self.evolution.alterations.names)
-        remark = merge_index.ensure_index(session, target, self._columns, self._mode.key)
-        if remark:
-            self._reporter.log("info", remark)
+    def _prepare_target(self) -> None:
+        """Have a target in which rows are known by their key."""
+        by_key.make_ready(
+            *(self._session, self._target, self._columns, self._mode, self._form, self.method),
+            is_there=self._old is not None,
+            besides=self.evolution.alterations.names,
+            reporter=self._reporter,
+            stop=self._stop,
+        )
+        self._has_made_target = self._old is None
 
     def copy(
         self,
@@ -284,7 +282,7 @@ class Load(AbstractContextManager["Load"]):
     def settle(self, rows: int) -> None:
         """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at."""
         self._stop.check()
-        if self.method == "merge":
+        if self.method in by_key.METHODS:
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
         if self.method == "in_place":
             in_place.prepare(self._session, self._new, self._columns, self._mode.key)
@@ -359,7 +357,7 @@ class Load(AbstractContextManager["Load"]):
         self.lock_wait_ms = (self.locked_at - asked_at) * 1000
         self.evolution.apply(session, target, self._reporter)
         append.refuse_other_form(session, target, self._columns)
-        marks.ensure(session, target, mode, reporter=self._reporter, stop=self._stop)
+        by_key.complete(session, target, self._columns, mode, reporter=self._reporter, stop=self._stop)
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
         self.changes = bringing.bring_over(
             *(session, target, self._new, self._whole, mode, self.method),

@@ -9,7 +9,7 @@ from functools import partial
 
 from connectors.base import Changes, Column, Deletes, Guard, Reporter, Target, WriteMode
 from connectors.postgres.client import Session
-from connectors.postgres.publish import append, full_merge, in_place, marks, merge, span
+from connectors.postgres.publish import append, full_merge, history, in_place, marks, merge, span
 from connectors.postgres.publish.guard import check_changes
 from connectors.postgres.publish.merge_rules import inspected
 
@@ -53,13 +53,21 @@ def bring_over(
 
         changes = in_place.apply(session, target, staging, columns, mode.key, allow=check)
         return replace(changes, revived=marks.clear(session, target))
+    allow = partial(check_changes, target, guard=guard)
+    told = history.objection(mode, seen) if method == "history" else full_merge.objection(mode, seen)
+    if told:
+        reporter.log("warning", told)
+    if method == "history":
+        return history.apply(
+            *(session, target, staging, columns, mode),
+            as_of=as_of,
+            duplicates=duplicates,
+            seen=seen,
+            allow=allow,
+        )
     table = inspected(session, target)
     if not full_merge.concerns(session, target, mode, table):
         return merge.apply(session, target, staging, columns, mode.key, mode.cursor, duplicates=duplicates, table=table)
-    told = full_merge.objection(mode, seen)
-    if told:
-        reporter.log("warning", told)
-    allow = partial(check_changes, target, guard=guard)
     changes = full_merge.apply(
         *(session, target, staging, columns, mode, table),
         as_of=as_of,

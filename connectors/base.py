@@ -582,8 +582,13 @@ class Destination(ABC):
         """How large the target is, about; None if there is none."""
 
     @abstractmethod
-    def comparing(self, target: Target, *, stop: StopSignal) -> AbstractContextManager[TargetSide]:
-        """The target as one side of a comparison, in one transaction that only reads."""
+    def comparing(
+        self, target: Target, *, mode: WriteMode | None = None, stop: StopSignal
+    ) -> AbstractContextManager[TargetSide]:
+        """The target as one side of a comparison, in one transaction that only reads.
+
+        What runs of `mode` keep of rows that are gone is no part of it.
+        """
 
     @abstractmethod
     def close(self) -> None: ...

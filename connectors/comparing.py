@@ -43,6 +43,8 @@ from connectors.target_columns import Memory, named
 _LEAST_BILLED, _BILLED_IN = 10 << 20, 1 << 20
 # Below this a pass over the source costs next to nothing, and is a better proof than a time of its metadata.
 TRUST_METADATA_FROM = 1 << 30
+# Of several rows with one key, these keep the newest.
+BY_KEY = (WriteDisposition.MERGE, WriteDisposition.HISTORY)
 Log = Callable[[str, str], None]
 
 
@@ -206,7 +208,7 @@ def compare(
     scope = Scope(
         cursor=cursor.column if cursor else request.mode.cursor,
         reach=Reach(cursor.initial, published.watermark) if cursor else None,
-        newest_of=request.mode.key if request.mode.disposition is WriteDisposition.MERGE else (),
+        newest_of=request.mode.key if request.mode.disposition in BY_KEY else (),
         text_policy=request.text_policy,
     )
 
@@ -222,7 +224,7 @@ def compare(
         if then is None or not _is_surely_unchanged(survey):
             now = side(survey.now).digest(columns)
             log("info", f"The source has {now.rows:,} rows now.")
-    with destination.comparing(request.target, stop=stop) as target:
+    with destination.comparing(request.target, mode=request.mode, stop=stop) as target:
         if target.published() != published:
             raise Overtaken(
                 "A run was published while the two sides were compared.", hint="The next attempt starts over."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from connectors.base import WriteDisposition
+from connectors.base import Deletes, WriteDisposition
 from connectors.keys import KeyDifferences
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _why_it_may_differ(c: Comparison) -> str:
     if c.is_incremental:
         return "Rows may have come late, or changed without a higher cursor, or something else changed the target."
     found = c.keys
-    if _merges(c) and (found is None or not (found.only_source or found.differing)):
+    if _keeps_gone(c) and (found is None or not (found.only_source or found.differing)):
         return "Merge deletes no rows: key by key it can be told whether that is all."
     if _merges(c) and c.published.receipt.get("changes", {}).get("stale"):
         return "Some rows of the source were older than what the target had: merge left those as they were."
@@ -88,7 +88,7 @@ def _appended(c: Comparison) -> Finding:
 def _is_equal_by_key(c: Comparison) -> bool:
     """Whether merge did all it promises: it deletes nothing, so the target may have more keys."""
     found = c.keys
-    return _merges(c) and found is not None and found.is_complete and not (found.only_source or found.differing)
+    return _keeps_gone(c) and found is not None and found.is_complete and not (found.only_source or found.differing)
 
 
 def _details(c: Comparison) -> Iterator[Finding]:
@@ -129,8 +129,9 @@ def _keys(c: Comparison, found: KeyDifferences) -> Iterator[Finding]:
     if c.is_incremental and found.differing:
         text = f"Rows with other values changed without a higher {c.cursor}, or something else changed them."
         yield Finding("changed_below", None, text)
-    if found.only_target and _merges(c):
-        text = "Merge deletes no rows: what the target alone has was deleted in the source, or added by something else."
+    if found.only_target and _keeps_gone(c):
+        by = "Merge deletes no rows" if _is_merge(c) else "Runs that read only new rows see no deletions"
+        text = f"{by}: what the target alone has was deleted in the source, or added by something else."
         yield Finding("only_in_target", None, text)
     if not found.is_complete:
         text = f"Not all rows that may differ were looked at one by one: {_rows(found.rows_looked_at)} were."
@@ -165,8 +166,20 @@ def _limits(c: Comparison) -> Iterator[Finding]:
         yield Finding("not_in_target", None, f"The target does not have {_names(c.missing)}.")
 
 
-def _merges(c: Comparison) -> bool:
+def _is_merge(c: Comparison) -> bool:
     return c.request.mode.disposition is WriteDisposition.MERGE
+
+
+def _merges(c: Comparison) -> bool:
+    """Whether rows that are older than what the target has are left out."""
+    return _is_merge(c) or c.request.mode.disposition is WriteDisposition.HISTORY
+
+
+def _keeps_gone(c: Comparison) -> bool:
+    """Whether rows that the source has no longer may be there as if it had."""
+    if c.request.mode.disposition is WriteDisposition.HISTORY:
+        return c.is_incremental
+    return _is_merge(c) and c.request.mode.deletes is Deletes.KEEP
 
 
 def _reach(c: Comparison) -> str:
@@ -192,8 +205,10 @@ def _next(c: Comparison) -> str:
     match c.request.mode.disposition:
         case WriteDisposition.REPLACE:
             return "The next run will bring that."
-        case WriteDisposition.MERGE:
+        case WriteDisposition.MERGE if _keeps_gone(c):
             return "The next run will bring that, but for deletions."
+        case WriteDisposition.MERGE | WriteDisposition.HISTORY:
+            return "The next run will bring that."
         case _:
             return ""
 

@@ -21,7 +21,8 @@ def said(pipeline: Pipeline) -> dict[str, Any]:
 
 def are_made(pipeline: Pipeline) -> bool:
     """Whether runs of this pipeline take what they do not read for gone."""
-    return pipeline.deletes != Deletes.KEEP and not pipeline.incremental and not _is_of_times(pipeline.source_query)
+    does = pipeline.deletes != Deletes.KEEP or pipeline.write_disposition == WriteDisposition.HISTORY
+    return does and not pipeline.incremental and not _is_of_times(pipeline.source_query)
 
 
 def sees_all(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
@@ -37,7 +38,9 @@ def sees_all(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
 
 
 def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
-    """What stands against deletions by the definition itself."""
+    """What stands against deletions, or a history, by the definition itself."""
+    if pipeline.write_disposition == WriteDisposition.HISTORY:
+        yield from _of_a_history(pipeline)
     if pipeline.deletes == Deletes.KEEP:
         return
     if pipeline.write_disposition != WriteDisposition.MERGE:
@@ -61,6 +64,16 @@ def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
             code="deletes_unseen",
             field="deletes",
         )
+
+
+def _of_a_history(pipeline: Pipeline) -> Iterator[ConnectorError]:
+    """A row that comes back has a second version with the same values: no index of the source's columns is unique."""
+    hint = "Leave it out; the key has an index that allows one current version."
+    unique = any(index.get("unique") for index in pipeline.indexes)
+    for field, is_asked in (("primary_key", bool(pipeline.primary_key)), ("indexes", unique)):
+        if is_asked:
+            message = "A history has several rows with one key: nothing of the source is unique in it."
+            yield ConnectorError(message, hint=hint, code="history_unique", field=field)
 
 
 def _is_of_times(query: str) -> bool:

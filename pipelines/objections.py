@@ -108,12 +108,11 @@ def _merge_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     key = [name.lower() for name in pipeline.merge_key]
     if len(set(key)) < len(key):
         yield PipelineRefused("merge_key_twice", "A column stands twice in the key.", field="merge_key")
-    if pipeline.write_disposition == WriteDisposition.MERGE:
+    if pipeline.write_disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY):
         if not key:
+            message = f"{pipeline.get_write_disposition_display()} needs to know which rows are the same."
             hint = "Name the columns that identify a row."
-            yield PipelineRefused(
-                "merge_key_missing", "Merge needs to know which rows are the same.", hint, "merge_key"
-            )
+            yield PipelineRefused("merge_key_missing", message, hint, "merge_key")
         return
     appends = pipeline.write_disposition == WriteDisposition.APPEND
     cursor = "" if appends and pipeline.incremental else pipeline.cursor_column
@@ -166,7 +165,8 @@ def _name_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
 
 
 def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
-    merge_key = pipeline.merge_key if pipeline.write_disposition == WriteDisposition.MERGE else ()
+    knows_by_key = pipeline.write_disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY)
+    merge_key = pipeline.merge_key if knows_by_key else ()
     for error in target_options.objections(pipeline.target_options, merge_key):
         yield PipelineRefused(error.code, error.message, error.hint, error.field)
 
@@ -187,10 +187,11 @@ def _incremental_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
             "Name a column that grows with every new or changed row.",
             "cursor_column",
         )
-    merges = pipeline.incremental and pipeline.write_disposition == WriteDisposition.MERGE
+    by_key = (WriteDisposition.MERGE, WriteDisposition.HISTORY)
+    merges = pipeline.incremental and pipeline.write_disposition in by_key
     appends = pipeline.incremental and pipeline.write_disposition == WriteDisposition.APPEND
     for field, value, is_of_use, use in (
-        ("lookback", pipeline.lookback, merges, "a merge that reads only new rows"),
+        ("lookback", pipeline.lookback, merges, "a merge or a history that reads only new rows"),
         ("settle", pipeline.settle, appends, "an append that reads only new rows"),
         ("initial_value", pipeline.initial_value, pipeline.incremental, "reading only new rows"),
     ):

@@ -193,7 +193,7 @@ class LastLockSerializer(serializers.Serializer[Any]):
 class ForecastSerializer(serializers.Serializer[Any]):
     """What a run would do to the target as things stand."""
 
-    method = serializers.ChoiceField(["create", "rename", "in_place", "append", "merge"])
+    method = serializers.ChoiceField(["create", "rename", "in_place", "append", "merge", "history"])
     why = serializers.CharField()
     dependents = serializers.ListField(child=serializers.CharField(), help_text="What leans on the table.")
     makes = serializers.ListField(child=serializers.CharField(), help_text="Keys, indexes, partitions to be made.")

@@ -226,7 +226,8 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
 
 def fingerprint_of(definition: dict[str, Any]) -> str:
     """SHA-256 of what decides which rows belong in the target: source, target, key, the cursor that tells new rows."""
-    merges = definition["write_disposition"] == WriteDisposition.MERGE
+    keeps_history = definition["write_disposition"] == WriteDisposition.HISTORY
+    merges = keeps_history or definition["write_disposition"] == WriteDisposition.MERGE
     # Named only where there are any: what was written before they could be declared is still the same.
     declared, row_filter = definition.get("parameters"), definition.get("row_filter")
     told = json.dumps(
@@ -238,6 +239,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
             "cursor": definition["cursor_column"].lower() if definition["incremental"] else "",
             **({"parameters": declared} if declared else {}),
             **({"filter": row_filter} if row_filter else {}),
+            **({"history": True} if keeps_history else {}),
         },
         sort_keys=True,
     )

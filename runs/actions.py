@@ -45,6 +45,7 @@ PARTS_LEAST, PARTS_MOST = 8, 200
 # What taking away staged rows may wait for.
 TAKE_AWAY_S = 10.0
 ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
+_BY_KEY = (WriteDisposition.MERGE, WriteDisposition.HISTORY)
 _REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
 
 
@@ -232,7 +233,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
         mode=WriteMode(
             WriteDisposition(definition["write_disposition"]),
             tuple(definition["merge_key"]),
-            definition["cursor_column"] if definition["write_disposition"] == WriteDisposition.MERGE else "",
+            definition["cursor_column"] if definition["write_disposition"] in _BY_KEY else "",
             TargetOptions.from_json(definition["target_options"]),
             span if definition["write_disposition"] == WriteDisposition.APPEND else None,
             deletes=Deletes(definition.get("deletes", Deletes.KEEP)),

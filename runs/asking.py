@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from connectors.base import WriteDisposition
+from connectors.base import Deletes, WriteDisposition
 from connectors.cursor import CURSOR_TYPES, number_of, text_of
 from pipelines.models import Pipeline
 from runs import services
@@ -16,7 +16,8 @@ from runs.states import RunStatus
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with what follows from a yes; `takes_value` asks for a watermark as well."""
+    """A question with what follows from a yes; `takes_value` asks for a watermark as well, `confirm` for a tick behind
+    these words."""
 
     action: RunAction
     title: str
@@ -24,6 +25,7 @@ class Asked:
     button: str
     takes_value: bool = False
     watermark: str = ""
+    confirm: str = ""
 
 
 def ask(pipeline: Pipeline, name: str) -> Asked | None:
@@ -79,10 +81,16 @@ def _full_refresh(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
         f"They take the place of all rows that {target} has now, in one step: until then readers see it as it is.",
         "Guards apply: a run that would empty the table, or take away too much of it, is held.",
     ]
+    confirm = ""
+    if services.forgets(pipeline, action):
+        said[1] = f"Every version in {target} is deleted, and the history begins anew with what the source has now."
+        confirm = "The versions that are there may go"
+    elif pipeline.deletes == Deletes.SOFT:
+        said.append("Rows that are marked as deleted go for good.")
     if pipeline.incremental:
         was = watermark_of(pipeline)
         said.append(f"The watermark{f', {was} now,' if was else ''} becomes the highest {pipeline.cursor_column} read.")
-    return Asked(action, title, said, "Start the full refresh")
+    return Asked(action, title, said, "Start the full refresh", confirm=confirm)
 
 
 def _keep(pipeline: Pipeline, action: RunAction, title: str) -> Asked:

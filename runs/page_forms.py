@@ -89,6 +89,16 @@ class RunsFilter(Filter):
     pipeline = forms.ModelChoiceField(Pipeline.objects.all(), required=False, widget=forms.HiddenInput)
 
 
+class ConfirmForm(forms.Form):
+    """A tick without which something that cannot be brought back is not done."""
+
+    confirm = forms.BooleanField()
+
+    def __init__(self, data: Any = None, *, label: str) -> None:
+        super().__init__(data)
+        self.fields["confirm"].label = label
+
+
 class WatermarkForm(forms.Form):
     """A new watermark, as a value of the pipeline's cursor."""
 

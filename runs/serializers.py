@@ -217,7 +217,9 @@ class TriggerSerializer(serializers.Serializer[Any]):
     )
     data_interval_end = serializers.DateTimeField(required=False, help_text="It ends before this moment.")
     force = serializers.BooleanField(
-        default=False, help_text="Append a data interval that another run has loaded: its rows are there twice then."
+        default=False,
+        help_text="Append a data interval that another run has loaded: its rows are there twice then. Or begin a "
+        "history anew, which deletes its versions.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

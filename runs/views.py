@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django import forms
 from django.contrib import messages
 from django.db import Error, connection
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
@@ -37,7 +38,7 @@ from runs import (
 from runs.alerts.queries import open_alerts_of
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.page_access import action, asks, back, data, page, render_live
-from runs.page_forms import ComparisonForm, PipelinesFilter, RunsFilter, WatermarkForm
+from runs.page_forms import ComparisonForm, ConfirmForm, PipelinesFilter, RunsFilter, WatermarkForm
 
 # How often a run's page asks whether it missed anything: where it is told of what happens, and where not.
 CHECK_PUSHED_MS, CHECK_MS = 15_000, 2_000
@@ -102,14 +103,18 @@ def start_action(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
     asked = asking.ask(pipeline, name)
     if asked is None:
         raise Http404
-    form = None
+    form: forms.Form | None = ConfirmForm(request.POST or None, label=asked.confirm) if asked.confirm else None
     if asked.takes_value:
         form = WatermarkForm(request.POST or None, initial={"watermark": asked.watermark}, pipeline=pipeline)
     if request.method == "POST" and (form is None or form.is_valid()):
         try:
-            options = form.cleaned_data if form else {}
             run, _ = services.request_run(
-                pipeline, trigger=Trigger.MANUAL, by=request.user, action=asked.action, options=options
+                pipeline,
+                trigger=Trigger.MANUAL,
+                by=request.user,
+                action=asked.action,
+                options=form.cleaned_data if form and asked.takes_value else {},
+                force=bool(asked.confirm),
             )
         except services.RunRefused as refused:
             return _say_refused(request, refused, pipeline)

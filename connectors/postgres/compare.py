@@ -8,12 +8,13 @@ from typing import Any
 
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal, TableInfo, Target
+from connectors.base import Column, StopSignal, TableInfo, Target, WriteMode
 from connectors.errors import ConnectorError
 from connectors.masks import is_masked
 from connectors.postgres import errors, published
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
+from connectors.postgres.publish import marks
 from connectors.sides import (
     HASH_BITS,
     HASH_DIGITS,
@@ -57,9 +58,10 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 
 class PostgresSide:
     """A target in one read-only transaction."""
 
-    def __init__(self, session: Session, target: Target, stop: StopSignal) -> None:
+    def __init__(self, session: Session, target: Target, stop: StopSignal, mode: WriteMode | None = None) -> None:
         self._session = session
         self._target = target
+        self._rows = marks.rows_that_hold(session, target, mode)
         self._stop = stop
 
     def published(self) -> Published | None:
@@ -85,7 +87,7 @@ class PostgresSide:
         for start in range(0, max(1, len(named)), COLUMNS_PER_QUERY):
             some = named[start : start + COLUMNS_PER_QUERY]
             self._stop.check()
-            row = self._session.one(_digest(self._target, some)) or (0,)
+            row = self._session.one(_digest(self._rows, some)) or (0,)
             rows = row[0]
             for i, (column, _) in enumerate(some):
                 nulls, checksum = row[1 + 2 * i : 3 + 2 * i]
@@ -116,7 +118,7 @@ class PostgresSide:
                 k=sql.SQL("{} AS k").format(_hash(_values(_named(keyed.key), keyed))),
                 values=_values(named, keyed),
                 texts=sql.SQL(", ").join(_shown(column, name) for column, name in named),
-                table=_table(self._target),
+                table=self._rows,
                 keys=sql.Literal(list(keys)),
             )
         )
@@ -125,7 +127,7 @@ class PostgresSide:
     def _hashed(self, keyed: Keyed) -> sql.Composable:
         """Hashes of key and row, k and h, of every row."""
         return sql.SQL("SELECT {} AS k, {} AS h FROM {}").format(
-            _hash(_values(_named(keyed.key), keyed)), _hash(_values(_named(keyed.columns), keyed)), _table(self._target)
+            _hash(_values(_named(keyed.key), keyed)), _hash(_values(_named(keyed.columns), keyed)), self._rows
         )
 
     def _all(self, query: sql.Composable) -> Iterator[tuple[Any, ...]]:
@@ -136,13 +138,15 @@ class PostgresSide:
 
 
 @contextmanager
-def reading(session: Session, target: Target, stop: StopSignal) -> Iterator[PostgresSide]:
+def reading(
+    session: Session, target: Target, stop: StopSignal, mode: WriteMode | None = None
+) -> Iterator[PostgresSide]:
     """A transaction to read `target` in, as it is now; `stop` breaks its statements."""
     forget = stop.on_stop(session.cancel)
     try:
         with session.explained(target):
             session.execute(_BEGIN + (f";{_NO_LIMIT}" if session.server_version >= 170000 else ""))
-            yield PostgresSide(session, target, stop)
+            yield PostgresSide(session, target, stop, mode)
     except ConnectorError as error:
         if error.code == "query_cancelled":
             stop.check()
@@ -172,16 +176,12 @@ def _named(columns: Sequence[Column]) -> list[tuple[Column, str]]:
     return list(zip(columns, column_names(columns), strict=True))
 
 
-def _table(target: Target) -> sql.Identifier:
-    return sql.Identifier(target.schema, target.table)
-
-
-def _digest(target: Target, columns: Sequence[tuple[Column, str]]) -> sql.Composed:
+def _digest(rows: sql.Composable, columns: Sequence[tuple[Column, str]]) -> sql.Composed:
     results: list[sql.Composable] = [sql.SQL("count(*)")]
     for column, name in columns:
         results.append(sql.SQL("count(*) FILTER (WHERE {} IS NULL)").format(sql.Identifier(name)))
         results.append(_checksum(column, name))
-    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(results), _table(target))
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(results), rows)
 
 
 def _checksum(column: Column, name: str) -> sql.Composable:

@@ -29,7 +29,7 @@ from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.publish import evolve, in_place_rules, merge_rules
+from connectors.postgres.publish import deletion_rules, evolve, history_form, in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
@@ -116,6 +116,8 @@ class PostgresDestination(Destination):
             stays = mode.disposition is not WriteDisposition.REPLACE
             if mode.disposition is WriteDisposition.MERGE:
                 refusal = merge_rules.refuse_target(session, target, columns, mode, seen)
+            elif mode.disposition is WriteDisposition.HISTORY:
+                refusal = history_form.refuse_target(session, target, columns, mode, seen, besides=altered.names)
             elif here is None:
                 refusal = refuse_create(target, seen.schema, session.role)
             elif mode.disposition is WriteDisposition.APPEND:
@@ -131,6 +133,8 @@ class PostgresDestination(Destination):
                     refusal = form.refuse_staying(session, target, here) if here is not None and stays else None
                 except ConnectorError as error:
                     refusal = error
+            staying = here if stays else None
+            refusal = refusal or deletion_rules.refuse(session, target, columns, mode, staying, besides=altered.names)
             if refusal is not None:
                 found.append(refusal)
             elif here is not None and mode.disposition is not WriteDisposition.REPLACE:
@@ -257,8 +261,10 @@ class PostgresDestination(Destination):
             return compare.size(session, target)
 
     @contextmanager
-    def comparing(self, target: Target, *, stop: StopSignal) -> Iterator[compare.PostgresSide]:
-        with compare.reading(self._open(), target, stop) as side:
+    def comparing(
+        self, target: Target, *, mode: WriteMode | None = None, stop: StopSignal
+    ) -> Iterator[compare.PostgresSide]:
+        with compare.reading(self._open(), target, stop, mode) as side:
             yield side
 
     def close(self) -> None:

@@ -171,8 +171,8 @@ _HELP = {
     "pool": "The name of the pool.",
     "column_rules": "What is to be different from the usual, by column.",
     "indexes": "Made after the rows are loaded.",
-    "merge_key": "The columns that identify a row. Merge needs them; replace uses them where something depends on the "
-    "table and its rows are changed in place.",
+    "merge_key": "The columns that identify a row. Merge and history need them; replace uses them where something "
+    "depends on the table and its rows are changed in place.",
     "primary_key": "The columns of the table's primary key; none may be NULL.",
 }
 SCHEDULES = Field(

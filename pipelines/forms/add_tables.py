@@ -57,7 +57,9 @@ class TemplateForm(forms.ModelForm):
         self.fields["destination"].queryset = destinations()
         # Each table has a key of its own.
         modes = self.fields["write_disposition"]
-        modes.choices = [choice for choice in modes.choices if choice[0] != WriteDisposition.MERGE]
+        modes.choices = [
+            choice for choice in modes.choices if choice[0] not in (WriteDisposition.MERGE, WriteDisposition.HISTORY)
+        ]
         modes.help_text = modes.help_text.partition(" Merge:")[0]
         say_when_too_long(self, "target_schema")
         self.fields["state"].choices = [c for c in PipelineState.choices if c[0] != PipelineState.ARCHIVED]

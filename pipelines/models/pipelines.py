@@ -107,19 +107,20 @@ class Pipeline(models.Model):
             (WriteDisposition.REPLACE.value, "Replace"),
             (WriteDisposition.APPEND.value, "Append"),
             (WriteDisposition.MERGE.value, "Merge"),
+            (WriteDisposition.HISTORY.value, "History"),
         ],
         default=WriteDisposition.REPLACE.value,
         help_text="Replace: readers see the whole old table, then the whole new one. Append: every run adds its rows. "
         "Merge: rows with a known key are updated where they differ, others are added; what becomes of those that "
-        "vanish is said below.",
+        "vanish is said below. History: every version of a row is kept, with the time it held.",
     )
     merge_key = ArrayField(
         models.CharField(max_length=300),
         verbose_name="key",
         default=list,
         blank=True,
-        help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge needs "
-        "them; replace uses them where something depends on the table and its rows are changed in place.",
+        help_text="The columns that identify a row, separated by commas, for example: order_id, line. Merge and "
+        "history need them; replace uses them where something depends on the table and its rows are changed in place.",
     )
     deletes = models.CharField(
         "rows that vanish",
@@ -138,17 +139,18 @@ class Pipeline(models.Model):
         max_length=300,
         blank=True,
         help_text="A column that says how new a row is, such as updated_at. Merge: of several rows with one key the "
-        "newest wins, and no row is replaced by an older one. Reading only new rows needs it.",
+        "newest wins, and no row is replaced by an older one. History: when a version began to hold. Reading only new "
+        "rows needs it.",
     )
     incremental = models.BooleanField(
         "read only new rows",
         default=False,
         help_text="Each run reads the rows whose cursor is above the watermark: the highest value that the target has. "
-        "Needs a cursor that is a TIMESTAMP, DATETIME, DATE or INT64; for append or merge.",
+        "Needs a cursor that is a TIMESTAMP, DATETIME, DATE or INT64; for append, merge or history.",
     )
     lookback = models.PositiveIntegerField(
         default=0,
-        help_text="For merge: how far below the watermark rows are read again, for those that come late. "
+        help_text="For merge and history: how far below the watermark rows are read again, for those that come late. "
         "Seconds; of a whole-number cursor, units.",
     )
     settle = models.PositiveIntegerField(

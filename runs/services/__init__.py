@@ -11,6 +11,7 @@ from runs.services.backfills import (
 from runs.services.chains import Chain, chain_from, request_chain, runs_of_chain
 from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
+from runs.services.histories import forgets
 from runs.services.journal import Line, Progress, is_written, write_lines
 from runs.services.outcomes import (
     Failure,
@@ -98,6 +99,7 @@ __all__ = [
     "finish_part",
     "forget_deliveries",
     "forget_processes",
+    "forgets",
     "give_back_lease",
     "give_back_leases",
     "hand_back",

@@ -40,11 +40,11 @@ function pickSchedules() {
 function whichRows(mode) {
   const onlyNew = document.getElementById("id_incremental");
   const uses = {
-    merge_key: (how) => how === "merge" || how === "replace",
+    merge_key: (how) => how === "merge" || how === "history" || how === "replace",
     deletes: (how, isNew) => how === "merge" && !isNew,
-    incremental: (how) => how === "merge" || how === "append",
-    cursor_column: (how, isNew) => how === "merge" || isNew,
-    lookback: (how, isNew) => isNew && how === "merge",
+    incremental: (how) => how === "merge" || how === "history" || how === "append",
+    cursor_column: (how, isNew) => how === "merge" || how === "history" || isNew,
+    lookback: (how, isNew) => isNew && (how === "merge" || how === "history"),
     settle: (how, isNew) => isNew && how === "append",
     initial_value: (how, isNew) => isNew,
   };

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Column, Target, WriteDisposition, WriteMode
+from connectors.base import Column, Deletes, Target, WriteDisposition, WriteMode
 from connectors.forecast import Forecast, LastLock
 from connectors.postgres import control, control_schema, kept
 from connectors.postgres.client import Session
-from connectors.postgres.publish import in_place_rules, indexes, merge_index, merge_rules, partitions
+from connectors.postgres.publish import in_place_rules, indexes, marks, merge_index, merge_rules, partitions
 from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Existing, Look
 from connectors.postgres.publish.lock import LIMIT_S, TRY_MS
@@ -22,6 +22,7 @@ _WAITS = {
     "in_place": "Writers wait while the difference is found and written (SHARE ROW EXCLUSIVE); readers do not."
     f" {_ASKED}",
     "append": "Nobody waits: rows are added beside those that others read and write (ROW EXCLUSIVE).",
+    "history": f"Writers wait while versions are added (SHARE ROW EXCLUSIVE); readers do not. {_ASKED}",
     "merge": f"Writers wait while rows are merged (SHARE ROW EXCLUSIVE); readers do not. {_ASKED}",
 }
 
@@ -61,8 +62,8 @@ def forecast(
 
 
 def _method(session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, seen: Look) -> str:
-    if mode.disposition is WriteDisposition.MERGE:
-        return "merge"
+    if mode.disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY):
+        return str(mode.disposition)
     if target.table not in seen.relations:
         return "create"
     if mode.disposition is WriteDisposition.APPEND:
@@ -79,7 +80,14 @@ def _why(target: Target, mode: WriteMode, method: str, here: Existing | None) ->
         return f"Nothing depends on {target}: a new table takes its place by renaming."
     if method == "append":
         return f"Rows are added to {target}."
-    return f"Rows are merged into {target} by {', '.join(mode.key)}: those that differ are updated, new ones are added."
+    if method == "history":
+        by = f"from {mode.cursor} on" if mode.cursor else "from the run's snapshot on"
+        return (
+            f"Each change of a row, known by {', '.join(mode.key)}, is added to {target} as a version that holds {by}."
+        )
+    gone = {Deletes.SOFT: " Rows that are gone are marked.", Deletes.HARD: " Rows that are gone are deleted."}
+    told = f"Rows are merged into {target} by {', '.join(mode.key)}: those that differ are updated, new ones are added."
+    return told + gone.get(mode.deletes, "")
 
 
 def _makes(
@@ -109,9 +117,20 @@ def _makes(
         makes.append(key_index)
         if stays is not None:
             waits.append(f"Writers wait from the start of the run, when the {key_index} is made.")
+    missing = _marks(session, target, mode, stays)
+    if missing:
+        makes.append(f"{', '.join(missing)}, kept beside the columns of the source")
+        if stays is not None:
+            waits.append("Readers wait as well for the moment in which these columns are added to the catalog.")
     if form.by is not None:
         makes.append(f"partitions, one for each {form.by.unit} of {form.by.source} that has rows")
     return tuple(makes), tuple(waits)
+
+
+def _marks(session: Session, target: Target, mode: WriteMode, stays: Existing | None) -> Sequence[str]:
+    """The columns of our own that the target lacks."""
+    names = marks.of_mode(mode)
+    return names if stays is None or not names else marks.lacking(session, target, names)
 
 
 def _merge_index(

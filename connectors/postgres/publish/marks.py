@@ -134,6 +134,23 @@ def clear(session: Session, target: Target) -> int:
     return session.execute(statement.format(table, name=sql.Identifier(DELETED_AT))).rowcount
 
 
+def rows_that_hold(session: Session, target: Target, mode: WriteMode | None) -> sql.Composable:
+    """The target as something to select from, without what runs of `mode` keep of rows that are gone or were otherwise.
+
+    Marks from before rows were kept count as well: who made them could tell.
+    """
+    table = sql.Identifier(target.schema, target.table)
+    if mode is None:
+        return table
+    is_history = mode.disposition is WriteDisposition.HISTORY
+    name, holds = (IS_CURRENT, "{}") if is_history else (DELETED_AT, "{} IS NULL")
+    is_there = name not in lacking(session, target, [name]) if of_mode(mode) else name in ours(session, target)
+    if not is_there:
+        return table
+    condition = sql.SQL(holds).format(sql.Identifier(name))
+    return sql.SQL("(SELECT * FROM {} WHERE {}) AS held").format(table, condition)
+
+
 def add(session: Session, target: Target, names: Sequence[str]) -> None:
     """Give a table columns that it lacks, in the catalog alone; the caller has locked a table that others see.
 

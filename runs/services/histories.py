@@ -1,0 +1,24 @@
+"""Histories: what only somebody who has confirmed it may have forgotten."""
+
+from __future__ import annotations
+
+from connectors.base import WriteDisposition
+from pipelines.models import Pipeline
+from runs.models import RunAction
+from runs.services.errors import RunRefused
+
+
+def forgets(pipeline: Pipeline, action: str) -> bool:
+    """Whether a run would delete versions that nobody could bring back."""
+    return action == RunAction.FULL_REFRESH and pipeline.write_disposition == WriteDisposition.HISTORY
+
+
+def refuse_forgetting(pipeline: Pipeline, action: str) -> None:
+    """Raise RunRefused for what begins a history anew."""
+    if forgets(pipeline, action):
+        raise RunRefused(
+            "history_begins_anew",
+            f"A full refresh of {pipeline.name} deletes every version in its history, and begins with what the source"
+            " has now.",
+            "Confirm it on the page that asks; in the API, with force.",
+        )

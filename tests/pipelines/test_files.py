@@ -161,7 +161,7 @@ def test_an_export_keeps_to_its_schema(everything):
     told = json.loads(out.getvalue())["properties"]["pipelines"]["additionalProperties"]["properties"]
     assert told["retries"]["maximum"] == 20
     assert told["retries"]["default"] == 3
-    assert told["write_disposition"]["enum"] == ["replace", "append", "merge"]
+    assert told["write_disposition"]["enum"] == ["replace", "append", "merge", "history"]
     assert told["missed"]["title"] == "Missed ticks"
 
 

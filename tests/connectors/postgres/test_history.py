@@ -322,7 +322,7 @@ def test_a_partitioned_history_moves_no_version_to_another_place(world, admin):
 ROW = st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.one_of(st.none(), st.integers(0, 12)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(st.tuples(st.booleans(), st.lists(ROW, max_size=7)), max_size=5),
     cursor=st.sampled_from(["at", ""]),

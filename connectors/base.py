@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from connectors.checks import CheckResult
+    from connectors.column_rules import ColumnRule
     from connectors.errors import ConnectorError
     from connectors.forecast import Forecast
     from connectors.former import FormerState
@@ -465,7 +466,10 @@ class Source(ABC):
         """Say what a read would give, without cost; raises ConnectorError if it cannot be read."""
 
     @abstractmethod
-    def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview: ...
+    def preview(
+        self, request: ReadRequest, *, limit: int = 20, rules: Mapping[str, ColumnRule] | None = None
+    ) -> Preview:
+        """The first rows; by `rules` as a target would have them, HMACs made with some key that nothing else is."""
 
     @abstractmethod
     def plan(

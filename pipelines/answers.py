@@ -32,9 +32,10 @@ from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.options import build
 from connectors.parameters import Parameter
+from connectors.postgres.names import column_names
 from connectors.row_filter import FIELD as FILTER_FIELD
 from connectors.target_options import TargetOptions
-from connectors.types import bigquery_type
+from connectors.types import bigquery_type, postgres_type
 from pipelines.fields import fernet
 
 log = logging.getLogger(__name__)
@@ -150,10 +151,14 @@ def _range_bytes(system: System, table: str, query: str, samples: list[Any], row
     return found
 
 
-def _preview(system: System, table: str, query: str, parameters: Sent) -> dict[str, Any]:
+def _preview(system: System, table: str, query: str, parameters: Sent, rules: Any = None) -> dict[str, Any]:
+    ruled, wrong = column_rules.from_json(rules or {})
+    for error in wrong:
+        raise error
     with _source(system) as source:
-        seen = source.preview(_read(table, query, parameters), limit=PREVIEW_ROWS)
-    return {"columns": _columns(seen.columns), "rows": [list(row) for row in seen.rows]}
+        seen = source.preview(_read(table, query, parameters), limit=PREVIEW_ROWS, rules=ruled)
+    columns = _columns(seen.columns) if rules is None else _target_columns(seen.columns)
+    return {"columns": columns, "rows": [list(row) for row in seen.rows]}
 
 
 def _read(table: str, query: str, parameters: Sent, row_filter: str = "") -> ReadRequest:
@@ -163,6 +168,11 @@ def _read(table: str, query: str, parameters: Sent, row_filter: str = "") -> Rea
 
 def _columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
     return [{"name": column.name, "type": bigquery_type(column)} for column in columns]
+
+
+def _target_columns(columns: tuple[Column, ...]) -> list[dict[str, str]]:
+    named = zip(column_names(columns), columns, strict=True)
+    return [{"name": name, "type": postgres_type(column)} for name, column in named]
 
 
 # Both ends of a pipeline ----------------------------------------------------------------------

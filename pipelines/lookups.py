@@ -89,9 +89,15 @@ def source_columns(
     return _ask("source_columns", system=_saved(connection), table=table, query=query, parameters=_sent(parameters))
 
 
-def preview(connection: Connection, *, table: str = "", query: str = "", parameters: Parameters = ()) -> dict[str, Any]:
-    """The first 20 rows as text: columns (name, type) and rows, where None is NULL."""
-    return _ask("preview", system=_saved(connection), table=table, query=query, parameters=_sent(parameters))
+def preview(
+    connection: Connection, *, table: str = "", query: str = "", parameters: Parameters = (), rules: Any = None
+) -> dict[str, Any]:
+    """The first 20 rows as text: columns (name, type) and rows, where None is NULL; with `rules` as a target has them.
+
+    HMACs are made with a key of this one look.
+    """
+    told = {"table": table, "query": query, "parameters": _sent(parameters)}
+    return _ask("preview", system=_saved(connection), rules=rules, **told)
 
 
 def validate_pipeline(pipeline: Pipeline) -> list[Finding]:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
+from connectors import column_rules
 from connectors.base import Column, Preview
 from connectors.bigquery.cells import to_batch
+from connectors.column_rules import ColumnRule
+from connectors.columns.masking import Masking
+from connectors.masks import with_key
 
 
-def to_preview(rows: Sequence[dict[str, Any]], columns: tuple[Column, ...]) -> Preview:
-    """Rows of BigQuery's JSON as texts that read as its console shows them."""
-    values = [column.to_pylist() for column in to_batch(rows, columns).columns]
+def to_preview(rows: Sequence[dict[str, Any]], columns: tuple[Column, ...], rules: Mapping[str, ColumnRule]) -> Preview:
+    """Rows of BigQuery's JSON as texts that read as its console shows them; masked where a rule says so.
+
+    Raises ConnectorError for rules that cannot be: values that a wrong one leaves are not shown.
+    """
+    batch = to_batch(rows, columns)
+    if rules:
+        # The key of a connection would tell the mask of any value that somebody has a query give.
+        key = secrets.token_hex()
+        columns = with_key(column_rules.apply(columns, rules), key)
+        batch = Masking(columns, key).masked(batch).select([column.name for column in columns])
+    values = [column.to_pylist() for column in batch.columns]
     texts = [[None if value is None else _text(value) for value in column] for column in values]
     return Preview(columns, tuple(zip(*texts, strict=True)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -33,7 +33,7 @@ from connectors.bigquery.plans import Planner, about, some_left
 from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
-from connectors.column_rules import narrowed
+from connectors.column_rules import ColumnRule, narrowed
 from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
@@ -117,14 +117,16 @@ class BigQuerySource(Source):
     def tables_behind(self, request: ReadRequest) -> tuple[str, ...]:
         return watching.tables_behind(self._clients(), request, timeout_s=self._timeout_s)
 
-    def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
+    def preview(
+        self, request: ReadRequest, *, limit: int = 20, rules: Mapping[str, ColumnRule] | None = None
+    ) -> Preview:
         deadline = TimeLimit(min(self._timeout_s, PREVIEW_LIMIT_S))
         if not request.query:
             ref = parse_table(request.table, self._options.project)
             table = None if ref.is_wildcard else self._get_table(ref, deadline.left())
             if table is not None and table.table_type in _DIRECT_KINDS:
                 # tabledata.list costs nothing, whatever the table's size.
-                return self._page(PageSource.of_table(ref), limit, deadline, about(ref), _columns(table, ref))
+                return self._page(PageSource.of_table(ref), limit, deadline, about(ref), _columns(table, ref), rules)
         else:
             # Looking must not change anything: what is not one SELECT is refused before it runs.
             query.dry_run(self._clients(), request.query, timeout_s=deadline.left(), parameters=request.parameters)
@@ -139,7 +141,7 @@ class BigQuerySource(Source):
             limit=deadline,
             doing=doing,
         )
-        return self._page(PageSource.of_job(job), limit, deadline, doing, ())
+        return self._page(PageSource.of_job(job), limit, deadline, doing, (), rules)
 
     def plan(
         self,
@@ -286,10 +288,16 @@ class BigQuerySource(Source):
         return Description(found.columns, bytes=found.bytes, warnings=warnings)
 
     def _page(
-        self, source: PageSource, limit: int, deadline: TimeLimit, doing: Doing, columns: tuple[Column, ...]
+        self,
+        source: PageSource,
+        limit: int,
+        deadline: TimeLimit,
+        doing: Doing,
+        columns: tuple[Column, ...],
+        rules: Mapping[str, ColumnRule] | None,
     ) -> Preview:
         page = pages.fetch(self._clients(), source, size=limit, timeout_s=deadline.left(), doing=doing)
-        return preview.to_preview(page.rows, columns or page.columns)
+        return preview.to_preview(page.rows, columns or page.columns, rules or {})
 
     def _kept_columns(
         self, ref: TableRef, table: bigquery.Table | None, request: ReadRequest

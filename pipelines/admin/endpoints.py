@@ -56,18 +56,15 @@ class PipelineEndpoints:
         return JsonResponse({"schemas": lookups.schemas(_find(destinations(), request.GET))})
 
     def preview_view(self, request: HttpRequest) -> JsonResponse:
-        return JsonResponse(lookups.preview(_source(request.POST), **_what(request)))
+        rules = _rules(request) if "rules" in request.POST else None
+        return JsonResponse(lookups.preview(_source(request.POST), rules=rules, **_what(request)))
 
     def describe_view(self, request: HttpRequest) -> JsonResponse:
         return JsonResponse(lookups.describe(_source(request.POST), **_what(request)))
 
     def columns_view(self, request: HttpRequest) -> JsonResponse:
         """What becomes of each column by the rules that are being typed."""
-        try:
-            rules = json.loads(request.POST.get("rules") or "{}")
-        except ValueError:
-            hint = 'Write for example {"email": {"skip": true}}.'
-            raise lookups.LookupFailed("column_rule", "The rules are not JSON.", hint, "column_rules") from None
+        rules = _rules(request)
         policy = request.POST.get("text_policy", "")
         found = lookups.source_columns(_source(request.POST), **_what(request))
         return JsonResponse(asdict(preflight(found, rules, policy if policy in list(TextPolicy) else TextPolicy.FAIL)))
@@ -125,6 +122,15 @@ def _find(connections: Any, given: Any) -> Connection:
         return connections.get(pk=UUID(given.get("connection", "")))
     except (ValueError, ValidationError, Connection.DoesNotExist):
         raise lookups.LookupFailed("no_connection", "Choose a connection first.", "", "source") from None
+
+
+def _rules(request: HttpRequest) -> Any:
+    """The rules as they are typed."""
+    try:
+        return json.loads(request.POST.get("rules") or "{}")
+    except ValueError:
+        hint = 'Write for example {"email": {"skip": true}}.'
+        raise lookups.LookupFailed("column_rule", "The rules are not JSON.", hint, "column_rules") from None
 
 
 def _what(request: HttpRequest) -> dict[str, Any]:

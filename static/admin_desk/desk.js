@@ -44,6 +44,17 @@ export function note(error) {
   return el("div", { class: "desk-note desk-note-error", role: "alert" }, [error.message, error.hint].filter(Boolean).join(" "));
 }
 
+/** The first rows of a source, with a sentence above them. */
+export function rowsTable({ columns, rows }, words = "") {
+  const cell = (value) => (value === null ? el("td", { class: "desk-null" }, "NULL") : el("td", { title: value }, value));
+  const told = rows.length ? `The first ${rows.length} rows${words ? `, ${words}` : ""}` : "There are no rows.";
+  return el("div", {},
+    el("p", { class: "desk-quiet" }, told),
+    el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-preview" },
+      el("thead", {}, el("tr", {}, ...columns.map(({ name, type }) => el("th", { scope: "col" }, name, el("small", {}, type))))),
+      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))))));
+}
+
 /** Run `work` while the button shows that it waits. */
 export async function busy(button, work) {
   button.disabled = true;

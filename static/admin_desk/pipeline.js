@@ -1,7 +1,7 @@
 // The pipeline form: browse to a table and look at its first rows, check a query, pick schedules.
 import { showColumns } from "./columns.js";
 import { showForecast } from "./forecast.js";
-import { ask, busy, el, note, size, urls } from "./desk.js";
+import { ask, busy, el, note, rowsTable, size, urls } from "./desk.js";
 import { pickSchedule } from "./schedule.js";
 import { suggestSchemas } from "./schemas.js";
 
@@ -79,6 +79,7 @@ function browse() {
   under(query, el("div", { class: "desk-row" }, button("Check query", check), button("Preview", () => preview(asked(), place.query))), place.query);
 
   const rows = { table: table.closest(".field-row"), query: query.closest(".field-row") };
+  const filter = document.getElementById("id_row_filter");
   const tabs = {
     table: el("button", { type: "button", class: "desk-button", onclick: () => choose("table") }, "A table"),
     query: el("button", { type: "button", class: "desk-button", onclick: () => choose("query") }, "A SELECT query"),
@@ -90,6 +91,7 @@ function browse() {
   table.form.addEventListener("formdata", ({ formData }) => {
     if (rows.query.hidden) formData.set(query.name, "");
     if (rows.table.hidden) formData.set(table.name, "");
+    if (filter?.closest(".field-row").hidden) formData.set(filter.name, "");
   });
 
   function choose(which) {
@@ -97,6 +99,9 @@ function browse() {
       rows[name].hidden = name !== which;
       tabs[name].setAttribute("aria-pressed", String(name === which));
     }
+    // A query has a WHERE of its own.
+    const row = filter?.closest(".field-row");
+    if (row) row.hidden = which === "query" && !row.querySelector(".errorlist");
   }
 
   async function datasets() {
@@ -148,12 +153,7 @@ function browse() {
     spot.replaceChildren(el("p", { class: "desk-quiet" }, "Reading the first rows…"));
     const answer = await ask(urls().preview, { data: { connection: source.value, ...what } });
     if (answer.error) return spot.replaceChildren(note(answer.error));
-    const cell = (value) => (value === null ? el("td", { class: "desk-null" }, "NULL") : el("td", { title: value }, value));
-    spot.replaceChildren(
-      el("p", { class: "desk-quiet" }, answer.rows.length ? `The first ${answer.rows.length} rows` : "There are no rows."),
-      el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-preview" },
-        el("thead", {}, el("tr", {}, ...answer.columns.map(({ name, type }) => el("th", { scope: "col" }, name, el("small", {}, type))))),
-        el("tbody", {}, ...answer.rows.map((row) => el("tr", {}, ...row.map(cell)))))));
+    spot.replaceChildren(rowsTable(answer));
   }
 
   async function check() {

@@ -103,7 +103,7 @@ class MemorySource(Source):
     def describe(self, request: ReadRequest) -> Description:
         raise NotImplementedError
 
-    def preview(self, request: ReadRequest, *, limit: int = 20) -> Preview:
+    def preview(self, request: ReadRequest, *, limit: int = 20, rules: Any = None) -> Preview:
         raise NotImplementedError
 
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:

@@ -21,7 +21,7 @@ COLUMNS = [
     Column("<b>", "BIGNUMERIC", True),
 ]
 HTML = """
-<script id="desk-urls" type="application/json">{"columns": "/columns/"}</script>
+<script id="desk-urls" type="application/json">{"columns": "/columns/", "preview": "/preview/"}</script>
 <form>
   <input name="csrfmiddlewaretoken" value="x">
   <select id="id_source"><option value="7">Lake</option></select>
@@ -48,6 +48,10 @@ def answer(route: Route) -> None:
     else:
         asked = {name: values[0] for name, values in parse_qs(route.request.post_data or "").items()}
         assert (asked["connection"], asked["table"]) == ("7", "a.b")
+        if path == "/preview/":
+            assert json.loads(asked["rules"])["Email"]["mask"] == "keep_last"
+            shown = {"columns": [{"name": "mail", "type": "text"}], "rows": [["****.org"], [None]]}
+            return route.fulfill(body=json.dumps(shown), content_type="application/json")
         told = asdict(look_ahead(COLUMNS, json.loads(asked.get("rules") or "{}"), asked["text_policy"]))
         route.fulfill(body=json.dumps(told), content_type="application/json")
 
@@ -118,10 +122,37 @@ def test_a_time_that_changes_its_kind_asks_for_its_zone(page):
 
 def test_what_is_typed_into_the_field_is_shown(page):
     page.fill("#id_column_rules", '{"EMAIL": {"skip": true}, "id": {"type": "uuid"}, "gone": {"skip": true}}')
-    expect(page.locator(".desk-finder")).to_contain_text("The source has no column gone")
+    expect(page.locator(".desk-finder").first).to_contain_text("The source has no column gone")
     expect(page.locator(".desk-rules tr", has_text="Email")).to_contain_text("Not read.")
     expect(page.locator(".desk-rules tbody tr").nth(1)).to_contain_text("cannot be stored as uuid")
     assert page.get_by_label("Type of id").input_value() == "uuid"
     page.get_by_label("Read Email").check()
     expect(page.locator(".desk-rules tr", has_text="Email")).to_contain_text("by value")
     assert "EMAIL" not in rules(page)
+
+
+def test_a_name_and_a_mask_are_chosen_and_the_first_rows_shown_with_them(page):
+    email = page.locator(".desk-rules tbody tr").nth(1)
+    page.get_by_label("Name of Email").fill("mail")
+    page.get_by_label("Name of Email").blur()
+    page.get_by_label("Type of Email").fill("varchar(9)")
+    page.get_by_label("Type of Email").blur()
+    expect(email).to_contain_text("a longer text ends the run")
+    assert rules(page) == {"Email": {"name": "mail", "type": "varchar(9)"}}
+    page.get_by_label("Mask of Email").select_option("keep_last")
+    expect(email).to_contain_text("counted only")
+    expect(page.get_by_label("Type of Email")).to_be_disabled()
+    assert rules(page) == {"Email": {"name": "mail", "mask": "keep_last", "keep": 4}}
+    page.get_by_label("Characters kept of Email").fill("3")
+    page.get_by_label("Characters kept of Email").blur()
+    page.get_by_role("button", name="Preview by these rules").click()
+    expect(page.locator(".desk-preview")).to_contain_text("****.org")
+    assert rules(page)["Email"]["keep"] == 3
+    page.get_by_label("Mask of Email").select_option("hmac")
+    expect(page.locator(".desk-preview")).to_have_count(0)
+    assert rules(page) == {"Email": {"name": "mail", "mask": "hmac"}}
+    page.get_by_label("Mask of Email").select_option("")
+    page.get_by_label("Name of Email").fill("Email")
+    page.get_by_label("Name of Email").blur()
+    expect(email).to_contain_text("by value")
+    assert rules(page) == {}

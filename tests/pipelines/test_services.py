@@ -301,5 +301,5 @@ def test_rules_that_cannot_be_are_told_by_column(make_pipeline):
     assert [refused.message for refused in found] == [
         "The rule for column x is not understood.",
         "Column id is skipped, and stands in the key.",
-        "Column at is the cursor: it is read, and keeps its type.",
+        "Column at is the cursor: it is read as it is, and keeps its type.",
     ]

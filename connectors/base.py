@@ -87,6 +87,7 @@ class WriteMode:
     Only a run that `sees_all` rows of the source can tell which are gone: `deletes` says what becomes of those. A
     history begins `anew` in a full refresh.
     `undo_depth` is how many former states of the target are kept where it is replaced.
+    `replays` are the ids of quarantined rows that this run takes in.
     """
 
     disposition: WriteDisposition
@@ -99,6 +100,7 @@ class WriteMode:
     sees_all: bool = False
     anew: bool = False
     undo_depth: int = 0
+    replays: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The mode as JSON holds it."""
@@ -113,6 +115,7 @@ class WriteMode:
                 **values,
                 "disposition": WriteDisposition(values["disposition"]),
                 "key": tuple(values["key"]),
+                "replays": tuple(values.get("replays", ())),
                 "options": TargetOptions.from_json(values.get("options", {})),
                 "span": Span(**span) if span else None,
                 "deletes": Deletes(values.get("deletes", Deletes.KEEP)),
@@ -383,6 +386,7 @@ class Fence:
     no load has a use for: of other runs that were overtaken, and what this run staged in a former attempt.
     `columns` is what the head has of the target's columns, as `connectors.drift` writes it; empty before it does.
     `kept` is how many former states of the target are kept for an undo.
+    `has_quarantine` where rows of the target stand in its quarantine, decided on or not.
     """
 
     target: Target
@@ -395,6 +399,7 @@ class Fence:
     leftovers: tuple[str, ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     kept: int = 0
+    has_quarantine: bool = False
 
 
 class StopSignal(Protocol):

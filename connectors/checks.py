@@ -38,6 +38,7 @@ class Severity(StrEnum):
 
     HOLD = "hold"
     WARN = "warn"
+    QUARANTINE = "quarantine"
 
 
 class Status(StrEnum):
@@ -154,7 +155,12 @@ class CheckResult:
 
     @property
     def holds(self) -> bool:
-        """Whether a person has to decide: it failed, or nobody can say that it did not."""
+        """Whether a person has to decide: it failed, or nobody can say that it did not.
+
+        Bad rows that went into quarantine hold nothing.
+        """
+        if self.severity is Severity.QUARANTINE:
+            return self.status is Status.UNKNOWN
         return self.severity is Severity.HOLD and self.status in (Status.FAILED, Status.UNKNOWN)
 
     @property

@@ -33,7 +33,7 @@ def watermark_after(fence: Fence, plan: ReadPlan, request: TransferRequest) -> W
     A backfill leaves it alone.
     """
     interval = plan.interval
-    if span_of(request) is not None:
+    if span_of(request) is not None or request.mode.replays:
         return fence.watermark
     if interval is None:
         return Watermark()

@@ -13,6 +13,7 @@ from connectors.base import NO_GUARD, Fence, ReadPlan, Reporter, StopSignal, Wat
 from connectors.errors import ConnectorError, Held
 from connectors.postgres.auditing import CHECK_FAILED, refuse_bad
 from connectors.postgres.control import AlreadyApplied
+from connectors.quarantine import QUARANTINE_LIMIT, in_words
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
 
@@ -47,17 +48,20 @@ def publish_staged(
     draft = Receipt.from_json(facts["draft"])
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode.from_json(facts["mode"])
-    # Who approved what a check held was told of no guard: they have yet to look.
-    was_checked = bool(facts.get("held_by_checks"))
-    approved = replace(request, checks=(), guard=request.guard if was_checked else NO_GUARD)
+    # Who approved what was held for one reason was told of no other: those have yet to look.
+    held_by = facts.get("held_by", "")
+    approved = replace(request, quarantine=request.quarantine.without_limits())
+    if held_by != QUARANTINE_LIMIT:
+        approved = replace(approved, checks=(), guard=request.guard if held_by == CHECK_FAILED else NO_GUARD)
     seconds = dict(draft.seconds)
     with (
         already_applied(reporter) as earlier,
         destination.load(fence, columns, mode, approved, reporter=reporter, stop=stop) as load,
     ):
         load.reopen(plan, draft.rows)
-        load.settle(draft.rows)
-        draft = replace(draft, token=fence.token)
+        load.quarantine.look_again(plan.generation, sum(draft.quarantined.values()))
+        rows = load.settle(draft.rows)
+        draft = replace(draft, token=fence.token, rows=rows, quarantined=load.quarantine.reasons)
         return publish(
             *(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash),
             facts=lambda: {},
@@ -79,7 +83,10 @@ def publish(
     """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
     with timed(seconds, "publish"):
         reporter.publishing()
+        if load.quarantine.rows:
+            reporter.log("warning", in_words(load.quarantine.reasons))
         try:
+            load.quarantine.judge(draft.rows)
             results = load.audit(draft.rows)
             draft = replace(draft, checks=draft.checks or tuple(result.to_json() for result in results))
             crash("publish.checked")
@@ -89,7 +96,7 @@ def publish(
             load.lock(draft.rows, draft.snapshot_time)
         except Held as held:
             if facts is not None:
-                load.hold({**facts(), "draft": draft.to_json(), "held_by_checks": held.code == CHECK_FAILED})
+                load.hold({**facts(), "draft": draft.to_json(), "held_by": held.code})
                 crash("publish.held")
             raise
         crash("publish.after_lock")

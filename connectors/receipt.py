@@ -17,7 +17,8 @@ class Receipt:
     `method` is append, rename, create, in_place, merge or history; `changes` counts what became of the target's rows;
     `bytes` are those of the COPY; `seconds` has one entry per phase. `lock_wait_ms` and `lock_held_ms`
     are about the lock that others feel: readers at a rename, writers at a merge; in the kept receipt
-    the latter ends just before the commit. `repaired` counts values that the text policy changed.
+    the latter ends just before the commit. `repaired` counts values that the text policy changed. `rows` are those
+    staged; `quarantined` counts the others that were read, by column and code. `replayed` rows came from there.
     `source_rows` is what the source itself counted at the snapshot, None where it could not. `interval` says
     which values of the cursor were read (see cursor.Interval), with `late`, the net number of rows that came at
     or below the watermark since it was written; None for a run that reads all rows. `checks` are the results of
@@ -38,6 +39,8 @@ class Receipt:
     lock_wait_ms: float = 0.0
     lock_held_ms: float = 0.0
     repaired: Mapping[str, int] = field(default_factory=dict)
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    replayed: int = 0
     source: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     source_rows: int | None = None
@@ -56,6 +59,7 @@ class Receipt:
                 replace(
                     self,
                     repaired=dict(self.repaired),
+                    quarantined=dict(self.quarantined),
                     source=dict(self.source),
                     seconds=dict(self.seconds),
                     interval=None if self.interval is None else dict(self.interval),

@@ -20,6 +20,7 @@ from connectors.base import (
 )
 from connectors.checks import Check
 from connectors.column_rules import ColumnRule
+from connectors.quarantine import NO_QUARANTINE, Beyond, QuarantineRule
 from connectors.schema_policy import SchemaPolicy
 
 Crash = Callable[[str], None]
@@ -53,6 +54,7 @@ class TransferRequest:
     schema_policy: SchemaPolicy = SchemaPolicy.EVOLVE
     mask_key: str = field(default="", repr=False)
     text_policy: TextPolicy = TextPolicy.FAIL
+    quarantine: QuarantineRule = NO_QUARANTINE
     guard: Guard = NO_GUARD
     checks: tuple[Check, ...] = ()
     former_rows: tuple[int, ...] | None = ()
@@ -71,10 +73,11 @@ class Prepared:
 def write_mode(request: TransferRequest) -> WriteMode:
     """How to write: a full refresh puts new rows in the place of all that are there, and begins a history anew.
 
-    What is checked is staged.
+    What is checked, or may have to wait for a person, is staged.
     """
-    sees_all = request.mode.sees_all and request.read.cursor is None
-    mode = replace(request.mode, sees_all=sees_all, staged=request.mode.staged or bool(request.checks))
+    waits = request.quarantine.is_on and request.quarantine.beyond is Beyond.HOLD
+    sees_all = request.mode.sees_all and request.read.cursor is None and not request.mode.replays
+    mode = replace(request.mode, sees_all=sees_all, staged=request.mode.staged or waits or bool(request.checks))
     if request.refresh is not Refresh.FULL:
         return mode
     if mode.disposition is WriteDisposition.HISTORY:

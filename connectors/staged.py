@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connectors import drift, masks, receipt
-from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal
+from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal, WriteDisposition
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from connectors.postgres.checkpoints import PartLoad
     from connectors.postgres.destination import PostgresDestination
     from connectors.postgres.load import Load
+    from connectors.postgres.quarantine import Quarantine
 
 # From this size on, losing an attempt costs more than what checkpoints cost.
 LARGE_BYTES = 2 << 30
@@ -150,6 +151,7 @@ def load_part(
         crash("part.taken")
         on_commit(load.at.rows, load.at.bytes, load.at.done)
         plan = ReadPlan.from_json(load.facts["read"])
+        quarantine = load.quarantine(plan.columns, request)
         source.resume(plan)
         part = plan.parts[key.part]
         if load.at.position:
@@ -165,7 +167,7 @@ def load_part(
                     on_commit(load.at.rows, load.at.bytes, load.at.done)
                     break
                 reading = opened
-                _read(source, load, reading, part, plan, request, reporter, stop, is_over, on_commit, crash)
+                _read(source, load, quarantine, reading, part, plan, request, reporter, stop, is_over, on_commit, crash)
                 break
             except ConnectorError as error:
                 if error.code in _VOID:
@@ -178,7 +180,7 @@ def load_part(
                         hint="The next attempt makes a new plan and reads from the start.",
                     ) from error
                 reporter.log("warning", f"{error.message} This part starts over, the others keep what they have.")
-                load.start_over()
+                load.start_over(quarantine)
                 on_commit(0, 0, False)
         reporter.progress(rows=load.at.rows, bytes=load.at.bytes)
         return PartDone(load.at.rows, load.at.bytes, load.at.done)
@@ -187,6 +189,7 @@ def load_part(
 def _read(
     source: Source,
     load: PartLoad,
+    quarantine: Quarantine,
     reading: Part,
     part: Part,
     plan: ReadPlan,
@@ -220,6 +223,8 @@ def _read(
                 reading.id,
                 is_last=lambda: feed.is_drained,
                 text_policy=request.text_policy,
+                quarantine=quarantine,
+                knows_rows_by_key=request.mode.disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY),
                 may_restart=reading.id != part.id,
                 on_batch=on_batch,
                 before_commit=lambda: crash("checkpoint.before_commit"),
@@ -275,7 +280,7 @@ def publish_parts(
     plan, mode = ReadPlan.from_json(stored.facts["read"]), write_mode(request)
     masks.refuse_other_key(plan.columns, request.mask_key)
     seconds = {**stored.facts["seconds"], "load": stored.age_s}
-    rows = sum(at.rows for at in checkpoints)
+    rows, aside = sum(at.rows for at in checkpoints), sum(at.quarantined for at in checkpoints)
     crash("check.begin")
     source.resume(plan)
     with (
@@ -289,14 +294,15 @@ def publish_parts(
             if error.code != "staging_gone":
                 raise
             raise NewGeneration(error.message, hint="The next attempt reads again.") from error
+        load.quarantine.look_again(stored.generation, aside)
         for column, values in _repaired(checkpoints).items():
             reporter.log("warning", receipt.repaired(column, values, request.text_policy))
-        source_rows = count.result(reporter, rows)
+        source_rows = count.result(reporter, rows + aside)
         try:
-            refuse_missing(request.target, rows, source_rows)
+            refuse_missing(request.target, rows + aside, source_rows)
         except TransientError as error:
             raise NewGeneration(error.message, hint=error.hint, code=error.code) from error
-        load.settle(rows)
+        rows = load.settle(rows)
         crash("check.end")
         after = watermark_after(fence, plan, request)
         draft = Receipt(
@@ -310,6 +316,7 @@ def publish_parts(
             published_at=plan.snapshot_time,  # the database's clock replaces it
             changes=load.changes,
             repaired=_repaired(checkpoints),
+            quarantined=load.quarantine.reasons,
             source={**plan.facts, "parts": len(checkpoints), "generation": stored.generation},
             source_rows=source_rows,
             interval=interval_facts(fence, plan, request),

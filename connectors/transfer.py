@@ -134,15 +134,15 @@ def _fill(
         read_part = masking.reader(source, plan.columns, request.mask_key)
         readers = [partial(read_part, part, stop=stop) for part in plan.parts]
         copied = load.copy(readers, on_batch)
-        reporter.progress(rows=copied.rows, bytes=copied.bytes)
+        reporter.progress(rows=copied.read, bytes=copied.bytes)
         for column, values in copied.repaired.items():
             reporter.log("warning", receipt.repaired(column, values, request.text_policy))
         crash("load.end")
-        source_rows = count.result(reporter, copied.rows)
-        refuse_missing(request.target, copied.rows, source_rows)
-        load.settle(copied.rows)
+        source_rows = count.result(reporter, copied.read)
+        refuse_missing(request.target, copied.read, source_rows)
+        rows = load.settle(copied.rows)
     return Receipt(
-        rows=copied.rows,
+        rows=rows,
         bytes=copied.bytes,
         method=load.method,
         target=request.target,
@@ -152,6 +152,8 @@ def _fill(
         published_at=plan.snapshot_time,  # the database's clock replaces it
         changes=load.changes,
         repaired=copied.repaired,
+        quarantined=load.quarantine.reasons,
+        replayed=len(request.mode.replays),
         source=plan.facts,
         source_rows=source_rows,
         interval=interval_facts(fence, plan, request),

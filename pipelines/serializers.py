@@ -274,6 +274,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "cursor_column",
             "column_rules", "schema_policy",
             "primary_key", "indexes", "partition_column", "partition_unit", "analyze", "text_policy",
+            "quarantine", "quarantine_rows", "quarantine_percent", "quarantine_beyond", "quarantine_days",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
             "held_days", "undo_depth", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
             "give_up_after_s", "time_limit_s", "load_method",

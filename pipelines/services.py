@@ -20,7 +20,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
-from pipelines import calendars, deletions, queries, realtime, schedules, schema_policies
+from pipelines import calendars, deletions, quarantines, queries, realtime, schedules, schema_policies
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
@@ -212,6 +212,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "watch_every_s": pipeline.watch_every_s,
         "load_method": str(pipeline.load_method),
         "text_policy": str(pipeline.text_policy),
+        **quarantines.said(pipeline),
         "target_options": pipeline.target_options.to_json(),
         "schedules": [spec.to_json() for spec in sorted(current, key=lambda spec: spec.key)],
         "dependencies": [spec.to_json() for spec in graph.specs_of(pipeline)],
@@ -326,6 +327,7 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         watch_every_s=pipeline.watch_every_s,
         load_method=pipeline.load_method,
         text_policy=pipeline.text_policy,
+        **quarantines.fields(pipeline),
         primary_key=list(pipeline.primary_key),
         indexes=list(pipeline.indexes),
         partition_column=pipeline.partition_column,

@@ -25,7 +25,7 @@ from connectors.base import (
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
-from pipelines import deletions, schema_policies
+from pipelines import deletions, quarantines, schema_policies
 from pipelines.models import Connection, LoadMethod
 from runs import capacity, endings, ends, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
@@ -241,6 +241,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
             undo_depth=definition.get("undo_depth", 0),
         ),
         text_policy=TextPolicy(definition["text_policy"]),
+        quarantine=quarantines.rule_of(definition),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),
         refresh=_REFRESH.get(RunAction(claimed.action), Refresh.NEW),
         fingerprint=masks.definition(claimed.fingerprint, column_rules.is_keyed(rules), key),

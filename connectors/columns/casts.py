@@ -32,6 +32,14 @@ _DECIMAL128, _DECIMAL256 = 38, 76  # the most digits
 _SHOWN = 40  # characters of a value in a message
 
 
+class Misfits(pa.ArrowInvalid):  # type: ignore[misc] # pyarrow has no types
+    """Values that do not fit: `rows` says which of those that were looked at."""
+
+    def __init__(self, message: str, rows: pa.Array) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
 @dataclass(frozen=True)
 class Cast:
     """How a column is made into another: the values, and the column that would bring such values.
@@ -75,7 +83,7 @@ def _change(column: Column, characters: Characters) -> tuple[str, Change]:
         case "numeric":
             # Without bounds it shows no more digits than it has, as BIGNUMERIC does.
             is_small = column.type != "BIGNUMERIC" and column.target_type != base
-            return ("NUMERIC" if is_small else "BIGNUMERIC"), _decimals(column.target_type)
+            return ("NUMERIC" if is_small else "BIGNUMERIC"), decimals(column.target_type)
         case "text":
             return "STRING", _TEXTS.get(column.type, _plain)
         case "character varying":
@@ -118,7 +126,7 @@ def _numbers(array: pa.Array, base: str) -> pa.Array:
     return fixed(cast.fill_null(0).to_numpy().astype(sent_as), is_valid(array))
 
 
-def _decimals(type_: str) -> Change:
+def decimals(type_: str) -> Change:
     """Whole numbers and decimals as decimals, once it is sure that `type_` holds them: PostgreSQL would round."""
     precision, scale = _lengths(type_) or (0, 0)
 
@@ -188,7 +196,7 @@ def _refuse(array: pa.Array, is_wrong: pa.Array, why: str) -> None:
     """Raise ArrowInvalid for the first value of `array` that `is_wrong`, cut short."""
     wrong = pc.filter(array, is_wrong)
     if len(wrong):
-        raise pa.ArrowInvalid(f"{str(wrong[0].as_py())[:_SHOWN]!r} {why}")
+        raise Misfits(f"{str(wrong[0].as_py())[:_SHOWN]!r} {why}", is_wrong)
 
 
 _TEXTS: dict[str, Change] = {

@@ -18,6 +18,14 @@ NUL, NOT_UTF8 = "a NUL character", "bytes that are not UTF-8"
 _FILLS = {"fail": "", "strip": "", "replace": "\ufffd"}
 
 
+class RefusedValues(ConnectorError):
+    """Values that PostgreSQL would refuse: `rows` says which of those that were looked at."""
+
+    def __init__(self, message: str, *, hint: str, code: str, field: str, rows: pa.Array) -> None:
+        super().__init__(message, hint=hint, code=code, field=field)
+        self.rows = rows
+
+
 class Characters:
     """Does with refused characters what `policy` says, and counts in `repaired` the values that changed.
 
@@ -61,13 +69,24 @@ class Characters:
         if rows and self._fails:
             values = "a value" if rows == 1 else f"{rows} values"  # of this batch: the load ends here
             postgres = "jsonb" if type_ == "JSON" else "text"
-            raise ConnectorError(
+            raise RefusedValues(
                 f"Column {path} holds {what} in {values}, which PostgreSQL's {postgres} cannot store.",
                 hint="Let the pipeline strip or replace such characters, or take them out with a query.",
                 code="nul_character" if what is NUL else "bad_text",
                 field=path,
+                rows=pc.not_equal(before, after),
             )
         return after if rows else before
+
+
+class Verbatim(Characters):
+    """Leaves everything as it is: for what is not going to be stored as its type."""
+
+    def __init__(self) -> None:
+        super().__init__("strip")
+
+    def mend(self, array: pa.Array, type_: str, path: str) -> pa.Array:
+        return array
 
 
 def _differing(before: pa.Array, after: pa.Array) -> int:

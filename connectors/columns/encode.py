@@ -12,9 +12,10 @@ from pgpq import encoders
 from pgpq.schema import Jsonb
 
 from connectors.base import Column
-from connectors.columns import binary, casts
+from connectors.columns import binary, casts, strict
 from connectors.columns.arrow import fits
 from connectors.columns.characters import Characters
+from connectors.columns.divert import OF_A_VALUE, Diverter
 from connectors.columns.json_text import json_text
 from connectors.errors import ConnectorError
 
@@ -35,11 +36,15 @@ class BatchEncoder:
     """Encodes batches whose columns come in any order into rows in the order of `columns`.
 
     `header()`, then `encode()` for each batch, then `finish()`: the buffers in this order are one COPY.
-    `text_policy` says what becomes of characters that PostgreSQL refuses: fail, strip, or replace by U+FFFD.
+    `text_policy` says what becomes of characters that PostgreSQL refuses: fail, strip, or replace by U+FFFD. A
+    `diverter` takes the rows that would be refused, and the others go on.
     """
 
-    def __init__(self, columns: Sequence[Column], text_policy: str = "fail") -> None:
+    def __init__(
+        self, columns: Sequence[Column], text_policy: str = "fail", *, diverter: Diverter | None = None
+    ) -> None:
         self._columns = tuple(columns)
+        self._diverter = diverter
         self._characters = Characters(text_policy)
         self._encodings = tuple(_encoding(column, self._characters) for column in self._columns)
         # Numbered, for pgpq finds its encoders by name.
@@ -70,7 +75,7 @@ class BatchEncoder:
         # As equal as can be: a batch a little larger than a slice is one, not one and a rest.
         step = max(1, -(-taken.num_rows // max(1, round(taken.nbytes / SLICE_BYTES))))
         for start in range(0, taken.num_rows, step):
-            data = self._encoder.write_batch(self._prepare(taken.slice(start, step)))
+            data = self._encoder.write_batch(self._prepare_all(taken.slice(start, step)))
             if data:
                 yield data
 
@@ -83,21 +88,64 @@ class BatchEncoder:
         self._positions = [_position(column, schema) for column in self._columns]
         self._checked = schema
 
-    def _prepare(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        arrays = []
-        for column, encoding, array in zip(self._columns, self._encodings, rows.columns, strict=True):
+    def _prepare_all(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows as they are sent, but for those that the diverter takes."""
+        if self._diverter is None:
+            return self._prepare(rows)
+        repaired = dict(self._characters.repaired)
+        if self._diverter.is_clean(rows):
             try:
-                prepared = encoding.prepare(array) if encoding.prepare else array
-                arrays.append(prepared if prepared.type == encoding.arrow else prepared.cast(encoding.arrow))
-            except pa.ArrowInvalid as error:
-                type_ = column.target_type or column.type
-                raise ConnectorError(
-                    f"Column {column.name} holds a value that {type_} cannot have: {error}",
-                    hint="Choose another type for the column, or cast it in a query to one that holds its values.",
-                    code="value_out_of_range",
-                    field=column.name,
-                ) from error
+                return self._prepare(rows)
+            except ConnectorError as error:
+                if error.code not in OF_A_VALUE:
+                    raise
+        # What was tried above and below counts nothing: the rows that stay are prepared once more.
+        ways = [
+            self._strict(place) if self._diverter.is_strict else self._way(place) for place in range(rows.num_columns)
+        ]
+        good = self._diverter.sift(rows, ways)
+        self._characters.repaired = repaired
+        return self._prepare(good)
+
+    def _prepare(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        arrays = [self._prepared(place, array) for place, array in enumerate(rows.columns)]
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _prepared(self, place: int, array: pa.Array) -> pa.Array:
+        column, encoding = self._columns[place], self._encodings[place]
+        try:
+            prepared = encoding.prepare(array) if encoding.prepare else array
+            return prepared if prepared.type == encoding.arrow else prepared.cast(encoding.arrow)
+        except pa.ArrowInvalid as error:
+            raise _out_of_range(column, error) from error
+
+    def _way(self, place: int) -> Callable[[pa.Array], pa.Array]:
+        return lambda array: self._prepared(place, array)
+
+    def _strict(self, place: int) -> Callable[[pa.Array], pa.Array]:
+        """As `_way`, and what only PostgreSQL would find is refused as well."""
+        column = self._columns[place]
+
+        def prepare(array: pa.Array) -> pa.Array:
+            try:
+                strict.refuse_value(array, column)
+            except pa.ArrowInvalid as error:
+                raise _out_of_range(column, error) from error
+            prepared = self._prepared(place, array)
+            strict.refuse_document(prepared, column)
+            return prepared
+
+        return prepare
+
+
+def _out_of_range(column: Column, error: pa.ArrowInvalid) -> ConnectorError:
+    type_ = column.target_type or column.type
+    return ConnectorError(
+        f"Column {column.name} holds a value that {type_} cannot have: {error}",
+        hint="Choose another type for the column, or cast it in a query to one that holds its values.",
+        code="value_out_of_range",
+        field=column.name,
+    )
 
 
 def _position(column: Column, schema: pa.Schema) -> int:

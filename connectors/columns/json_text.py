@@ -24,7 +24,7 @@ from connectors.columns.characters import Characters
 _NULL = pa.scalar("null")
 # Types that JSON has as text.
 _QUOTED = frozenset({"STRING", "BYTES", "DATE", "TIME", "DATETIME", "TIMESTAMP", "GEOGRAPHY", "INTERVAL", "RANGE"})
-_ESCAPES = {"\\": "\\\\", '"': '\\"', **{chr(c): json.dumps(chr(c))[1:-1] for c in range(1, 0x20)}}
+_ESCAPES = {"\\": "\\\\", '"': '\\"', **{chr(c): json.dumps(chr(c))[1:-1] for c in range(0x20)}}
 _ESCAPED_BYTES = bytes(map(ord, _ESCAPES))
 
 
@@ -125,7 +125,7 @@ def decimal_text(array: pa.Array) -> pa.Array:
 
 
 def _iso(array: pa.Array) -> pa.Array:
-    return array.cast(pa.string()) if pa.types.is_date32(array.type) else _zoned(array)
+    return array.cast(pa.string()) if pa.types.is_date32(array.type) else time_text(array)
 
 
 def _time(array: pa.Array) -> pa.Array:
@@ -137,7 +137,7 @@ def _trimmed(text: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(text, r"\.?0+$", "")
 
 
-def _bytes(array: pa.Array) -> pa.Array:
+def base64_text(array: pa.Array) -> pa.Array:
     """Base64 of every value, by one call over all of them: each is first filled up to a multiple of three bytes."""
     lengths = pc.binary_length(array).fill_null(0).to_numpy()
     missing = -lengths % 3
@@ -178,7 +178,7 @@ def _range(array: pa.Array) -> pa.Array:
     return range_text(array, _iso)
 
 
-def _zoned(array: pa.Array) -> pa.Array:
+def time_text(array: pa.Array) -> pa.Array:
     """A timestamp as ISO 8601 text, with Z if it has a zone."""
     # Without its zone first: Arrow would ask for a zone database to print one.
     text = _trimmed(array.cast(pa.int64()).cast(pa.timestamp("us")).cast(pa.string()))
@@ -205,7 +205,7 @@ _SCALARS = {
     "NUMERIC": decimal_text,
     "BIGNUMERIC": decimal_text,
     "STRING": _string,
-    "BYTES": _bytes,
+    "BYTES": base64_text,
     "DATE": _iso,
     "TIME": _time,
     "DATETIME": _iso,

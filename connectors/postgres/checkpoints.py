@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -22,7 +23,10 @@ from connectors.postgres import control
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.copy import CopyResult, copy_feed
+from connectors.postgres.publish import merge_rules
+from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.transactions import begin_long
+from connectors.request import TransferRequest, write_mode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +46,10 @@ class PartKey:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a part is: `position` rows of `reading` are committed, as `rows` rows and `bytes` bytes of COPY."""
+    """How far a part is: `position` rows of `reading` are committed, as `rows` rows and `bytes` bytes of COPY.
+
+    The others of them were put aside.
+    """
 
     part: int
     reading: str = ""
@@ -51,6 +58,10 @@ class Checkpoint:
     bytes: int = 0
     repaired: Mapping[str, int] = field(default_factory=dict)
     done: bool = False
+
+    @property
+    def quarantined(self) -> int:
+        return self.position - self.rows
 
 
 def read_checkpoints(session: Session, plan_run: str, generation: int) -> list[Checkpoint]:
@@ -78,6 +89,7 @@ class PartLoad:
         self._staging = Target("", "")
         self.at = Checkpoint(key.part)
         self.facts: Mapping[str, Any] = {}
+        self._put_aside: Quarantine | None = None
 
     def take(self) -> None:
         """Become the part's only owner, and learn what was planned and how far it is.
@@ -142,6 +154,24 @@ class PartLoad:
             (prefix, self._name),
         )
 
+    def quarantine(self, columns: tuple[Column, ...], request: TransferRequest) -> Quarantine:
+        """Where rows of this part go that cannot be stored."""
+        mode = merge_rules.in_the_sources_words(write_mode(request), columns)
+        self._put_aside = Quarantine(
+            self._session,
+            self._fence,
+            columns,
+            mode,
+            request,
+            generation=self._key.generation,
+            part=self._key.part,
+        )
+        return self._put_aside
+
+    def close(self) -> None:
+        if self._put_aside is not None:
+            self._put_aside.close()
+
     def add(
         self,
         columns: tuple[Column, ...],
@@ -150,6 +180,8 @@ class PartLoad:
         *,
         is_last: Callable[[], bool],
         text_policy: TextPolicy,
+        quarantine: Quarantine,
+        knows_rows_by_key: bool = False,
         may_restart: bool,
         on_batch: Callable[[int, int], None],
         before_commit: Callable[[], None] = lambda: None,
@@ -160,18 +192,36 @@ class PartLoad:
         """
         session = self._session
         # Rows and checkpoint come or go together: what a crash takes back is read again, and the publish waits for all.
-        session.execute(begin_long(session, self._name, is_safe=False))
-        copied = copy_feed(
-            session.connection.cursor(),
-            sql.Identifier(self._staging.schema, self._staging.table),
-            columns,
-            batches,
-            on_batch=on_batch,
-            stop=self._stop,
-            text_policy=text_policy,
-        )
+        begin = begin_long(session, self._name, is_safe=False)
+        session.execute(begin)
+
+        def copy(some: Iterable[pa.RecordBatch]) -> CopyResult:
+            return copy_feed(
+                session.connection.cursor(),
+                sql.Identifier(self._staging.schema, self._staging.table),
+                columns,
+                some,
+                on_batch=on_batch,
+                stop=self._stop,
+                text_policy=text_policy,
+                diverter=quarantine.diverter(knows_rows_by_key=knows_rows_by_key),
+            )
+
+        kept: list[pa.RecordBatch] = []
+        coming = iter(batches)
+        try:
+            copied = copy(_keeping(coming, kept) if quarantine.is_on and not quarantine.is_strict else coming)
+        except psycopg2.DataError:
+            if not quarantine.is_on or quarantine.is_strict:
+                raise
+            # PostgreSQL refused a value that nothing was found against: from now on this part is looked at closer.
+            quarantine.look_closer()
+            session.rollback()
+            session.execute(begin)
+            copied = copy(chain(kept, coming))
+        quarantine.write()
         done = is_last()
-        if not copied.rows and not done:
+        if not copied.read and not done:
             session.rollback()
             return copied
         repaired = dict(self.at.repaired)
@@ -180,7 +230,7 @@ class PartLoad:
         at = Checkpoint(
             self._key.part,
             reading,
-            self.at.position + copied.rows,
+            self.at.position + copied.read,
             self.at.rows + copied.rows,
             self.at.bytes + copied.bytes,
             repaired,
@@ -200,7 +250,7 @@ class PartLoad:
         self._session.commit()
         self.at = at
 
-    def start_over(self) -> None:
+    def start_over(self, quarantine: Quarantine) -> None:
         """Take back the rows of this part alone: what they were read from is gone, other parts stay."""
         if not self.at.position:
             return
@@ -216,6 +266,8 @@ class PartLoad:
         if gone != self.at.rows:
             session.rollback()
             raise self._gone()
+        if self.at.quarantined:
+            quarantine.start_over()
         self._advance(Checkpoint(self._key.part), "'{}'")
         session.commit()
         self.at = Checkpoint(self._key.part)
@@ -244,3 +296,10 @@ class PartLoad:
 
     def _stale(self) -> StaleToken:
         return StaleToken(f"A newer owner has taken over part {self._key.part + 1} of {self._fence.target}.")
+
+
+def _keeping(batches: Iterator[pa.RecordBatch], kept: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches of one commit, at hand should they have to be sent again."""
+    for batch in batches:
+        kept.append(batch)
+        yield batch

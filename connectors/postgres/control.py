@@ -48,7 +48,8 @@ ON CONFLICT (target) DO UPDATE SET token = greatest(head.token, %(token)s) + 1
 WHERE head.installation = excluded.installation AND head.pipeline = excluded.pipeline;
 SELECT meta.version, head.installation, head.pipeline, head.token, head.last_run, head.fingerprint,
        ({_TARGET_OID}), applied.rows, applied.published_at, applied.receipt, head.watermark, head.watermark_rows,
-       head.columns, ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
+       head.columns, EXISTS (SELECT FROM {SCHEMA}.quarantine WHERE quarantine.target = %(target)s),
+       ARRAY(SELECT plan.staging FROM {SCHEMA}.plan WHERE plan.target = %(target)s
              AND (plan.run = %(run)s OR plan.planned_on IS DISTINCT FROM head.last_run)),
        (SELECT count(*) FROM {SCHEMA}.kept WHERE kept.target = %(target)s),
        (SELECT json_object_agg(pid, application_name) FROM pg_stat_activity
@@ -101,7 +102,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
     }
     row = _raise_token(session, target, parameters)
     version, installation, pipeline, token, last_run, fingerprint, oid, rows, published_at, receipt, *rest = row
-    watermark, watermark_rows, columns, leftovers, kept, backends = rest
+    watermark, watermark_rows, columns, has_quarantine, leftovers, kept, backends = rest
     if version > VERSION:
         raise ConnectorError(
             f"The schema {SCHEMA} was made by a newer DataMantri (version {version}, this one knows {VERSION}).",
@@ -129,6 +130,7 @@ def raise_fence(session: Session, target: Target, owner: Owner, *, adopt: bool =
         leftovers=tuple(leftovers),
         columns=columns or {},
         kept=kept,
+        has_quarantine=has_quarantine,
     )
 
 

@@ -99,6 +99,32 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.kept (
     kept_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX IF NOT EXISTS kept_of_target ON {SCHEMA}.kept (target);
+-- Rows that runs put aside, as the source sent them. `key` and `cursor` are what the target's types read; a row is
+-- `staged` until its run is published, and `decided_run` is the run that took it in or made it old.
+CREATE TABLE IF NOT EXISTS {SCHEMA}.quarantine (
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    target text NOT NULL,
+    installation uuid NOT NULL,
+    pipeline uuid NOT NULL,
+    run uuid NOT NULL,
+    generation integer NOT NULL,
+    part integer NOT NULL,
+    state text NOT NULL DEFAULT 'staged',
+    column_name text NOT NULL,
+    code text NOT NULL,
+    reason text NOT NULL,
+    masks text NOT NULL,
+    key jsonb,
+    cursor text,
+    raw text NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    decided_run uuid,
+    decided_at timestamptz,
+    decided_by text,
+    note text
+);
+CREATE INDEX IF NOT EXISTS quarantine_of_target ON {SCHEMA}.quarantine (target, state);
+CREATE INDEX IF NOT EXISTS quarantine_of_run ON {SCHEMA}.quarantine (run, generation, part);
 INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
 """
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from psycopg2 import sql
 
 from connectors.base import Column, StopSignal, TextPolicy
+from connectors.columns.divert import Diverter
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
 from connectors.postgres.names import column_names
@@ -41,12 +42,18 @@ JOIN_S = 10
 class CopyResult:
     """Rows that PostgreSQL took, and the bytes of the stream that carried them.
 
-    `repaired` has the number of values that the text policy changed, by column.
+    `repaired` has the number of values that the text policy changed, by column. `diverted` are rows that were read
+    and left out.
     """
 
     rows: int
     bytes: int
     repaired: Mapping[str, int] = field(default_factory=dict)
+    diverted: int = 0
+
+    @property
+    def read(self) -> int:
+        return self.rows + self.diverted
 
 
 def copy_batches(
@@ -73,6 +80,7 @@ def copy_parts(
     on_batch: Callable[[int, int], None],
     stop: StopSignal,
     text_policy: TextPolicy = TextPolicy.FAIL,
+    diverter: Diverter | None = None,
 ) -> CopyResult:
     """COPY what all readers yield into `table`, each reader on a thread of its own, in one statement.
 
@@ -80,11 +88,20 @@ def copy_parts(
     last bytes may be counted with the next one. Raises what a reader, the encoder or `on_batch`
     raised, as it is; Stopped; psycopg2.Error if PostgreSQL refused.
     The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
-    `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction.
+    `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction. A `diverter`
+    takes rows that cannot be stored.
     """
     with Feed(readers, stop) as feed:
         return copy_feed(
-            cursor, table, columns, feed, freeze=freeze, on_batch=on_batch, stop=stop, text_policy=text_policy
+            cursor,
+            table,
+            columns,
+            feed,
+            freeze=freeze,
+            on_batch=on_batch,
+            stop=stop,
+            text_policy=text_policy,
+            diverter=diverter,
         )
 
 
@@ -98,9 +115,11 @@ def copy_feed(
     on_batch: Callable[[int, int], None],
     stop: StopSignal,
     text_policy: TextPolicy = TextPolicy.FAIL,
+    diverter: Diverter | None = None,
 ) -> CopyResult:
     """COPY what `feed` yields into `table`, in one statement; see `copy_parts`."""
-    encoder = BatchEncoder(columns, text_policy)
+    encoder = BatchEncoder(columns, text_policy, diverter=diverter)
+    before = diverter.rows if diverter else 0
     stream = _Stream(feed, encoder, on_batch, cursor.connection)
     try:
         # Without notices, all that the server can send in the middle of a COPY is why it gave up.
@@ -118,7 +137,8 @@ def copy_feed(
                 code="copy_interrupted",
             ) from error
         raise
-    return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired))
+    diverted = diverter.rows - before if diverter else 0
+    return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired), diverted)
 
 
 def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -> sql.Composed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from connectors.base import (
 from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
 from connectors.former import FormerState
-from connectors.postgres import checks, compare, control, control_schema, keep, kept, published, staging
+from connectors.postgres import checks, compare, control, control_schema, keep, kept, published, quarantined, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
@@ -33,6 +33,7 @@ from connectors.postgres.publish import deletion_rules, evolve, history_form, in
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.postgres.quarantined import Wanted
 from connectors.postgres.undo import Undo
 from connectors.sides import Published
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from connectors.postgres.checkpoints import Checkpoint, PartKey, PartLoad
     from connectors.postgres.load import Load
     from connectors.postgres.staging import Plan
+    from connectors.replay import QuarantinedRow
     from connectors.request import TransferRequest
 
 
@@ -204,8 +206,7 @@ class PostgresDestination(Destination):
         session = self._open()
         take_back = stop.on_stop(session.cancel)
         try:
-            with session.explained(fence.target):
-                load = PartLoad(session, fence, key, stop=stop)
+            with session.explained(fence.target), closing(PartLoad(session, fence, key, stop=stop)) as load:
                 load.take()
                 yield load
         except ConnectorError as error:
@@ -251,6 +252,23 @@ class PostgresDestination(Destination):
     def former_states(self, pipeline: UUID) -> list[FormerState]:
         with self._looking() as session:
             return kept.former_states(session, pipeline)
+
+    def quarantined(self, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
+        """A pipeline's quarantined rows of published runs: counts, and the first that are wanted."""
+        with self._looking() as session:
+            return quarantined.look(session, pipeline, wanted)
+
+    def discard_quarantined(self, pipeline: UUID, wanted: Wanted, *, by: str, note: str) -> int:
+        """Close open rows of a pipeline; says how many."""
+        session = self._open()
+        with session.explained():
+            return quarantined.discard(session, pipeline, wanted, by=by, note=note)
+
+    def choose_quarantined(self, target: Target, wanted: Wanted) -> list[QuarantinedRow]:
+        """The open rows of a target that are wanted, to be replayed."""
+        session = self._open()
+        with session.explained(target):
+            return quarantined.choose(session, target, wanted)
 
     def published(self, target: Target) -> Published | None:
         with self._looking() as session:

@@ -227,7 +227,7 @@ def quoted(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
-CONTROL_TABLES = ("meta", "head", "plan", "checkpoint", "applied")
+CONTROL_TABLES = ("meta", "head", "plan", "checkpoint", "applied", "quarantine")
 
 
 def control_grants(role: str) -> str:

@@ -16,7 +16,7 @@ from psycopg2 import sql
 from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
 from connectors.errors import ConnectorError
 from connectors.postgres import control, errors, snapshots, staging
-from connectors.postgres.auditing import audit
+from connectors.postgres.auditing import audit, divert
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import without_zones
@@ -40,6 +40,7 @@ from connectors.postgres.publish.former import Former
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
@@ -93,7 +94,9 @@ class Load(AbstractContextManager["Load"]):
         self._began = time.monotonic()
         self._duplicates = 0
         self._starts: list[date] = []
+        self._judged: tuple[CheckResult, ...] = ()
         self._older: snapshots.Held = frozenset()
+        self.quarantine = Quarantine(session, fence, columns, self._mode, request)
         self.method = ""
         self.changes = Changes(0)
         self.lock_wait_ms = 0.0
@@ -107,6 +110,7 @@ class Load(AbstractContextManager["Load"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._take_back()
+        self.quarantine.close()
         plain = None
         if isinstance(error, psycopg2.Error):
             plain = errors.statement_error(error, self._session.connection, self._session.options, self._target)
@@ -237,17 +241,25 @@ class Load(AbstractContextManager["Load"]):
         """Move all rows; raises ConnectorError if the table did not take every row that was read."""
         if not readers:
             return CopyResult(0, 0)
-        read = 0
+        read = size = 0
 
-        def count(rows: int, size: int) -> None:
-            nonlocal read
-            read += rows
-            on_batch(rows, size)
+        def count(batch_rows: int, batch_bytes: int) -> None:
+            nonlocal read, size
+            read, size = read + batch_rows, size + batch_bytes
+            on_batch(batch_rows, batch_bytes)
 
-        copied = self._copy(readers, count)
-        if copied.rows != read:
+        try:
+            copied = self._copy(readers, count)
+        except psycopg2.DataError as error:
+            if not self.quarantine.is_on or self.quarantine.is_strict:
+                raise
+            count(-read, -size)
+            self._look_closer(error)
+            copied = self._copy(readers, count)
+        self.quarantine.write()
+        if copied.read != read:
             raise ConnectorError(
-                f"{read} rows were read, but {self._target} took {copied.rows}.",
+                f"{read} rows were read, but {self._target} took {copied.rows}{_beside(copied.diverted)}.",
                 hint="A trigger on the table may drop rows.",
                 code="rows_differ",
                 field="table",
@@ -255,14 +267,28 @@ class Load(AbstractContextManager["Load"]):
         self.changes = Changes(copied.rows)
         return copied
 
+    def _look_closer(self, error: psycopg2.Error) -> None:
+        """Begin anew, for PostgreSQL refused a value that nothing was found against."""
+        plain = errors.statement_error(error, self._session.connection, self._session.options, self._target)
+        again = "All rows are read again, and what PostgreSQL might refuse is looked for."
+        self._reporter.log("warning", f"{plain.message} {again}")
+        self.quarantine.look_closer()
+        self._session.rollback()
+        self.open()
+
     def _copy(
         self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], count: Callable[[int, int], None]
     ) -> CopyResult:
         cursor, policy = self._session.connection.cursor(), self._request.text_policy
+        diverter = self.quarantine.diverter(knows_rows_by_key=self.method in STAGED)
         if self._form.by is not None and not self._is_staged:
             tree = NewTree(self._session, self._new, self._form.by)
             return copy_into_tree(
-                cursor, tree, self._columns, readers, on_batch=count, stop=self._stop, text_policy=policy
+                *(cursor, tree, self._columns, readers),
+                on_batch=count,
+                stop=self._stop,
+                text_policy=policy,
+                diverter=diverter,
             )
         is_new = self.method != "append" or self._is_staged
         into = self._new if is_new else self._target
@@ -277,11 +303,16 @@ class Load(AbstractContextManager["Load"]):
                 on_batch=count,
                 stop=self._stop,
                 text_policy=policy,
+                diverter=diverter,
             )
 
-    def settle(self, rows: int) -> None:
-        """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at."""
+    def settle(self, rows: int) -> int:
+        """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at.
+
+        Says how many of the staged rows stay, and are published.
+        """
         self._stop.check()
+        rows -= self._put_aside(rows)
         if self.method in by_key.METHODS:
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)
         if self.method == "in_place":
@@ -289,15 +320,31 @@ class Load(AbstractContextManager["Load"]):
         if self._is_staged:
             self._starts = self._form.partitions_for(self._session, self._target, self._new)
         if self._is_staged or self.method == "append":
-            return
+            return rows
         marks.add(self._session, self._new, marks.lacking(self._session, self._new, marks.of_mode(self._mode)))
         self._form.make_on_new(self._session, self._new, self._target, reporter=self._reporter, stop=self._stop)
         statistics.take(self._session, self._new, self._mode.options.analyze, rows, time.monotonic() - self._began)
+        return rows
 
     def audit(self, rows: int) -> tuple[CheckResult, ...]:
         """Judge the checks of what is about to be published, as the target stands now."""
         place = (self.method, self._new, self._target, self._columns, self._mode)
-        return audit(self._session, self._request, *place, rows, reporter=self._reporter, stop=self._stop)
+        return audit(
+            *(self._session, self._request, *place, rows), judged=self._judged, reporter=self._reporter, stop=self._stop
+        )
+
+    def _put_aside(self, rows: int) -> int:
+        """Let staged rows that have no place go into quarantine, and say how many went."""
+        place = (self.method, self._new, self._target, self._columns, self._mode)
+        if not self.quarantine.is_on or not rows:
+            return 0
+        moved = self.quarantine.divert_keyless(self._new) if self._plan and self.method in STAGED else 0
+        self._judged, failed = divert(
+            self._session, self._request, *place, rows - moved, self.quarantine, stop=self._stop
+        )
+        if moved or failed:
+            self.changes = Changes(rows - moved - failed)
+        return moved + failed
 
     def lock(self, rows: int, as_of: datetime) -> None:
         """Give the new table its name, or bring its rows over; from here to the commit others wait.
@@ -315,6 +362,7 @@ class Load(AbstractContextManager["Load"]):
         self._session.execute("SAVEPOINT publish")
         self._may_be_undone = True
         self._former.make_room(self.method)
+        self.quarantine.supersede(self._new if self._is_staged else None)
         if self.method == "rename":
             guard.check_rename(self._session, self._target, rows, self._request.guard)
         if self._is_staged:
@@ -376,7 +424,7 @@ class Load(AbstractContextManager["Load"]):
     @property
     def _seen(self) -> marks.Seen:
         """What the source has besides the staged rows."""
-        return marks.NOTHING_SEEN
+        return marks.Seen(self.quarantine.keys(), is_complete=not self.quarantine.illegible)
 
     def _complete(self) -> None:
         """Give a table that stays the indexes that it lacks, and statistics if a person asked for full ones."""
@@ -408,6 +456,7 @@ class Load(AbstractContextManager["Load"]):
             raise RuntimeError("record comes after open and lock")
         if self._plan is not None:
             staging.end_plan(self._session, self._plan)
+        self.quarantine.publish()
         return control.record_publish(
             self._session,
             self._fence,
@@ -432,3 +481,7 @@ class Load(AbstractContextManager["Load"]):
                 raise
             self._session.reconnect()
             return look(self._session, self._target, before=before)
+
+
+def _beside(diverted: int) -> str:
+    return f" beside {diverted} that went into quarantine" if diverted else ""

@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from connectors.base import Column, StopSignal, TextPolicy
+from connectors.columns.divert import Diverter
+from connectors.columns.encode import BatchEncoder
 from connectors.postgres.copy import CopyResult, Feed, copy_parts
 from connectors.postgres.publish.partitions import NewTree, Partitioning
 
@@ -34,6 +36,7 @@ def copy_into_tree(
     on_batch: Callable[[int, int], None],
     stop: StopSignal,
     text_policy: TextPolicy = TextPolicy.FAIL,
+    diverter: Diverter | None = None,
 ) -> CopyResult:
     """COPY what all readers yield into the partitions of `tree`; see `copy_parts`.
 
@@ -41,6 +44,8 @@ def copy_into_tree(
     """
     gathered: dict[date, list[pa.RecordBatch]] = defaultdict(list)
     waiting = rows = size = nulls = 0
+    aside = BatchEncoder(columns, text_policy, diverter=diverter)
+    aside.header()
     repaired: dict[str, int] = defaultdict(int)
 
     def send() -> None:
@@ -55,6 +60,7 @@ def copy_into_tree(
                 on_batch=on_batch,
                 stop=stop,
                 text_policy=text_policy,
+                diverter=diverter,
             )
             rows, size = rows + done.rows, size + done.bytes
             for column, count in done.repaired.items():
@@ -64,7 +70,10 @@ def copy_into_tree(
     with Feed(readers, stop) as feed:
         for batch in feed:
             for start, some in sort_out(batch, tree.by):
-                if start is None:
+                if start is None and diverter is not None:
+                    # No partition takes them, so the diverter takes them all.
+                    on_batch(some.num_rows, sum(map(len, aside.encode(some))))
+                elif start is None:
                     nulls += some.num_rows
                 elif not nulls:
                     gathered[start].append(some)
@@ -73,7 +82,7 @@ def copy_into_tree(
                 send()
     tree.by.refuse_nulls(nulls)
     send()
-    return CopyResult(rows, size, dict(repaired))
+    return CopyResult(rows, size, dict(repaired), diverter.rows if diverter else 0)
 
 
 def sort_out(batch: pa.RecordBatch, by: Partitioning) -> Iterator[tuple[date | None, pa.RecordBatch]]:

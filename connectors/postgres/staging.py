@@ -16,6 +16,12 @@ from connectors.postgres import control
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 
+# What the plans that are gone had put aside goes with them.
+SWEEP = f"""
+DELETE FROM {SCHEMA}.quarantine AS q USING gone
+WHERE q.run = gone.run AND q.generation = gone.generation AND q.state = 'staged'
+"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -83,9 +89,12 @@ def _sweep(session: Session, fence: Fence, kept: Plan | None, *, and_held: bool)
     planned_on = None if fence.last_run is None else str(fence.last_run)
     gone = session.execute(
         f"""
-        DELETE FROM {SCHEMA}.plan WHERE target = %s AND staging IS DISTINCT FROM %s
-          AND (%s OR run = %s OR planned_on IS DISTINCT FROM %s)
-        RETURNING staging
+        WITH gone AS (
+            DELETE FROM {SCHEMA}.plan WHERE target = %s AND staging IS DISTINCT FROM %s
+              AND (%s OR run = %s OR planned_on IS DISTINCT FROM %s)
+            RETURNING run, generation, staging
+        ), put_aside AS ({SWEEP})
+        SELECT staging FROM gone
         """,
         (
             control.target_key(fence.target),
@@ -156,7 +165,12 @@ def forget(session: Session, fence: Fence, tables: tuple[str, ...]) -> None:
     try:
         session.execute(sql.SQL("; ").join([sql.SQL("BEGIN; SET LOCAL lock_timeout = '5s'"), *drops]))
         session.execute(
-            f"DELETE FROM {SCHEMA}.plan WHERE target = %s AND staging = ANY(%s)",
+            f"""
+            WITH gone AS (
+                DELETE FROM {SCHEMA}.plan WHERE target = %s AND staging = ANY(%s) RETURNING run, generation
+            )
+            {SWEEP}
+            """,
             (control.target_key(fence.target), list(tables)),
         )
         control.check_fence(session.connection.cursor(), fence)

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin, StackedInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from pipelines import queries, services, upcoming
+from pipelines import quarantines, queries, services, upcoming
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.dependencies import DependencyInline
@@ -95,6 +95,7 @@ FOLDED = (
     "Rows that vanish",
     "Guards",
     "Undo",
+    "Quarantine",
     "Key, indexes, partitions",
     "Near real time",
     "Priority and limits",
@@ -143,6 +144,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         ("Undo", {"fields": ("undo_depth",)}),
         ("Columns", {"fields": ("column_rules", "text_policy")}),
         ("Changes of the source's columns", {"fields": ("schema_policy",)}),
+        ("Quarantine", {"fields": quarantines.FIELDS}),
         (
             "Key, indexes, partitions",
             {"fields": ("primary_key", "indexes", "partition_column", "partition_unit", "analyze")},

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from connectors.base import Deletes, TextPolicy, WriteDisposition
+from connectors.quarantine import KEEP_DAYS, Beyond
 from connectors.schema_policy import SchemaPolicy
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
@@ -269,6 +270,39 @@ class Pipeline(models.Model):
         ],
         default=TextPolicy.FAIL.value,
         help_text="PostgreSQL cannot store the character NUL in text or JSON. What is changed is counted in the log.",
+    )
+    quarantine = models.BooleanField(
+        "put rows that cannot be stored into quarantine",
+        default=False,
+        help_text="The run publishes all other rows. Those in quarantine are kept as they came, beside the target, and "
+        "can be replayed once the source, a rule or a check is mended. Checks can send their bad rows there as well.",
+    )
+    quarantine_rows = models.PositiveIntegerField(
+        "at most (rows)",
+        null=True,
+        blank=True,
+        default=1000,
+        help_text="Of one run. Empty: any number.",
+    )
+    quarantine_percent = models.PositiveSmallIntegerField(
+        "at most (% of the rows read)",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0), MaxValueValidator(100)],
+        help_text="Of one run. Empty: any share.",
+    )
+    quarantine_beyond = models.CharField(
+        "with more than that",
+        max_length=10,
+        choices=[(Beyond.FAIL.value, "The run fails"), (Beyond.HOLD.value, "The run waits for a person")],
+        default=Beyond.FAIL.value,
+        help_text="Nothing is published. What waits can be approved with all that is in quarantine, or discarded.",
+    )
+    quarantine_days = models.PositiveSmallIntegerField(
+        "keep them for (days)",
+        default=KEEP_DAYS,
+        validators=[MinValueValidator(1), MaxValueValidator(3650)],
+        help_text="Then the pipeline's next run forgets them, whether anybody decided on them or not.",
     )
     primary_key = ArrayField(
         models.CharField(max_length=300),

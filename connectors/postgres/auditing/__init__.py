@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from connectors.base import Column, Reporter, StopSignal, Target, WriteMode
 from connectors.checks import CheckResult, Status
 from connectors.errors import Held
+from connectors.postgres.auditing.diverting import are_put_aside, put_aside
 from connectors.postgres.auditing.judging import Scene, judge
 from connectors.postgres.auditing.outcome import outcome
 from connectors.postgres.client import Session
+from connectors.postgres.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest
 
-__all__ = ["CHECK_FAILED", "audit", "refuse_bad"]
+__all__ = ["CHECK_FAILED", "audit", "divert", "refuse_bad"]
 
 CHECK_FAILED = "check_failed"
 HINT = "Look at the bad rows on the run's page. Approve the run to publish its rows as they are, or discard it."
@@ -32,16 +34,21 @@ def audit(
     mode: WriteMode,
     rows: int,
     *,
+    judged: Sequence[CheckResult] = (),
     reporter: Reporter,
     stop: StopSignal,
 ) -> tuple[CheckResult, ...]:
-    """Judge all checks of the staged rows that `method` is about to bring into the target, and say what came of it."""
+    """Judge all checks of the staged rows that `method` is about to bring into the target, and say what came of it.
+
+    `judged` are those that have been already, as their bad rows were put aside.
+    """
     if not request.checks:
         return ()
     began = time.monotonic()
     leaves = outcome(session, method, staged, target, columns, mode)
     scene = Scene(staged, target, columns, rows, leaves, request.former_rows)
-    results = judge(session, request.checks, scene, stop=stop)
+    _, others = are_put_aside(request.checks, is_on=request.quarantine.is_on)
+    results = (*judged, *judge(session, others, scene, stop=stop))
     reporter.audited(results)
     passed = sum(result.status is Status.PASSED for result in results)
     reporter.log("info", f"{passed} of {_checks(len(results))} passed in {time.monotonic() - began:.2f} s.")
@@ -51,6 +58,27 @@ def audit(
         elif result.status is Status.SKIPPED:
             reporter.log("info", f"Check {result.name} was left out: {result.message}")
     return results
+
+
+def divert(
+    session: Session,
+    request: TransferRequest,
+    method: str,
+    staged: Target,
+    target: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    rows: int,
+    quarantine: Quarantine,
+    *,
+    stop: StopSignal,
+) -> tuple[tuple[CheckResult, ...], int]:
+    """Move rows that fail a check of their own into quarantine; gives what became of the checks, and how many moved."""
+    checks, _ = are_put_aside(request.checks, is_on=request.quarantine.is_on)
+    if not checks:
+        return (), 0
+    leaves = outcome(session, method, staged, target, columns, mode)
+    return put_aside(session, checks, Scene(staged, target, columns, rows, leaves), quarantine, stop=stop)
 
 
 def refuse_bad(results: Sequence[CheckResult]) -> None:

@@ -168,23 +168,12 @@ class _Judges:
         return words.bad_rows(check, count, self._scene.rows, shown)
 
     def _relation(self, check: Check) -> CheckResult:
-        bad = condition(check, self._scene.columns, other=self._other(check))
+        bad = condition(check, self._scene.columns, other=other_rows(check, self._scene))
         (count,) = self._row(sql.SQL("SELECT count(*) FROM {} AS s WHERE {}").format(self._staged, bad))
         if not count:
             return words.passed(check, self._scene.rows)
         shown = samples.where(self._session, self._scene.staged, self._scene.columns, check, bad)
         return words.bad_rows(check, count, self._scene.rows, shown)
-
-    def _other(self, check: Check) -> sql.Composable | None:
-        """Rows that refer to their own table find what it will hold."""
-        if table_of(check) != (self._scene.target.schema, self._scene.target.table):
-            return None
-        outcome = self._scene.outcome
-        if outcome.staying is None:
-            return sql.SQL("({})").format(outcome.coming)
-        return sql.SQL("({} UNION ALL {})").format(
-            sql.SQL("(SELECT * FROM ({}) AS coming)").format(outcome.coming), outcome.staying
-        )
 
     def _query(self, check: Check) -> CheckResult:
         count, shown = bad_rows_of(self._session, check.query, self._scene.staged)
@@ -215,6 +204,18 @@ class _Judges:
         if row is None:
             raise RuntimeError("an aggregate always gives a row")
         return row
+
+
+def other_rows(check: Check, scene: Scene) -> sql.Composable | None:
+    """What a relation is about, if not a table as it is now: rows that refer to their own find what it will hold."""
+    if check.kind is not CheckKind.RELATION or table_of(check) != (scene.target.schema, scene.target.table):
+        return None
+    outcome = scene.outcome
+    if outcome.staying is None:
+        return sql.SQL("({})").format(outcome.coming)
+    return sql.SQL("({} UNION ALL {})").format(
+        sql.SQL("(SELECT * FROM ({}) AS coming)").format(outcome.coming), outcome.staying
+    )
 
 
 def _age(name: str, alias: str) -> sql.Composable:

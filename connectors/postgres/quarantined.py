@@ -1,0 +1,157 @@
+"""The quarantine as people see it: counted, shown, chosen, and decided on outside of a load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from connectors.base import Target
+from connectors.postgres.client import Session
+from connectors.postgres.control import target_key
+from connectors.postgres.control_schema import SCHEMA
+from connectors.quarantine import RowState
+from connectors.replay import MOST_ROWS, QuarantinedRow
+
+SHOWN_ROWS = 50
+LONGEST_SHOWN = 4_000  # characters of a raw row on a page
+_SHOWN = (
+    "id, target, run, state, column_name, code, reason, key, seen_at, decided_at, decided_by, decided_run, note,"
+    f" left(raw, {LONGEST_SHOWN}), length(raw)"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows: by what is given. `ids` name them one by one."""
+
+    ids: tuple[str, ...] = ()
+    run: str = ""
+    column: str = ""
+    code: str = ""
+    state: str = ""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Wanted:
+        texts = {name: str(values.get(name) or "") for name in ("run", "column", "code", "state")}
+        return cls(tuple(map(str, values.get("ids") or ())), **texts)
+
+    def where(self) -> tuple[str, list[Any]]:
+        """SQL of what is given, and its values."""
+        said, values = ["true"], list[Any]()
+        given = (("run::text", self.run), ("column_name", self.column), ("code", self.code), ("state", self.state))
+        for name, value in given:
+            if value:
+                said.append(f"{name} = %s")
+                values.append(value)
+        if self.ids:
+            said.append("id = ANY(%s::uuid[])")
+            values.append(list(self.ids))
+        return " AND ".join(said), values
+
+
+def exists(session: Session) -> bool:
+    """Whether any run has made the table."""
+    return bool((session.one(f"SELECT to_regclass('{SCHEMA}.quarantine') IS NOT NULL") or (False,))[0])
+
+
+def look(session: Session, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
+    """A pipeline's rows of published runs: counts by target, column, code and state, and the newest that are wanted."""
+    if not exists(session):
+        return {"counts": [], "rows": [], "total": 0}
+    mine = "pipeline = %s AND state <> 'staged'"
+    counts = session.execute(
+        f"""
+        SELECT target, column_name, code, state, count(*), max(seen_at) FROM {SCHEMA}.quarantine
+        WHERE {mine} GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC LIMIT 200
+        """,
+        (str(pipeline),),
+    ).fetchall()
+    where, values = wanted.where()
+    (total,) = session.one(
+        f"SELECT count(*) FROM {SCHEMA}.quarantine WHERE {mine} AND {where}", (str(pipeline), *values)
+    ) or (0,)
+    rows = session.execute(
+        f"""
+        SELECT {_SHOWN} FROM {SCHEMA}.quarantine WHERE {mine} AND {where}
+        ORDER BY seen_at DESC, id LIMIT {SHOWN_ROWS}
+        """,
+        (str(pipeline), *values),
+    ).fetchall()
+    names = ("target", "column", "code", "state", "rows", "newest")
+    return {
+        "counts": [dict(zip(names, [*row[:5], row[5].isoformat()], strict=True)) for row in counts],
+        "rows": [_shown(row) for row in rows],
+        "total": total,
+    }
+
+
+def _shown(row: Sequence[Any]) -> dict[str, Any]:
+    id_, target, run, state, column, code, reason, key, seen_at, decided_at, by, decided_run, note, raw, length = row
+    return {
+        "id": str(id_),
+        "target": target,
+        "run": str(run),
+        "state": state,
+        "column": column,
+        "code": code,
+        "reason": reason,
+        "key": key,
+        "seen_at": seen_at.isoformat(),
+        "decided_at": decided_at and decided_at.isoformat(),
+        "decided_by": by or "",
+        "decided_run": str(decided_run) if decided_run else "",
+        "note": note or "",
+        "raw": raw,
+        "is_cut": length > LONGEST_SHOWN,
+    }
+
+
+def discard(session: Session, pipeline: UUID, wanted: Wanted, *, by: str, note: str) -> int:
+    """Close open rows as nobody's any more, in a transaction of its own; says how many.
+
+    One that a run is replaying waits for that run, and is not open afterwards.
+    """
+    if not exists(session):
+        return 0
+    where, values = wanted.where()
+    try:
+        session.execute("BEGIN; SET LOCAL lock_timeout = '2s'")
+        rows = session.execute(
+            f"""
+            UPDATE {SCHEMA}.quarantine
+            SET state = 'discarded', decided_at = clock_timestamp(), decided_by = %s, note = %s
+            WHERE pipeline = %s AND state = 'open' AND {where}
+            """,
+            (by, note, str(pipeline), *values),
+        ).rowcount
+        session.commit()
+    finally:
+        session.rollback()
+    return int(rows)
+
+
+def choose(session: Session, target: Target, wanted: Wanted) -> list[QuarantinedRow]:
+    """The open rows of a target that are wanted, the oldest first, as many as one run takes."""
+    where, values = wanted.where()
+    found = session.execute(
+        f"""
+        SELECT id::text, raw, masks FROM {SCHEMA}.quarantine WHERE target = %s AND state = %s AND {where}
+        ORDER BY seen_at, id LIMIT {MOST_ROWS}
+        """,
+        (target_key(target), RowState.OPEN.value, *values),
+    ).fetchall()
+    return [QuarantinedRow(*row) for row in found]
+
+
+def take_back(session: Session, target: Target, run: UUID) -> None:
+    """What `run` published is undone: what it put aside goes, what it closed is open again."""
+    session.execute(
+        f"""
+        DELETE FROM {SCHEMA}.quarantine WHERE target = %(target)s AND run = %(run)s;
+        UPDATE {SCHEMA}.quarantine SET state = 'open', decided_run = NULL, decided_at = NULL
+        WHERE target = %(target)s AND decided_run = %(run)s
+        """,
+        {"target": target_key(target), "run": str(run)},
+    )

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
+from connectors.billing import NOT_METERED, Estimate, Meter
 from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
@@ -196,6 +197,7 @@ class ReadRequest:
     `job_key` makes the names of query jobs: the same key adopts the job that is already there.
     `skip` names columns, in any case, that are not read; with `only`, others than these are not read either.
     `parameters` are what the query may name as @name. `row_filter` is a condition that rows of the table must meet.
+    `maximum_bytes_billed` is for all query jobs of the read together.
     """
 
     table: str = ""
@@ -449,11 +451,12 @@ class NeverStop:
 class Source(ABC):
     """A system that rows are read from: one folder, one registry line.
 
-    One that `is_masked` gives rows with their masks made already.
+    One that `is_masked` gives rows with their masks made already. What it bills while it works is told to its `meter`.
     """
 
     Options: ClassVar[type]
     is_masked: ClassVar[bool] = False
+    meter: Meter = NOT_METERED
 
     @abstractmethod
     def check(self) -> Iterator[StepResult]:
@@ -513,6 +516,10 @@ class Source(ABC):
     @abstractmethod
     def count(self, request: ReadRequest, plan: ReadPlan, *, stop: StopSignal) -> int | None:
         """How many rows the source itself says a whole read at the plan's snapshot has; None where it cannot tell."""
+
+    def estimate(self, request: ReadRequest) -> Estimate:
+        """What a run would bill that reads this, found out without cost; raises ConnectorError if it cannot be read."""
+        return Estimate(None, None, why="This kind of source does not tell what it bills.")
 
     def look(self, table: str) -> TableState:
         """What the system's own record says of a table, without cost.

@@ -46,17 +46,22 @@ def prepare(
     What former attempts left staged is taken away first. Raises ConnectorError where the definition and what is
     there do not go together.
     """
-    refuse_redefined(fence, request)
+    read = reading(fence, request)
     if fence.leftovers:
         destination.forget_staged(fence, fence.leftovers)
-    only = drift.reading_only(fence, request)
-    read = replace(narrowed(request, fence), skip=column_rules.skipped(request.rules), only=only)
     began = time.monotonic()
     stop.check()
     plan = source.plan(read, max_parts=parts, spread=True, stop=stop) if parts else source.plan(read, stop=stop)
     columns = masks.with_key(drift.followed(fence, request, plan.columns), request.mask_key)
     plan = replace(plan, columns=columns)
     return Prepared(read, plan, time.monotonic() - began)
+
+
+def reading(fence: Fence, request: TransferRequest) -> ReadRequest:
+    """What is to be read, as the destination narrows it; raises ConnectorError if that was defined otherwise."""
+    refuse_redefined(fence, request)
+    skip, only = column_rules.skipped(request.rules), drift.reading_only(fence, request)
+    return replace(narrowed(request, fence), skip=skip, only=only)
 
 
 def direct(

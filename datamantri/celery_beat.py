@@ -100,6 +100,7 @@ class Ticker(Scheduler):
             services.seen(self._name, Process.Kind.BEAT)
             self._seen_at = began
             self._do(services.advance_backfills)
+            self._do(services.release_affordable)
 
     def _do(self, duty: Callable[[], T]) -> T | None:
         """One duty of a round. A defect in it, or in what it met, must not keep the others from being done."""

@@ -26,6 +26,7 @@ RETENTION = timedelta(days=env.integer("RETENTION_DAYS", 90, least=1))
 # How many slices of backfills are under way at once, and what a TiB that BigQuery reads is reckoned to cost.
 BACKFILL_MAX_RUNNING = env.integer("BACKFILL_MAX_RUNNING", 1, least=1)
 PRICE_PER_TIB = env.number("PRICE_PER_TIB", 6.25)
+STORAGE_PRICE_PER_TIB = env.number("STORAGE_PRICE_PER_TIB", 1.1)
 LOG_RETENTION = timedelta(days=env.integer("LOG_RETENTION_DAYS", 30, least=1))
 # How long micro-batches are kept that went well; what they came to by day stays.
 REALTIME_RETENTION = timedelta(hours=env.integer("REALTIME_RETENTION_H", 24, least=1))

@@ -277,7 +277,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "quarantine", "quarantine_rows", "quarantine_percent", "quarantine_beyond", "quarantine_days",
             "incremental", "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent",
             "held_days", "undo_depth", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
-            "give_up_after_s", "time_limit_s", "load_method",
+            "give_up_after_s", "time_limit_s", "run_budget_bytes", "month_budget_bytes", "load_method",
             "mode", "poll_every_s", "stream_every_s", "force_read_every", "watch_every_s", "schedules",
             "dependencies", "next_due",
             "revision", "created_at", "updated_at",

@@ -20,7 +20,7 @@ from django_celery_beat.models import CrontabSchedule
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.options import build
-from pipelines import calendars, deletions, quarantines, queries, realtime, schedules, schema_policies
+from pipelines import budgets, calendars, deletions, quarantines, queries, realtime, schedules, schema_policies
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
@@ -66,6 +66,7 @@ def save_pipeline(
         if dependencies is not None:
             graph.lock()
         before = Pipeline.objects.select_for_update().filter(pk=pipeline.pk).first()
+        budgets.refuse(before, pipeline, by)
         now = queries.database_now()
         if before is None:
             pipeline.active_from = now
@@ -222,6 +223,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "retry_delay_s": pipeline.retry_delay_s,
         "give_up_after_s": pipeline.give_up_after_s,
         "time_limit_s": pipeline.time_limit_s,
+        **budgets.told(pipeline),
     }
 
 
@@ -341,6 +343,8 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         retry_delay_s=pipeline.retry_delay_s,
         give_up_after_s=pipeline.give_up_after_s,
         time_limit_s=pipeline.time_limit_s,
+        run_budget_bytes=pipeline.run_budget_bytes,
+        month_budget_bytes=pipeline.month_budget_bytes,
     )
     current = queries.current_schedules().filter(pipeline=pipeline)
     specs = [ScheduleSpec.of(schedule) for schedule in current]

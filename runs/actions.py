@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
 from pipelines import deletions, quarantines, schema_policies
 from pipelines.models import Connection, LoadMethod
-from runs import capacity, endings, ends, services, undoing
+from runs import capacity, cost_guard, endings, ends, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
 from runs.models import Decision, PartLoad, RunAction
@@ -127,7 +128,7 @@ def _publish_parts(
     """Publish what the parts staged."""
     from connectors import staged
 
-    source = ends.open_source(claimed, connections)
+    source = ends.open_source(claimed, connections, reporter.meter)
     try:
         failed = services.failed_part(claimed.run)
         if failed is not None:
@@ -161,7 +162,7 @@ def _read(
     reporter: Reporter,
 ) -> Receipt | Divided:
     """Do what needs the source as well."""
-    source = ends.open_source(claimed, connections)
+    source = ends.open_source(claimed, connections, reporter.meter)
     try:
         request = transfer_request(claimed, fence, destination)
         standing.is_loading = True
@@ -185,6 +186,9 @@ def _load(
     """Load in one go, or plan a load in parts: as the pipeline says, or as the size suggests."""
     from connectors import staged, transfer
 
+    limit = cost_guard.limit_of(claimed, reporter, lambda: source.estimate(transfer.reading(fence, request)))
+    if limit is not None:
+        request = replace(request, read=replace(request.read, maximum_bytes_billed=limit))
     method = claimed.definition.get("load_method", LoadMethod.AUTO)
     planned = partial(transfer.prepare, source, destination, fence, request, stop=lease)
     if method == LoadMethod.AUTO and request.read.cursor is not None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from connectors import column_rules, comparing, masks
-from connectors.base import Deletes, Destination, ReadRequest, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import Deletes, Destination, ReadRequest, Source, TextPolicy, WriteDisposition, WriteMode
+from connectors.billing import Estimate
 from connectors.errors import ConnectorError
 from connectors.parameters import INTERVAL, names_it
 from connectors.sides import Published
-from runs import actions, ends
+from runs import actions, cost_guard, ends
 from runs.lease import Lease
 from runs.models import Run, RunAction
 from runs.reporter import Reporter
@@ -52,9 +53,13 @@ def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
         run = Run.objects.filter(pk=published.run, pipeline=claimed.pipeline).select_related("revision").first()
         told = _definition(claimed, published, run, destination.mask_key, reporter)
         former = replace(as_run(claimed, run), definition=told)
-        source = ends.open_source(former, ends.connections(former))
+        source = ends.open_source(former, ends.connections(former), reporter.meter)
         try:
             request = request_of(former, Options.of(claimed.options))
+            limit = cost_guard.limit_of(claimed, reporter, lambda: _estimate(source, request, published))
+            if limit is not None:
+                most = min(limit, request.read.maximum_bytes_billed or limit)
+                request = replace(request, read=replace(request.read, maximum_bytes_billed=most))
             found = comparing.compare(source, destination, request, published, log=reporter.log, stop=lease)
         finally:
             source.close()
@@ -63,6 +68,14 @@ def compare(claimed: Claim, lease: Lease, reporter: Reporter) -> dict[str, Any]:
     for finding in found.findings():
         reporter.log("warning" if finding.is_good is False else "info", finding.text)
     return actions.kept(claimed, found.to_json())
+
+
+def _estimate(source: Source, request: comparing.ComparisonRequest, published: Published) -> Estimate:
+    """What the comparison bills at most."""
+    survey = source.survey(request.read, published.snapshot_time if request.at_snapshot else None)
+    billed = comparing.bytes_billed(survey, look_for_keys=request.look_for_keys)
+    why = "The source does not tell how many bytes a comparison reads."
+    return Estimate(None, 0, why) if billed is None else Estimate(billed[1], 0)
 
 
 def _published(claimed: Claim, destination: Destination) -> Published:

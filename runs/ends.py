@@ -8,6 +8,7 @@ from uuid import UUID
 
 from connectors import registry
 from connectors.base import Destination, Fence, Owner, Source
+from connectors.billing import Meter
 from connectors.errors import ConnectorError
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
@@ -28,9 +29,12 @@ def connections(claimed: Claimed) -> Mapping[UUID, Connection]:
     return Connection.objects.in_bulk([UUID(end["connection"]) for end in both])
 
 
-def open_source(claimed: Claimed, known: Mapping[UUID, Connection]) -> Source:
+def open_source(claimed: Claimed, known: Mapping[UUID, Connection], meter: Meter) -> Source:
+    """The source, which tells the `meter` what it bills."""
     kind, options = _options("source", claimed, known)
-    return registry.source_type(kind)(options)
+    source = registry.source_type(kind)(options)
+    source.meter = meter
+    return source
 
 
 def open_destination(claimed: Claimed, known: Mapping[UUID, Connection]) -> Destination:

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import connection, transaction
 
 from connectors.errors import ConnectorError
 from runs import actions, backfills, comparing, doorbell, ends, live, parts, presence, services
@@ -100,7 +100,7 @@ def _hold(claimed: Claim | PartClaim, lease: Lease, reporter: Reporter, work: Ca
         end = work()
         lease.rest()
         scribe().serve(None)
-        _write_down(lambda: end(reporter.unwritten()), claimed)
+        _write_down(lambda: _end(end, reporter), claimed)
     finally:
         scribe().serve(None)
         keeper().release(lease)
@@ -138,6 +138,16 @@ def _settled(claimed: Claim, lease: Lease, reporter: Reporter, error: ConnectorE
         reporter.log("info", "The connection broke after the commit: the rows are published.")
         return succeeded(claimed, actions.kept(claimed, fence.applied.receipt))
     return after_failure(claimed, lease, error)
+
+
+def _end(end: End, reporter: Reporter) -> None:
+    """Write down how the attempt ended, and with it what it was billed."""
+    if not reporter.meter.has_run and reporter.estimate is None:
+        end(reporter.unwritten())
+        return
+    with transaction.atomic():
+        services.note_bill(reporter.claim, reporter.meter.bill, reporter.estimate)
+        end(reporter.unwritten())
 
 
 def _write_down(write: Callable[[], None], claimed: Claim | PartClaim) -> None:

@@ -67,7 +67,7 @@ def _move(claimed: PartClaim, committed: Committed, lease: Lease, reporter: Repo
     fence = ends.fence_of_part(claimed)
     destination = ends.open_destination(claimed, known)
     try:
-        source = ends.open_source(claimed, known)
+        source = ends.open_source(claimed, known, reporter.meter)
         try:
             lease.check()
             staged.load_part(

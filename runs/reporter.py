@@ -10,6 +10,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from connectors.base import ReadPlan
+from connectors.billing import NOTHING_BILLED, Estimate, Meter
 from connectors.checks import CheckResult
 from runs import live, services
 from runs.services import Line, Progress
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 PAUSE_S = 0.1
 PROGRESS_EVERY_S = 0.5
 RETRY_S = 1.0
+# A bill is written with the end of the attempt: in between, only so that a lost worker's is not lost with it.
+BILL_EVERY_S = 5.0
 PENDING_LIMIT = 10_000
 LINES_AT_ONCE = 500
 
@@ -40,6 +43,10 @@ class Reporter:
         # How many of the first lines may have been written: the connection broke before the answer came.
         self._doubtful = 0
         self._last_seq = 0
+        self.estimate: Estimate | None = None
+        self.meter = Meter(lambda: scribe().wake())
+        self._billed = NOTHING_BILLED
+        self._billed_at = time.monotonic()
 
     # The engine's side: connectors.base.Reporter
 
@@ -61,6 +68,10 @@ class Reporter:
             self._progress.estimated_rows = plan.estimated_rows
             self._progress.estimated_bytes = plan.estimated_bytes
             self._progress.phase = "loading"
+        query, storage = (plan.facts.get(f"estimated_{of}_bytes") for of in ("query", "storage"))
+        if self.estimate is None and (query is not None or storage is not None):
+            asked = sum(plan.facts.get(f"{of}_bytes_billed") or 0 for of in ("cursor", "partitions"))
+            self.estimate = Estimate(asked + (query or 0), storage or 0)
         scribe().wake()
 
     def publishing(self) -> None:
@@ -86,9 +97,12 @@ class Reporter:
             return None
         if self._lines:
             return 0.0
+        waits = []
         if self._progress != Progress():
-            return max(0.0, self._progress_at + PROGRESS_EVERY_S - time.monotonic())
-        return None
+            waits.append(self._progress_at + PROGRESS_EVERY_S)
+        if self.meter.has_run and self.meter.bill != self._billed:
+            waits.append(self._billed_at + BILL_EVERY_S)
+        return max(0.0, min(waits) - time.monotonic()) if waits else None
 
     def write(self) -> None:
         """Write what was noted; raises DatabaseError when the notes have to wait."""
@@ -112,6 +126,19 @@ class Reporter:
         if progress != Progress():
             self._progress_at = time.monotonic()
             live.push_run(self.claim.run)
+        self._note_bill()
+
+    def _note_bill(self) -> None:
+        """Write what was billed so far, now and then."""
+        if not self.meter.has_run or time.monotonic() < self._billed_at + BILL_EVERY_S:
+            return
+        bill = self.meter.bill
+        try:
+            if bill != self._billed:
+                services.note_bill(self.claim, bill)
+        except services.StaleToken:
+            self.stale = True
+        self._billed, self._billed_at = bill, time.monotonic()
 
     def unwritten(self) -> list[Line]:
         """What no write has brought to the database: the caller writes it, in order, before anything later.

@@ -119,7 +119,8 @@ def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
     for run in active.order_by().only("id", "pipeline_id", "status"):
         standings[run.pipeline_id].active = run
     # The last of each queue, however long it is, by the index that workers take from. A run that waits for upstreams
-    # counts unless it is about its own data interval: of those, each tick has its own.
+    # counts unless it is about its own data interval: of those, each tick has its own. One that waits for its cost to
+    # be approved counts, too; in most installations there is none at all.
     waiting = Run.objects.raw(
         """
         SELECT last.id, last.pipeline_id, last.status, last.due FROM unnest(%s::uuid[]) AS chosen (id)
@@ -131,6 +132,12 @@ def _standings(pipelines: Iterable[UUID]) -> dict[UUID, Standing]:
             (SELECT b.id, b.pipeline_id, b.status, b.due FROM runs_run b
              WHERE b.pipeline_id = chosen.id AND b.status = 'blocked' AND b.trigger = 'schedule' AND NOT EXISTS (
                  SELECT FROM runs_prerequisite p WHERE p.run_id = b.id AND p.interval_end IS NOT NULL)
+             LIMIT 1)
+            UNION ALL
+            (SELECT h.id, h.pipeline_id, h.status, h.due FROM runs_run h
+             WHERE h.pipeline_id = chosen.id AND h.status = 'held' AND h.error_code = 'over_budget'
+               AND h.trigger = 'schedule'
+               AND (SELECT EXISTS (SELECT FROM runs_run WHERE status = 'held' AND error_code = 'over_budget'))
              LIMIT 1)
             LIMIT 1
         ) AS last

@@ -11,7 +11,7 @@ from django.db.models import Count, Min, Q
 from django.utils import timezone
 
 from runs import capacity, upstream_waits
-from runs.models import PartLoad, Run, RunAction
+from runs.models import OVER_BUDGET, PartLoad, Run, RunAction
 from runs.shortage import Holder, Shortage, shortages
 from runs.states import ACTIVE, CLAIMABLE, PartStatus, RunStatus, Step
 
@@ -46,7 +46,7 @@ def why_waiting(run: Run) -> str:
 
 def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
     """What each run that neither runs nor has ended waits for; the same few queries for any number."""
-    reasons = {run.pk: Wait("Waiting for a person's decision.") for run in runs if run.status == RunStatus.HELD}
+    reasons = {run.pk: _for_a_person(run) for run in runs if run.status == RunStatus.HELD}
     reasons |= {run.pk: Wait(_silence(run)) for run in runs if _is_silent(run)}
     reasons |= _for_upstreams([run for run in runs if run.status == RunStatus.BLOCKED])
     reasons |= _for_parts([run for run in runs if run.status == RunStatus.RUNNING and run.step == Step.PARTS])
@@ -71,6 +71,12 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
             or _for_a_worker(run, slots, free, line, has_beat)
         )
     return reasons
+
+
+def _for_a_person(run: Run) -> Wait:
+    if run.error_code == OVER_BUDGET:
+        return Wait("Waiting for somebody to approve what it would cost, or for room in the budget.")
+    return Wait("Waiting for a person's decision.")
 
 
 def _for_upstreams(runs: Sequence[Run]) -> dict[UUID, Wait]:

@@ -56,8 +56,7 @@ def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: d
     if read.span is not None:
         return _find_span(read, column, source, ask)
     watermark = cursor.number_of(read.watermark, type_) if read.watermark else None
-    initial = cursor.number_of(read.initial, type_, field="initial_value") if read.initial else None
-    low = initial if watermark is None else watermark - cursor.reach(read.lookback, type_)
+    low = _low(read, type_)
     above = _above(type_, low, is_initial=watermark is None)
     found, job = ask(
         f"SELECT COUNT(*) AS n, COUNTIF({name} IS NULL) AS z, {cursor.number_sql(f'MAX({name})', type_)} AS top,"
@@ -119,6 +118,20 @@ def _find_span(read: CursorRead, column: Column, source: str, ask: Ask) -> Bound
     return Bounds(
         interval, conditions, {"cursor_jobs": [job.job_id], "cursor_bytes_billed": job.total_bytes_billed or 0}
     )
+
+
+def newer(read: CursorRead, columns: Sequence[Column]) -> str:
+    """The condition that a row is not known yet, as it stands in GoogleSQL; empty for all rows."""
+    column = cursor.find_column(tuple(columns), read.column)
+    above = _above(column.type, _low(read, column.type), is_initial=not read.watermark)
+    return _all((above,), quote(column.name))
+
+
+def _low(read: CursorRead, type_: str) -> int | None:
+    """Where reading begins; None for all rows."""
+    if read.watermark:
+        return cursor.number_of(read.watermark, type_) - cursor.reach(read.lookback, type_)
+    return cursor.number_of(read.initial, type_, field="initial_value") if read.initial else None
 
 
 def within(span: Span, columns: Sequence[Column]) -> str:

@@ -15,6 +15,7 @@ from connectors.bigquery import bounds, digest, pages, query
 from connectors.bigquery.client import REUSE_ONCE, Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import columns_of, parse_table
+from connectors.billing import NOT_METERED, Meter
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
 from connectors.sides import COLUMNS_A_QUERY, Bucket, ColumnDigest, Cost, Keyed, Row, Scope, Survey, TableDigest
@@ -62,6 +63,7 @@ class BigQuerySide:
         *,
         timeout_s: float,
         stop: StopSignal | None = None,
+        meter: Meter = NOT_METERED,
     ) -> None:
         self._clients = clients
         self._request = request
@@ -70,6 +72,7 @@ class BigQuerySide:
         self._cost = cost
         self._timeout_s = timeout_s
         self._stop = stop or NeverStop()
+        self._meter = meter
         self._doing = Doing(
             f"Comparing {request.table or 'the query'}", field="table", permission="bigquery.jobs.create"
         )
@@ -113,6 +116,7 @@ class BigQuerySide:
             maximum_bytes_billed=self._left(),
             stop=self._stop,
             doing=self._doing,
+            meter=self._meter,
         )
         self._cost.jobs.append(job.job_id)
         self._cost.bytes_processed += job.total_bytes_processed or 0

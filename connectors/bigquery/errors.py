@@ -119,7 +119,7 @@ _REASONS: Mapping[str, _Meaning] = {
     "bytesBilledLimitExceeded": _Meaning(
         "bytes_billed_limit",
         "{thing} would read more than the limit allows",
-        "Raise the limit of the pipeline, or read less: fewer columns or a filter on the partition.",
+        "Raise the pipeline's budget, or read less: fewer columns or a filter on the partition.",
     ),
     "responseTooLarge": _Meaning("response_too_large", "The answer to {thing} is too large for BigQuery", _NO_SPACE),
     "resourcesExceeded": _Meaning("resources_exceeded", "{thing} needs more than BigQuery gives a query", _NO_SPACE),

@@ -18,6 +18,7 @@ from connectors.bigquery.partitions import Ranged
 from connectors.bigquery.ranges import all_of
 from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
+from connectors.billing import NOT_METERED, Meter, billed_for
 from connectors.column_rules import narrowed
 from connectors.cursor import Interval
 from connectors.errors import ConnectorError
@@ -38,6 +39,7 @@ class Planner:
         max_parts: int = 1,
         spread: bool = False,
         stop: StopSignal | None = None,
+        meter: Meter = NOT_METERED,
     ) -> None:
         self._clients = clients
         self._request = request
@@ -46,6 +48,7 @@ class Planner:
         self._spread = spread
         self._stop = stop
         self.ignored: tuple[Column, ...] = ()
+        self._meter = meter
 
     def of_table(self, ref: TableRef, table: bigquery.Table, columns: tuple[Column, ...]) -> ReadPlan:
         """The table at one snapshot, without the columns to skip: streams of a read session, or ranges."""
@@ -151,8 +154,9 @@ class Planner:
         doing: Doing,
         warnings: tuple[str, ...] = (),
         found: bounds.Bounds | None = None,
+        told: query.DryRun | None = None,
     ) -> ReadPlan:
-        """A query job, whose result is then read like a table."""
+        """A query job, whose result is then read like a table; `told` is what a dry run of it said."""
         clients, request = self._clients, self._request
         if request.cursor is not None and found is None:
             # On lines of its own: a query may end in a comment.
@@ -174,6 +178,8 @@ class Planner:
             "cache_hit": job.cache_hit,
             **(found.facts if found else {}),
         }
+        if told is not None and told.known_bytes is not None and found is None:
+            facts["estimated_query_bytes"] = billed_for(told.known_bytes, len(told.tables))
         destination = job.destination
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
         # The result never changes, so its session needs no snapshot.
@@ -184,6 +190,7 @@ class Planner:
             opened,
             pages_of_it,
             _RESULT.thing,
+            is_billed=False,
             snapshot=job.started or job.created or datetime.now(UTC),
             rows=result.total,
             size=None,
@@ -202,10 +209,19 @@ class Planner:
             parameters=request.parameters,
             job_key=request.job_key,
             labels=request.labels,
-            maximum_bytes_billed=request.maximum_bytes_billed,
+            maximum_bytes_billed=self._left(),
             stop=self._stop,
             doing=doing,
+            meter=self._meter,
         )
+
+    def _left(self) -> int | None:
+        """What the next query may bill of what all of them may together."""
+        limit = self._request.maximum_bytes_billed
+        if limit is None:
+            return None
+        # At least what only a query without a bill keeps to: a count that the table's own record answers is free.
+        return max(1, limit - self._meter.bill.query_bytes)
 
     def _open(
         self,
@@ -258,7 +274,9 @@ class Planner:
         version: tuple[str | None, ...] = (),
         parts: tuple[Part, ...] = (),
         ranges: RangeReading | None = None,
+        is_billed: bool = True,
     ) -> ReadPlan:
+        """The plan of a read that is opened; a query's result is read for nothing."""
         reading = Reading(subject=subject, counted=counted, skip=self._request.skip)
         outlives_session = ranges is not None and isinstance(opened, streams.Session)
         if isinstance(opened, streams.Session):
@@ -269,13 +287,17 @@ class Planner:
                 # Only a server that lets sessions expire is known to honour offsets.
                 honours_offsets=opened.expires is not None,
                 ranges=ranges,
+                is_billed=is_billed,
             )
         if isinstance(opened, streams.Session) and ranges is None:
+            reading = replace(reading, row_bytes=opened.row_bytes(rows))
             parts = tuple(Part(stream, f"stream {i}") for i, stream in enumerate(opened.streams, 1))
             rows = opened.rows or rows
             size = opened.bytes or size
             expires = opened.expires.isoformat() if opened.expires else None
             facts = {**facts, "session": opened.name, "session_expires": expires}
+            if is_billed and opened.bytes:
+                facts["estimated_storage_bytes"] = opened.bytes
         elif isinstance(opened, ConnectorError):
             reading = replace(reading, version=version)
             parts = (Part(source.text, "pages", rows, size),)

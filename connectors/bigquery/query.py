@@ -19,6 +19,7 @@ from connectors.bigquery import parameters as query_parameters
 from connectors.bigquery.client import REUSE_ONCE, Clients, TimeLimit
 from connectors.bigquery.errors import Doing, explain_job, explained
 from connectors.bigquery.schema import columns_of
+from connectors.billing import NOT_METERED, Meter
 from connectors.errors import ConnectorError, TransientError
 from connectors.parameters import Parameter, used_in
 
@@ -34,11 +35,22 @@ _ONLY_SELECT = "Write one SELECT (or WITH … SELECT): scripts, DML, DDL, CALL a
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a query would give and read; `tables` are those behind it."""
+    """What a query would give and read; `tables` are those behind it.
+
+    `accuracy` is BigQuery's word for how far `bytes` can be trusted, empty where it says none.
+    """
 
     columns: tuple[Column, ...]
     bytes: int | None
     tables: tuple[bigquery.TableReference, ...] = ()
+    accuracy: str = ""
+
+    @property
+    def known_bytes(self) -> int | None:
+        """The bytes, None where nobody can tell: a server that knows no sizes says 0, and no more."""
+        if self.accuracy == "UNKNOWN" or (not self.bytes and self.accuracy != "PRECISE"):
+            return None
+        return self.bytes
 
 
 def dry_run(
@@ -57,7 +69,13 @@ def dry_run(
             code="not_a_select",
             field=doing.field,
         )
-    return DryRun(columns_of(job.schema or ()), job.total_bytes_processed, tuple(job.referenced_tables))
+    told = job.to_api_repr().get("statistics", {}).get("query", {})
+    return DryRun(
+        columns_of(job.schema or ()),
+        job.total_bytes_processed,
+        tuple(job.referenced_tables),
+        told.get("totalBytesProcessedAccuracy", ""),
+    )
 
 
 def run(
@@ -72,10 +90,12 @@ def run(
     stop: StopSignal | None = None,
     limit: TimeLimit | None = None,
     doing: Doing = QUERY,
+    meter: Meter = NOT_METERED,
 ) -> bigquery.QueryJob:
     """Run `sql` and wait until it is done; the same `job_key`, text and values adopt the job that is there.
 
     `timeout_s` is for each call, `limit` for the whole. Stopping, or running out of time, cancels the job.
+    What it bills goes to the `meter`, also of a job that was cancelled, as far as BigQuery tells then.
     """
     config = bigquery.QueryJobConfig(use_legacy_sql=False, labels=clean_labels(labels or {}))
     config.query_parameters = query_parameters.of_query(sql, parameters)
@@ -89,7 +109,10 @@ def run(
         stop.check()
         with explained(doing):
             job = _begin(clients, sql, name, config, timeout_s, again=limit is None)
-        _wait(job, woken, stop, limit, timeout_s, doing)
+        try:
+            _wait(job, woken, stop, limit, timeout_s, doing)
+        finally:
+            meter.job(job.job_id, job.total_bytes_billed)
     finally:
         forget()
     if job.error_result:

@@ -32,7 +32,8 @@ class Reading:
     """How to read and count what a plan names.
 
     `skip` are columns that pages are read without, `version` is the table's while the plan was made, where it is
-    read in pages; `counted` is what to count, in GoogleSQL. `ranges` are set where parts are ranges.
+    read in pages; `counted` is what to count, in GoogleSQL. `ranges` are set where parts are ranges. What streams give
+    `is_billed` unless it is a query's result: `row_bytes` for each row, where that is known.
     """
 
     subject: str = "The read stream"
@@ -43,6 +44,8 @@ class Reading:
     skip: tuple[str, ...] = ()
     version: tuple[str | None, ...] = ()
     ranges: RangeReading | None = None
+    is_billed: bool = False
+    row_bytes: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         schema = None if self.schema is None else base64.b64encode(self.schema.serialize().to_pybytes()).decode()

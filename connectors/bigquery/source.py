@@ -23,7 +23,7 @@ from connectors.base import (
     StopSignal,
     TableInfo,
 )
-from connectors.bigquery import bounds, checks, compare, pages, preview, query, streams, watching, wkb
+from connectors.bigquery import bounds, checks, compare, estimates, pages, preview, query, streams, watching, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.options import BigQueryOptions
@@ -33,6 +33,7 @@ from connectors.bigquery.plans import Planner, about, some_left
 from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
+from connectors.billing import Estimate
 from connectors.column_rules import ColumnRule, narrowed
 from connectors.cursor import Span
 from connectors.errors import ConnectorError
@@ -72,6 +73,8 @@ class BigQuerySource(Source):
         self._lock = threading.Lock()
         self._borrowed: Clients | None = None
         self._reading = Reading()
+        # What BigQuery bills for a row of each part that was opened here.
+        self._row_bytes: dict[str, float | None] = {}
 
     def check(self) -> Iterator[StepResult]:
         return checks.steps(self._clients, self._timeout_s)
@@ -163,7 +166,7 @@ class BigQuerySource(Source):
             return plan.source_rows
         if not self._reading.counted:
             return None
-        planner = Planner(self._clients(), request, timeout_s=self._timeout_s, stop=stop)
+        planner = Planner(self._clients(), request, timeout_s=self._timeout_s, stop=stop, meter=self.meter)
         doing = about(parse_table(request.table, self._options.project))
         found, _ = planner.ask(f"SELECT COUNT(*) AS n FROM {self._reading.counted}", doing)
         return found["n"]
@@ -184,6 +187,8 @@ class BigQuerySource(Source):
             restriction=all_of(how.restriction, range_.condition(how.by, how.type)),
             columns=how.columns,
         )
+        for stream in opened.streams:
+            self._row_bytes[stream] = opened.row_bytes(part.rows)
         # One stream was asked for, and there is none where there are no rows.
         return next((Part(stream, part.name, part.rows, part.bytes) for stream in opened.streams), None)
 
@@ -218,7 +223,10 @@ class BigQuerySource(Source):
             silence_s=self._silence_s,
             doing=Doing(reading.subject, permission="bigquery.readsessions.getData"),
         )
+        row_bytes = self._row_bytes.get(part.id, reading.row_bytes)
         for batch in batches if reading.honours_offsets else streams.without_first(batches, start):
+            if reading.is_billed:
+                self.meter.storage(batch.nbytes if row_bytes is None else batch.num_rows * row_bytes)
             yield wkb.with_text(batch, reading.geography) if reading.geography else batch
 
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
@@ -228,8 +236,14 @@ class BigQuerySource(Source):
         self, request: ReadRequest, scope: Scope, columns: tuple[Column, ...], cost: Cost, *, stop: StopSignal
     ) -> compare.BigQuerySide:
         return compare.BigQuerySide(
-            self._clients(), request, scope, columns, cost, timeout_s=self._timeout_s, stop=stop
+            self._clients(), request, scope, columns, cost, timeout_s=self._timeout_s, stop=stop, meter=self.meter
         )
+
+    def estimate(self, request: ReadRequest) -> Estimate:
+        ref = None if request.query else parse_table(request.table, self._options.project)
+        table = None if ref is None or ref.is_wildcard else self._get_table(ref, self._timeout_s)
+        plain = table if table is not None and table.table_type in _DIRECT_KINDS else None
+        return estimates.estimate(self._clients(), request, ref, plain, timeout_s=self._timeout_s)
 
     def close(self) -> None:
         with self._lock:
@@ -239,11 +253,19 @@ class BigQuerySource(Source):
 
     def _planned(self, request: ReadRequest, max_parts: int, spread: bool, stop: StopSignal | None) -> ReadPlan:
         clients = self._clients()
-        planner = Planner(clients, request, timeout_s=self._timeout_s, max_parts=max_parts, spread=spread, stop=stop)
+        planner = Planner(
+            clients,
+            request,
+            timeout_s=self._timeout_s,
+            max_parts=max_parts,
+            spread=spread,
+            stop=stop,
+            meter=self.meter,
+        )
         if request.query:
             filters.refuse_query(request.row_filter)
-            query.dry_run(clients, request.query, timeout_s=self._timeout_s, parameters=request.parameters)
-            return planner.of_query(request.query, query.QUERY)
+            told = query.dry_run(clients, request.query, timeout_s=self._timeout_s, parameters=request.parameters)
+            return planner.of_query(request.query, query.QUERY, told=told)
         ref = parse_table(request.table, self._options.project)
         table = None if ref.is_wildcard else self._get_table(ref, self._timeout_s)
         if table is None or table.table_type not in _DIRECT_KINDS:

@@ -45,6 +45,11 @@ class Session:
     bytes: int | None
     expires: datetime | None
 
+    def row_bytes(self, rows: int | None = None) -> float | None:
+        """What BigQuery scans and bills for each of the rows, `rows` where it does not count them; None if unknown."""
+        rows = self.rows or rows
+        return self.bytes / rows if self.bytes and rows else None
+
 
 def open_session(
     clients: Clients,

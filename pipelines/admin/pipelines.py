@@ -91,6 +91,7 @@ class ScheduleInline(StackedInline):
 
 
 FOLDED = (
+    "Budget",
     "Changes of the source's columns",
     "Rows that vanish",
     "Guards",
@@ -155,6 +156,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         ),
         ("When the source changes", {"fields": ("watch_every_s",)}),
         ("Priority and limits", {"fields": ("priority", "pool", "time_limit_s", "load_method")}),
+        ("Budget", {"fields": ("run_budget_bytes", "month_budget_bytes")}),
         ("Retries", {"fields": ("retries", "retry_delay_s", "give_up_after_s")}),
         ("When ticks meet or are missed", {"fields": ("overlap", "missed")}),
     )

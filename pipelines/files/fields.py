@@ -171,6 +171,10 @@ _HELP = {
     "pool": "The name of the pool.",
     "column_rules": "What is to be different from the usual, by column.",
     "indexes": "Made after the rows are loaded.",
+    "run_budget_bytes": "Bytes that a run may read that BigQuery bills, queries and the Storage Read API together. A "
+    "run that a dry run finds beyond it waits until somebody approves its cost.",
+    "month_budget_bytes": "Bytes that all its runs may read in a calendar month of UTC. A run that would go beyond it "
+    "waits until somebody approves its cost, the budget is raised, or the next month begins.",
     "merge_key": "The columns that identify a row. Merge and history need them; replace uses them where something "
     "depends on the table and its rows are changed in place.",
     "primary_key": "The columns of the table's primary key; none may be NULL.",

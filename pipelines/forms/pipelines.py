@@ -14,6 +14,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
 from pipelines import lookups, objections, services, tidy
+from pipelines.forms.bytes import BytesField
 from pipelines.forms.indexes import IndexesField
 from pipelines.forms.parameters import ParametersField
 from pipelines.models import Connection, Pipeline, PipelineState
@@ -84,10 +85,14 @@ class PipelineForm(forms.ModelForm):
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "undo_depth",
             "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
-            "give_up_after_s", "time_limit_s", "load_method",
+            "give_up_after_s", "time_limit_s", "run_budget_bytes", "month_budget_bytes", "load_method",
             "mode", "poll_every_s", "stream_every_s", "force_read_every", "watch_every_s",
         )  # fmt: skip
-        field_classes = {"column_rules": RulesField}
+        field_classes = {
+            "column_rules": RulesField,
+            "run_budget_bytes": BytesField,
+            "month_budget_bytes": BytesField,
+        }
         widgets = {
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),

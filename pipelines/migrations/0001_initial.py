@@ -135,6 +135,8 @@ class Migration(migrations.Migration):
                 ('retry_delay_s', models.PositiveIntegerField(default=5, help_text='Give or take a quarter. Each further wait is twice as long, up to 10 minutes or, if more, this.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(86400)], verbose_name='first retry after (seconds)')),
                 ('give_up_after_s', models.PositiveIntegerField(blank=True, help_text='No attempt begins later than this after the first one. Empty: only the number of retries counts.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(2592000)], verbose_name='give up after (seconds)')),
                 ('time_limit_s', models.PositiveIntegerField(default=21600, help_text='An attempt that takes longer is stopped, and its run fails.', validators=[django.core.validators.MinValueValidator(10), django.core.validators.MaxValueValidator(604800)], verbose_name='time limit (seconds)')),
+                ('run_budget_bytes', models.PositiveBigIntegerField(blank=True, help_text='What a run may read that BigQuery bills, queries and the Storage Read API together, for example 500 GiB. A run that a dry run finds beyond it waits until somebody approves its cost. Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(1152921504606846976)], verbose_name='budget of a run')),
+                ('month_budget_bytes', models.PositiveBigIntegerField(blank=True, help_text='What all its runs may read in a calendar month of UTC. A run that would go beyond it waits until somebody approves its cost, the budget is raised, or the next month begins. Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(1152921504606846976)], verbose_name='budget of a month')),
                 ('priority', models.SmallIntegerField(choices=[(10, 'High'), (20, 'Normal'), (30, 'Low')], default=20, help_text='Whose runs go first when workers or slots are scarce.')),
                 ('pool', models.ForeignKey(blank=True, help_text='Of the pipelines in one pool, only so many run at once as it has slots.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='pipelines', to='pipelines.pool')),
                 ('active_from', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
@@ -145,7 +147,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
-                'permissions': [('run_pipeline', 'Can start and cancel runs, pause and resume pipelines')],
+                'permissions': [('run_pipeline', 'Can start and cancel runs, pause and resume pipelines'), ('approve_cost', 'Can let runs read beyond their budget')],
             },
         ),
         migrations.CreateModel(

@@ -19,6 +19,7 @@ from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
 
 MAX_UNDO_DEPTH = 9
+MOST_BYTES = 1 << 60
 
 
 class PipelineState(models.TextChoices):
@@ -369,6 +370,23 @@ class Pipeline(models.Model):
         validators=[MinValueValidator(10), MaxValueValidator(7 * 86400)],
         help_text="An attempt that takes longer is stopped, and its run fails.",
     )
+    # What counts is what is set now, also for runs that wait since before it was.
+    run_budget_bytes = models.PositiveBigIntegerField(
+        "budget of a run",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_BYTES)],
+        help_text="What a run may read that BigQuery bills, queries and the Storage Read API together, for example "
+        "500 GiB. A run that a dry run finds beyond it waits until somebody approves its cost. Empty: no limit.",
+    )
+    month_budget_bytes = models.PositiveBigIntegerField(
+        "budget of a month",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MOST_BYTES)],
+        help_text="What all its runs may read in a calendar month of UTC. A run that would go beyond it waits until "
+        "somebody approves its cost, the budget is raised, or the next month begins. Empty: no limit.",
+    )
     # How it is run, not what it loads: no part of a revision, and what waits already goes by it at once.
     priority = models.SmallIntegerField(
         choices=Priority,
@@ -392,7 +410,10 @@ class Pipeline(models.Model):
 
     class Meta:
         ordering = ["name"]
-        permissions = [("run_pipeline", "Can start and cancel runs, pause and resume pipelines")]
+        permissions = [
+            ("run_pipeline", "Can start and cancel runs, pause and resume pipelines"),
+            ("approve_cost", "Can let runs read beyond their budget"),
+        ]
         constraints = [
             models.CheckConstraint(
                 name="pipeline_table_or_query",

@@ -18,7 +18,7 @@ from pipelines.models import AlertKind, Pipeline
 from runs.alerts import open_alerts, usual
 from runs.alerts.open_alerts import Finding, OpenAlerts
 from runs.alerts.rules import FOLLOWED, Watch, watches
-from runs.models import MARKED_DONE, AlertEvent, Run, RunAction, Trigger
+from runs.models import MARKED_DONE, OVER_BUDGET, AlertEvent, Run, RunAction, Trigger
 from runs.states import RunStatus
 
 AT_ONCE = 500
@@ -59,10 +59,11 @@ def judge() -> int:
 def _judge(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> None:
     run, pipeline = event.run, event.pipeline_id
     if event.status == RunStatus.HELD:
-        if watch.watches(AlertKind.HELD):
-            alerts.note(watch, pipeline, AlertKind.HELD, _failure_of(run, event.at, "A guard holds it."))
+        if waits := watch.held_kind(run.error_code):
+            alerts.note(watch, pipeline, waits, _failure_of(run, event.at, "A guard holds it."))
     else:
         alerts.close(watch, pipeline, AlertKind.HELD, event.at, run=run.pk)
+        alerts.close(watch, pipeline, AlertKind.OVER_BUDGET, event.at, run=run.pk, code=OVER_BUDGET)
     if event.status == RunStatus.FAILED:
         if kind := watch.failure_kind(run.error_code):
             alerts.note(watch, pipeline, kind, _failure_of(run, event.at, "The run failed."))

@@ -97,10 +97,19 @@ class OpenAlerts:
         text = wording.reminded(alert, watch.rule.name)
         self._tell(watch, alert, DeliveryEvent.REMINDED, text, now, number=number)
 
-    def close(self, watch: Watch, pipeline: UUID, kind: AlertKind, at: datetime, *, run: UUID | None = None) -> None:
-        """End an alert, if it is open (and, where `run` is given, about that run), and tell if that is wanted."""
+    def close(
+        self,
+        watch: Watch,
+        pipeline: UUID,
+        kind: AlertKind,
+        at: datetime,
+        *,
+        run: UUID | None = None,
+        code: str | None = None,
+    ) -> None:
+        """End an alert, if it is open (and, where they are given, of that run and code), and tell if that is wanted."""
         alert = self._open.get((watch.rule.pk, pipeline, kind.value))
-        if alert is None or (run is not None and alert.run_id != run):
+        if alert is None or (run is not None and alert.run_id != run) or (code is not None and alert.code != code):
             return
         self.end(alert, at, Closing.RECOVERED)
         if watch.tells(AlertKind.RECOVERED):

@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db.models import Prefetch
 
 from pipelines.models import AlertChannel, AlertKind, AlertRule
+from runs.models import OVER_BUDGET
 
 # What a run's failure can be besides a failure: by its code.
 DRIFT = frozenset(
@@ -19,7 +20,7 @@ DRIFT = frozenset(
 )
 # Of a run that succeeded, and took other columns than the one before.
 FOLLOWED = "schema_followed"
-BUDGET = frozenset({"bytes_billed_limit"})
+BUDGET = frozenset({"bytes_billed_limit", OVER_BUDGET})
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Watch:
         """Also what it does not tell: who only wants to know that it works again has to know that it failed."""
         only_recovery = set(self.rule.kinds) == {AlertKind.RECOVERED.value}
         return self.tells(kind) or (kind == AlertKind.FAILED and only_recovery)
+
+    def held_kind(self, code: str) -> AlertKind | None:
+        """What a run that waits for somebody is to this rule: the narrowest that it watches."""
+        if code in BUDGET and self.tells(AlertKind.OVER_BUDGET):
+            return AlertKind.OVER_BUDGET
+        return AlertKind.HELD if self.watches(AlertKind.HELD) else None
 
     def failure_kind(self, code: str) -> AlertKind | None:
         """What a failure is to this rule: the narrowest that it watches."""

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from pipelines.models import AlertKind, Connection, Pipeline
 from runs.alerts.rules import FOLLOWED
-from runs.models import Alert
+from runs.models import OVER_BUDGET, Alert
 from runs.words import exact, span
 
 LONGEST_TITLE = 250
@@ -49,17 +49,22 @@ def opened(alert: Alert, rule_name: str) -> Text:
             _title(f"{alert.pipeline.name} took other columns from its source"), _body(alert, rule_name, []), "warning"
         )
     return Text(
-        _title(f"{alert.pipeline.name} {WHAT[kind]}"),
+        _title(f"{alert.pipeline.name} {_what(alert)}"),
         _body(alert, rule_name, [("Since", exact(alert.since))] if kind != AlertKind.FAILED else []),
-        "failure" if kind in SEVERE else "warning",
+        "failure" if kind in SEVERE and alert.code != OVER_BUDGET else "warning",
     )
+
+
+def _what(alert: Alert) -> str:
+    """What is the matter: a run over budget has failed, or waits for somebody to approve its cost."""
+    return "waits: over budget" if alert.code == OVER_BUDGET else WHAT[AlertKind(alert.kind)]
 
 
 def reminded(alert: Alert, rule_name: str) -> Text:
     again = f"{_lasted(alert, timezone.now())}{_times(alert)}"
     first = opened(alert, rule_name)
     return Text(
-        _title(f"{alert.pipeline.name} still {WHAT[AlertKind(alert.kind)]}"),
+        _title(f"{alert.pipeline.name} still {_what(alert)}"),
         _body(alert, rule_name, [("Lasts for", again), ("Since", exact(alert.since))]),
         first.severity,
     )
@@ -68,7 +73,7 @@ def reminded(alert: Alert, rule_name: str) -> Text:
 def recovered(alert: Alert, rule_name: str) -> Text:
     """Of an alert that was just closed."""
     over = f"{_lasted(alert, alert.closed_at or timezone.now())}{_times(alert)}"
-    was = WHAT[AlertKind(alert.kind)]
+    was = _what(alert)
     lines = [
         ("Pipeline", alert.pipeline.name),
         ("It", was),
@@ -77,7 +82,8 @@ def recovered(alert: Alert, rule_name: str) -> Text:
         *_links(alert),
         ("Rule", rule_name),
     ]
-    title = f"{alert.pipeline.name} is no longer held" if alert.kind == AlertKind.HELD else ""
+    was_held = alert.kind == AlertKind.HELD or alert.code == OVER_BUDGET
+    title = f"{alert.pipeline.name} is no longer held" if was_held else ""
     return Text(_title(title or f"{alert.pipeline.name} works again"), _lines(lines), "success")
 
 

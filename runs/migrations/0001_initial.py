@@ -93,6 +93,11 @@ class Migration(migrations.Migration):
                 ('bytes', models.BigIntegerField(default=0)),
                 ('estimated_rows', models.BigIntegerField(blank=True, null=True)),
                 ('estimated_bytes', models.BigIntegerField(blank=True, null=True)),
+                ('query_bytes', models.BigIntegerField(default=0)),
+                ('storage_bytes', models.BigIntegerField(default=0)),
+                ('cost', models.DecimalField(decimal_places=9, default=0, max_digits=20)),
+                ('estimated_query_bytes', models.BigIntegerField(blank=True, null=True)),
+                ('estimated_storage_bytes', models.BigIntegerField(blank=True, null=True)),
                 ('phase', models.CharField(blank=True, max_length=20)),
                 ('last_seq', models.BigIntegerField(default=0)),
                 ('error_code', models.CharField(blank=True, max_length=60)),
@@ -142,6 +147,8 @@ class Migration(migrations.Migration):
                 ('rows', models.BigIntegerField(default=0)),
                 ('bytes', models.BigIntegerField(default=0)),
                 ('estimated_rows', models.BigIntegerField(null=True)),
+                ('query_bytes', models.BigIntegerField(default=0)),
+                ('storage_bytes', models.BigIntegerField(default=0)),
                 ('error_code', models.CharField(blank=True, max_length=60)),
                 ('error_message', models.TextField(blank=True)),
                 ('error_hint', models.TextField(blank=True)),
@@ -402,6 +409,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='run',
             index=models.Index(condition=models.Q(('status', 'held')), fields=['held_until'], name='run_held'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
+            index=models.Index(condition=models.Q(('error_code', 'over_budget'), ('status', 'held')), fields=['pipeline'], name='run_over_budget'),
         ),
         migrations.AddIndex(
             model_name='run',
@@ -681,5 +692,52 @@ class Migration(migrations.Migration):
             options={
                 'constraints': [models.UniqueConstraint(fields=('pipeline', 'day'), name='poll_day_once')],
             },
+        ),
+        migrations.CreateModel(
+            name='Ledger',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('day', models.DateField()),
+                ('action', models.CharField(max_length=20)),
+                ('runs', models.IntegerField(default=0, help_text='Runs whose first bill came on this day.')),
+                ('query_bytes', models.BigIntegerField(default=0)),
+                ('storage_bytes', models.BigIntegerField(default=0)),
+                ('cost', models.DecimalField(decimal_places=9, default=0, max_digits=20)),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='ledger', to='pipelines.pipeline')),
+            ],
+            options={
+                'verbose_name_plural': 'ledger',
+            },
+        ),
+        migrations.CreateModel(
+            name='CostApproval',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('note', models.TextField(blank=True)),
+                ('bytes', models.BigIntegerField(help_text='What the run may bill in all; empty: nobody could tell.', null=True)),
+                ('by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='pipelines.pipeline')),
+                ('run', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='cost_approvals', to='runs.run')),
+            ],
+            options={
+                'ordering': ['-id'],
+            },
+        ),
+        migrations.AddIndex(
+            model_name='costapproval',
+            index=models.Index(fields=['run', '-id'], name='cost_approval_of_run'),
+        ),
+        migrations.AddIndex(
+            model_name='costapproval',
+            index=models.Index(fields=['-at'], name='cost_approval_by_age'),
+        ),
+        migrations.AddIndex(
+            model_name='ledger',
+            index=models.Index(fields=['day'], name='ledger_by_day'),
+        ),
+        migrations.AddConstraint(
+            model_name='ledger',
+            constraint=models.UniqueConstraint(fields=('pipeline', 'day', 'action'), name='ledger_day_once'),
         ),
     ]

@@ -2,6 +2,7 @@
 
 from runs.models.alerts import MARKED_DONE, Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.backfills import Backfill, BackfillKind, BackfillSlice, BackfillState, SliceStatus
+from runs.models.costs import CostApproval, Ledger
 from runs.models.deliveries import Delivery
 from runs.models.drift import SchemaChange
 from runs.models.lanes import Lane
@@ -10,7 +11,7 @@ from runs.models.looks import DatasetLook, SeenTable, TableEvent
 from runs.models.marks import DoneMark
 from runs.models.polls import Because, Poll, PollDay, PollShare
 from runs.models.processes import Installation, Process
-from runs.models.runs import MOVE_NOTHING, NO_NEWS, Decision, LastEnd, Run, RunAction, Trigger
+from runs.models.runs import MOVE_NOTHING, NO_NEWS, OVER_BUDGET, Decision, LastEnd, Run, RunAction, Trigger
 from runs.models.skips import Skip
 from runs.models.steps import Attempt, PartLoad
 from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
@@ -21,6 +22,7 @@ __all__ = [
     "MARKED_DONE",
     "MOVE_NOTHING",
     "NO_NEWS",
+    "OVER_BUDGET",
     "Alert",
     "AlertDelivery",
     "AlertEvent",
@@ -31,6 +33,7 @@ __all__ = [
     "BackfillState",
     "Because",
     "Closing",
+    "CostApproval",
     "DatasetLook",
     "Decision",
     "Delivery",
@@ -40,6 +43,7 @@ __all__ = [
     "Installation",
     "Lane",
     "LastEnd",
+    "Ledger",
     "LogLine",
     "PartLoad",
     "Poll",

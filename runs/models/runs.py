@@ -45,6 +45,8 @@ NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL)
 
 
 SCHEMA_TROUBLE = frozenset({"schema_frozen", "schema_incompatible"})
+# The code of a run that waits for somebody to approve what it would cost: nothing of it was read.
+OVER_BUDGET = "over_budget"
 
 
 class Decision(models.TextChoices):
@@ -127,6 +129,13 @@ class Run(models.Model):
     bytes = models.BigIntegerField(default=0)
     estimated_rows = models.BigIntegerField(null=True, blank=True)
     estimated_bytes = models.BigIntegerField(null=True, blank=True)
+    # What the source has billed, in all attempts, and what that costs at the prices of the day; a trigger brings every
+    # change to the ledger. What a dry run said before: None is what nobody could tell.
+    query_bytes = models.BigIntegerField(default=0)
+    storage_bytes = models.BigIntegerField(default=0)
+    cost = models.DecimalField(max_digits=20, decimal_places=9, default=0)
+    estimated_query_bytes = models.BigIntegerField(null=True, blank=True)
+    estimated_storage_bytes = models.BigIntegerField(null=True, blank=True)
     phase = models.CharField(max_length=20, blank=True)
     last_seq = models.BigIntegerField(default=0)
     error_code = models.CharField(max_length=60, blank=True)
@@ -168,6 +177,11 @@ class Run(models.Model):
             models.Index(fields=["lease_until"], condition=Q(lease_until__isnull=False), name="run_leased"),
             models.Index(fields=["pipeline"], condition=Q(status=RunStatus.BLOCKED), name="run_blocked"),
             models.Index(fields=["held_until"], condition=Q(status=RunStatus.HELD), name="run_held"),
+            models.Index(
+                fields=["pipeline"],
+                condition=Q(status=RunStatus.HELD, error_code=OVER_BUDGET),
+                name="run_over_budget",
+            ),
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             # Lists of all runs leave micro-batches out, unless they are about them.
             models.Index(fields=["-created_at"], condition=~Q(trigger=Trigger.REALTIME), name="run_newest"),

@@ -56,6 +56,9 @@ class PartLoad(models.Model):
     rows = models.BigIntegerField(default=0)
     bytes = models.BigIntegerField(default=0)
     estimated_rows = models.BigIntegerField(null=True)
+    # What the source has billed for it, which its run's own columns count as well.
+    query_bytes = models.BigIntegerField(default=0)
+    storage_bytes = models.BigIntegerField(default=0)
     error_code = models.CharField(max_length=60, blank=True)
     error_message = models.TextField(blank=True)
     error_hint = models.TextField(blank=True)

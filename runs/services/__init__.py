@@ -1,5 +1,6 @@
 """Every write to a run: request, claim, renew, move, log, cancel, sweep."""
 
+from runs.services.approving import approve_cost, is_over_budget, release_affordable
 from runs.services.backfills import (
     advance_backfills,
     cancel_backfill,
@@ -8,6 +9,7 @@ from runs.services.backfills import (
     retry_backfill,
     start_backfill,
 )
+from runs.services.bills import note_bill
 from runs.services.chains import Chain, chain_from, request_chain, runs_of_chain
 from runs.services.deciding import decide, discard_expired
 from runs.services.errors import InvalidTransition, KeyReused, RunRefused, StaleToken
@@ -81,6 +83,7 @@ __all__ = [
     "Waiting",
     "accept",
     "advance_backfills",
+    "approve_cost",
     "ask",
     "assigned",
     "cancel_backfill",
@@ -107,6 +110,7 @@ __all__ = [
     "hold",
     "installation_id",
     "is_look_due",
+    "is_over_budget",
     "is_written",
     "leave_shares",
     "look_failed",
@@ -114,8 +118,10 @@ __all__ = [
     "make_shares",
     "mark_done",
     "move_run",
+    "note_bill",
     "pause_backfill",
     "read_flags",
+    "release_affordable",
     "release_part",
     "renew",
     "request_chain",

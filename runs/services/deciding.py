@@ -9,7 +9,8 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
 from runs import doorbell, live
-from runs.models import Decision, Run
+from runs.models import OVER_BUDGET, Decision, Run
+from runs.services.approving import discard_cost
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus
@@ -29,6 +30,8 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
         Decision.DISCARD: f"{who} discarded this run." if who else f"{EXPIRED} The run is discarded.",
     }[Decision(decision)]
     note = storable(note.strip())
+    if run.error_code == OVER_BUDGET:
+        return _decide_on_cost(run, decision, by, note)
     try:
         with transaction.atomic():
             changed = Run.objects.filter(pk=run.pk, status=RunStatus.HELD).update(
@@ -54,6 +57,19 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
             "Another run of this pipeline is under way.",
             "Decide when it has ended: should it publish its rows, this run is out of date.",
         ) from error
+    run.refresh_from_db()
+    return run
+
+
+def _decide_on_cost(run: Run, decision: str, by: Any, note: str) -> Run:
+    """Of a run that waits because of what it would cost nothing is staged: it can only end here."""
+    if decision == Decision.PUBLISH:
+        raise RunRefused("nothing_staged", "Nothing of this run was read yet.", "Approve what it costs.")
+    who = f"{by.get_username()} discarded this run." if by is not None else f"{EXPIRED} The run is discarded."
+    text = f"{who} Nothing of it was read."
+    with transaction.atomic():
+        told = f"{text} Because: {note}" if note else text
+        discard_cost(run, told, decision=decision, decided_by=by, decided_at=Now(), decision_note=note)
     run.refresh_from_db()
     return run
 

@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from pipelines.given import goes_by_values
 from runs import doorbell, live
-from runs.models import PartLoad, Run, RunAction
+from runs.models import OVER_BUDGET, PartLoad, Run, RunAction
 from runs.services import drift
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
@@ -121,8 +121,13 @@ def resolve_later(
 
 
 def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequence[Line] = ()) -> None:
-    """The rows are staged and a person must decide; what this pipeline held before is out of date with it."""
+    """A person must decide, of staged rows or of a cost; what this pipeline held before is out of date with it.
+
+    What waits because of its cost has nothing to show: it puts only such loads out of date.
+    """
     why = "A newer run of the pipeline is held instead." if _reads_it_all(claimed) else ""
+    if failure.code == OVER_BUDGET and claimed.action != RunAction.LOAD:
+        why = ""  # somebody asked for it: what waits besides is something else
     _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, overtakes=why)
 
 
@@ -178,10 +183,13 @@ WITH left_run AS (
     SET status = 'cancelled', finished_at = statement_timestamp(), phase = '', last_seq = h.last_seq + 1
     FROM left_run
     WHERE %(overtakes)s <> '' AND h.pipeline_id = left_run.pipeline_id AND h.status = 'held' AND h.id <> left_run.id
-    RETURNING h.id, h.last_seq, h.attempt
+      AND CASE WHEN h.error_code = 'over_budget' THEN h.action = 'load' ELSE %(code)s <> 'over_budget' END
+    RETURNING h.id, h.last_seq, h.attempt, h.error_code
 ), told AS (
     INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
-    SELECT id, last_seq, statement_timestamp(), 'warning', %(overtakes)s, attempt FROM overtaken
+    SELECT id, last_seq, statement_timestamp(), 'warning', %(overtakes)s || CASE error_code
+        WHEN 'over_budget' THEN ' Nothing of this one was read.' ELSE ' What was staged here is discarded.' END, attempt
+    FROM overtaken
 )
 SELECT last_seq, ARRAY(SELECT id::text FROM overtaken) FROM left_run
 """
@@ -220,7 +228,7 @@ def _leave(
         "rows": None if receipt is None else counts.get("rows", 0),
         "bytes": None if receipt is None else counts.get("bytes", 0),
         "outcome": outcome,
-        "overtakes": overtakes and f"{overtakes} What was staged here is discarded.",
+        "overtakes": overtakes,
         "count": len(lines),
         "at": [line.at for line in lines],
         "level": [line.level for line in lines],

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, connection
 
+from connectors.billing import NOTHING_BILLED, Bill
 from runs.models import Installation
 from runs.services import slots
 from runs.services.journal import Line, Progress, write_lines
@@ -54,6 +55,10 @@ class Claim:
     step: str = ""
     # Something of other connections or another pool could start as well, and a worker slot is idle.
     others_wait: bool = False
+    # What attempts before this one were billed, and the pipeline's budgets as they are set now.
+    billed: Bill = NOTHING_BILLED
+    run_budget: int | None = None
+    month_budget: int | None = None
 
     def renew(self, *, process: str) -> Renewal:
         return renew(self.run, self.token, process=process)
@@ -130,7 +135,8 @@ SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_reques
        c.action_options, v.definition, c.step,
        {slots.ONE_IS_IDLE} AND EXISTS (
            SELECT FROM picked, (SELECT lane_id FROM candidates UNION ALL SELECT lane_id FROM parts) o
-           WHERE o.lane_id <> picked.lane_id)
+           WHERE o.lane_id <> picked.lane_id),
+       c.query_bytes, c.storage_bytes, p.run_budget_bytes, p.month_budget_bytes
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 
@@ -151,9 +157,23 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             continue
         if row is None:
             return None
+        *row, query_bytes, storage_bytes, run_budget, month_budget = row
         run, token, attempt, status, *rest, options, definition, step, others_wait = row
         documents = from_json(options), from_json(definition)
-        return Claim(run, token, attempt, RunStatus(status), *rest, *documents, step, others_wait)
+        billed = Bill(query_bytes, storage_bytes)
+        return Claim(
+            run,
+            token,
+            attempt,
+            RunStatus(status),
+            *rest,
+            *documents,
+            step,
+            others_wait,
+            billed,
+            run_budget,
+            month_budget,
+        )
     return None
 
 

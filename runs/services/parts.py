@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q, Value
 from django.db.models.functions import Least, Now
 
+from connectors.billing import NOTHING_BILLED, Bill
 from runs import capacity, doorbell, live
 from runs.models import Attempt, PartLoad, Run
 from runs.services import slots
@@ -58,6 +59,8 @@ class PartClaim:
     definition: dict[str, Any]
     # A worker slot is idle, for what else may wait.
     others_wait: bool = False
+    # What former attempts at the part were billed.
+    billed: Bill = NOTHING_BILLED
 
     @property
     def title(self) -> str:
@@ -90,7 +93,7 @@ WITH {slots.ROOM}, parts AS MATERIALIZED ({slots.best_parts("FOR NO KEY UPDATE O
 SELECT c.id, c.number, (SELECT count(*) FROM runs_partload o WHERE o.run_id = c.run_id), c.token, c.name, c.losses,
        c.failures, r.id, r.attempt, r.generation, r.fence_token,
        extract(epoch FROM r.parts_until - statement_timestamp())::float8, r.started_at, r.pipeline_id, r.action,
-       v.number, v.fingerprint, r.action_options, v.definition, {slots.ONE_IS_IDLE}
+       v.number, v.fingerprint, r.action_options, v.definition, {slots.ONE_IS_IDLE}, c.query_bytes, c.storage_bytes
 FROM claimed c JOIN runs_run r ON r.id = c.run_id JOIN pipelines_revision v ON v.id = r.revision_id
 """
 
@@ -103,8 +106,9 @@ def claim_part(*, process: str, worker: str, task_id: str) -> PartClaim | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    *rest, options, definition, others_wait = row
-    return PartClaim(*rest, from_json(options), from_json(definition), others_wait)
+    *rest, options, definition, others_wait, query_bytes, storage_bytes = row
+    billed = Bill(query_bytes, storage_bytes)
+    return PartClaim(*rest, from_json(options), from_json(definition), others_wait, billed)
 
 
 # A part whose run does not wait for parts any more has no owner, whatever its lease says.

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from django.conf import settings
 from django.db import connection
 from django.db.models import Value
 from django.db.models.functions import Now
 
-from runs.models import Alert, AlertDelivery, Backfill, DatasetLook, PartLoad, PollDay, Run, Skip
+from runs.models import (
+    Alert,
+    AlertDelivery,
+    Backfill,
+    CostApproval,
+    DatasetLook,
+    Ledger,
+    PartLoad,
+    PollDay,
+    Run,
+    Skip,
+)
 
 ROWS_PER_RUN = 10
+# What was spent is asked for long after the runs are gone: this year's, and last year's to compare with.
+LEDGER_KEPT = timedelta(days=800)
 
 
 def trim(*, batch: int = 200) -> int:
@@ -47,6 +62,11 @@ def trim(*, batch: int = 200) -> int:
     if keys := list(ended[: max(1, batch // ROWS_PER_RUN)]):
         trimmed += Backfill.objects.filter(pk__in=keys).delete()[0]
     trimmed += PollDay.objects.filter(day__lt=long_ago).delete()[0]
+    long_spent = Now() - Value(LEDGER_KEPT)
+    for spent, field in ((Ledger.objects, "day"), (CostApproval.objects, "at")):
+        found = spent.filter(**{f"{field}__lt": long_spent}).order_by(field).values_list("pk", flat=True)
+        if keys := list(found[:batch]):
+            trimmed += spent.filter(pk__in=keys).delete()[0]
     for rows, field in others:
         found = rows.filter(**{f"{field}__lt": long_ago}).order_by(field).values_list("pk", flat=True)[:batch]
         if keys := list(found):

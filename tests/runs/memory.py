@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from connectors.base import Column, Fence, Owner, Part, ReadPlan, ReadRequest, StopSignal, Target
+from connectors.billing import Estimate
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.load import Load
 from connectors.registry import Kind
@@ -32,6 +33,10 @@ class Script:
     after_commit: list[Callable[[], None]] = field(default_factory=list)
     reads: int = 0
     requests: list[ReadRequest] = field(default_factory=list)
+    # What a dry run says, one a time, the last one for ever; and what planning and each read are billed.
+    estimates: list[Estimate] = field(default_factory=list)
+    query_bytes: int = 0
+    storage_bytes: int = 0
 
     def call(self, hooks: list[Any], *values: Any) -> None:
         if hooks:
@@ -67,8 +72,13 @@ class ScriptedSource(PartedSource):
     ) -> ReadPlan:
         assert stop is not None
         script.requests.append(request)
+        self.meter.job(request.job_key, script.query_bytes)
         script.call(script.on_plan, stop)
         return super().plan(request, max_parts=max_parts, spread=spread, stop=stop)
+
+    def estimate(self, request: ReadRequest) -> Estimate:
+        script.requests.append(request)
+        return script.estimates.pop(0) if len(script.estimates) > 1 else script.estimates[0]
 
     def survey(self, request: ReadRequest, at: datetime | None) -> Survey:
         script.requests.append(request)
@@ -83,6 +93,8 @@ class ScriptedSource(PartedSource):
 
     def read(self, part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         script.reads += 1
+        if script.storage_bytes:
+            self.meter.storage(script.storage_bytes)
         script.call(script.on_read, stop)
         yield from super().read(part, start=start, stop=stop)
 

@@ -1,0 +1,333 @@
+"""What runs are billed: noted with every attempt, summed up by day, held back beyond a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connection
+from django.db.models.functions import Now
+
+from connectors.billing import TIB, Bill, Estimate
+from connectors.errors import ConnectorError, TransientError
+from pipelines import services as definitions
+from pipelines.models import Pipeline
+from pipelines.services import PipelineRefused
+from runs import cost_guard, services
+from runs.models import CostApproval, Decision, Ledger, LogLine, Run, RunAction
+from runs.services import RunRefused
+from runs.states import RunStatus
+from tests.runs.memory import Script, nothing, raising
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+GB = 10**9
+
+
+def log_of(run: Run) -> str:
+    return "\n".join(LogLine.objects.filter(run=run).values_list("message", flat=True))
+
+
+def bill_of(run: Run) -> Bill:
+    run.refresh_from_db()
+    return Bill(run.query_bytes, run.storage_bytes)
+
+
+@pytest.fixture
+def over(moving: Callable[..., Pipeline], queue: Any, work: Any, script: Script) -> tuple[Pipeline, Run]:
+    """A pipeline that may bill 10 GB a run, and a run that would bill 25."""
+    pipeline = moving(write_disposition="replace", run_budget_bytes=10 * GB)
+    script.estimates = [Estimate(5 * GB, 20 * GB)]
+    script.query_bytes, script.storage_bytes = 5 * GB, 20 * GB
+    run = queue(pipeline)
+    work()
+    run.refresh_from_db()
+    return pipeline, run
+
+
+def test_every_attempt_counts_also_those_that_failed(
+    moving: Any, queue: Any, work: Any, script: Script, settings: Any
+) -> None:
+    settings.PRICE_PER_TIB, settings.STORAGE_PRICE_PER_TIB = 8.0, 1.0
+    script.query_bytes, script.storage_bytes = TIB // 8, TIB // 4
+    script.on_read = [raising(TransientError("The stream broke.")), nothing]
+    run = queue(moving())
+    work()
+    assert bill_of(run) == Bill(TIB // 8, TIB // 4)
+    settings.PRICE_PER_TIB = 16.0  # what was billed before was billed at another price
+    work()
+    assert run.status == RunStatus.RETRYING
+    assert bill_of(run) == Bill(TIB // 4, TIB // 2)
+    assert run.status == RunStatus.SUCCEEDED
+    assert float(run.cost) == 1.0 + 2.0 + 0.5
+    (day,) = Ledger.objects.all()
+    assert (day.runs, day.query_bytes, day.storage_bytes, float(day.cost)) == (1, TIB // 4, TIB // 2, 3.5)
+    assert (day.day, day.action, day.pipeline_id) == (datetime.now(UTC).date(), "load", run.pipeline_id)
+
+
+def test_parts_count_for_their_run_whichever_worker_loads_them_again(
+    moving: Any, queue: Any, work: Any, script: Script
+) -> None:
+    script.rows, script.parts, script.storage_bytes = 4000, 2, GB
+    script.on_read = [nothing, raising(TransientError("The stream broke.")), nothing]
+    run = queue(moving(load_method="staged"))
+    work()
+    assert Run.objects.get(pk=run.pk).parts.filter(due__gt=Now()).update(due=Now()) == 1
+    work()
+    assert bill_of(run) == Bill(0, 3 * GB)
+    assert run.status == RunStatus.SUCCEEDED
+    assert sorted(run.parts.values_list("storage_bytes", flat=True)) == [GB, 2 * GB]
+    assert Ledger.objects.get().storage_bytes == 3 * GB
+
+
+def test_a_bill_of_a_lost_worker_stays_and_one_of_a_former_owner_is_not_written(
+    owned: Any, claim: Any, lose: Any
+) -> None:
+    services.note_bill(owned, Bill(100, 0))
+    lose(owned)
+    again = claim()
+    services.note_bill(again, Bill(7, 1))
+    with pytest.raises(services.StaleToken):
+        services.note_bill(owned, Bill(200, 0))
+    assert bill_of(Run.objects.get(pk=owned.run)) == Bill(107, 1)
+    services.note_bill(again, Bill(7, 1))  # the answer of the first one was lost
+    assert Ledger.objects.get().query_bytes == 107
+
+
+def test_a_run_that_costs_nothing_and_has_no_budget_asks_nobody(
+    moving: Any, queue: Any, work: Any, script: Script
+) -> None:
+    run = queue(moving())  # the script would have no answer
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+    assert not Ledger.objects.exists()
+
+
+def test_over_its_budget_a_run_waits_before_anything_is_read(over: Any, script: Script, rows_of: Any) -> None:
+    pipeline, run = over
+    assert (run.status, run.error_code) == (RunStatus.HELD, "over_budget")
+    assert "This run would bill about 25 GB (0.05), and the budget of a run is 10 GB." in run.error_message
+    assert (script.reads, rows_of(pipeline), bill_of(run)) == (0, None, Bill())
+    assert (run.estimated_query_bytes, run.estimated_storage_bytes) == (5 * GB, 20 * GB)
+    assert run.held_until - run.created_at > timedelta(days=6)
+    assert "5 GB by queries, 20 GB by the Storage Read API" in log_of(run)
+
+
+def test_approved_it_goes_on_and_its_queries_may_bill_what_was_approved(
+    over: Any, script: Script, rows_of: Any, work: Any, operator: User
+) -> None:
+    pipeline, run = over
+    services.approve_cost(run, by=operator, note="month end")
+    work()
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline), run.decision) == (RunStatus.SUCCEEDED, 3, "")
+    assert bill_of(run) == Bill(5 * GB, 20 * GB)
+    approval = CostApproval.objects.get()
+    assert (approval.run, approval.by, approval.note, approval.bytes) == (run, operator, "month end", 25 * GB)
+    assert script.requests[-1].maximum_bytes_billed == round(25 * GB * cost_guard.MARGIN) - 20 * GB
+    assert "olga approved what this run costs" in log_of(run)
+    with pytest.raises(RunRefused) as refused:
+        services.approve_cost(run, by=operator)
+    assert refused.value.code == "not_over_budget"
+
+
+def test_an_approval_is_for_that_estimate(over: Any, script: Script, work: Any, operator: User) -> None:
+    _, run = over
+    services.approve_cost(run, by=operator)
+    script.estimates = [Estimate(5 * GB, 23 * GB)]
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code, script.reads) == (RunStatus.HELD, "over_budget", 0)
+    services.approve_cost(run, by=operator)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+
+
+def test_a_retry_of_an_approved_run_is_more_than_was_approved(
+    over: Any, script: Script, work: Any, operator: User
+) -> None:
+    _, run = over
+    script.on_read = [raising(TransientError("The stream broke.")), nothing]
+    services.approve_cost(run, by=operator)
+    work()
+    work()
+    run.refresh_from_db()
+    assert (run.status, script.reads, bill_of(run)) == (RunStatus.HELD, 1, Bill(5 * GB, 20 * GB))
+    assert "of which earlier attempts have spent 25 GB" in run.error_message
+    services.approve_cost(run, by=operator)
+    assert CostApproval.objects.first().bytes == 50 * GB
+    work()
+    run.refresh_from_db()
+    assert (run.status, bill_of(run)) == (RunStatus.SUCCEEDED, Bill(10 * GB, 40 * GB))
+
+
+@pytest.mark.parametrize("how", ["discard", "cancel", "expire"])
+def test_discarded_it_ends_at_once_without_a_worker(over: Any, operator: User, how: str) -> None:
+    _, run = over
+    if how == "expire":
+        Run.objects.filter(pk=run.pk).update(held_until=Now())
+        assert services.discard_expired() == 1
+    else:
+        ends = {"discard": lambda: services.decide(run, Decision.DISCARD, by=operator)}
+        ends.get(how, lambda: services.cancel_run(run, by=operator))()
+    run.refresh_from_db()
+    assert (run.status, run.finished_at is None) == (RunStatus.CANCELLED, False)
+    assert "Nothing of it was read." in log_of(run)
+
+
+def test_nothing_of_it_can_be_published(over: Any, operator: User) -> None:
+    with pytest.raises(RunRefused) as refused:
+        services.decide(over[1], Decision.PUBLISH, by=operator)
+    assert refused.value.code == "nothing_staged"
+
+
+def test_the_month_counts_what_all_runs_were_billed_since_it_began_in_utc(
+    moving: Any, queue: Any, work: Any, script: Script
+) -> None:
+    pipeline = moving(month_budget_bytes=50 * GB)
+    first = datetime.now(UTC).date().replace(day=1)
+    spent = [(first - timedelta(days=1), "load", 40 * GB), (first, "compare", 15 * GB), (first, "backfill", 16 * GB)]
+    for day, action, amount in spent:
+        Ledger.objects.create(pipeline=pipeline, day=day, action=action, query_bytes=amount)
+    script.estimates = [Estimate(0, 19 * GB), Estimate(0, 20 * GB)]
+    runs = [queue(pipeline), queue(pipeline)]
+    work()
+    assert [Run.objects.get(pk=run.pk).status for run in runs] == ["succeeded", "held"]
+    told = "the budget of this month is 50 GB, of which 31 GB are spent."
+    assert told in Run.objects.get(pk=runs[1].pk).error_message
+
+
+def test_what_fits_by_now_looks_again_by_itself(over: Any, script: Script, work: Any) -> None:
+    pipeline, run = over
+    assert services.release_affordable() == 0
+    pipeline.run_budget_bytes = 30 * GB
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    assert services.release_affordable() == 1
+    assert services.release_affordable() == 0
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+    assert "The budget has room for this run by now" in log_of(run)
+
+
+def test_a_new_month_has_room_again(moving: Any, queue: Any, work: Any, script: Script) -> None:
+    pipeline = moving(month_budget_bytes=50 * GB)
+    first = datetime.now(UTC).date().replace(day=1)
+    spent = Ledger.objects.create(pipeline=pipeline, day=first, action="load", query_bytes=45 * GB)
+    script.estimates = [Estimate(0, 20 * GB)]
+    queue(pipeline)
+    work()
+    assert services.release_affordable() == 0
+    Ledger.objects.filter(pk=spent.pk).update(day=first - timedelta(days=1))
+    assert services.release_affordable() == 1
+
+
+def test_what_nobody_can_tell_is_said_and_limited_by_the_budget(
+    moving: Any, queue: Any, work: Any, script: Script
+) -> None:
+    pipeline = moving(run_budget_bytes=10 * GB)
+    script.estimates = [Estimate(None, 0, why="The dry run does not tell.")]
+    run = queue(pipeline)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+    assert (run.estimated_query_bytes, script.requests[-1].maximum_bytes_billed) == (None, 10 * GB)
+    assert "What this run will bill is not known. The dry run does not tell." in log_of(run)
+
+
+def test_queries_that_pass_their_limit_end_the_run(moving: Any, queue: Any, work: Any, script: Script) -> None:
+    script.estimates = [Estimate(GB, 0)]
+    script.on_plan = [raising(ConnectorError("The query would read more.", code="bytes_billed_limit"))]
+    run = queue(moving(run_budget_bytes=10 * GB))
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code, run.attempt) == (RunStatus.FAILED, "bytes_billed_limit", 1)
+
+
+def test_newer_loads_take_the_place_of_one_that_waits_but_not_of_what_somebody_asked_for(
+    over: Any, queue: Any, work: Any, script: Script
+) -> None:
+    pipeline, first = over
+    refresh = queue(pipeline, action=RunAction.FULL_REFRESH)
+    second = queue(pipeline)
+    work()
+    runs = (first, refresh, second)
+    assert [Run.objects.get(pk=run.pk).status for run in runs] == ["cancelled", "held", "held"]
+    assert "A newer run of the pipeline is held instead. Nothing of this one was read." in log_of(first)
+    script.estimates = [Estimate(0, GB)]
+    queue(pipeline)
+    work()
+    assert [Run.objects.get(pk=run.pk).status for run in runs] == ["cancelled", "held", "cancelled"]
+
+
+def test_what_waits_for_its_cost_does_not_put_staged_rows_out_of_date(
+    moving: Any, queue: Any, work: Any, script: Script
+) -> None:
+    pipeline = moving(write_disposition="replace", run_budget_bytes=10 * GB)
+    script.estimates = [Estimate(0, 0), Estimate(0, 0), Estimate(0, 20 * GB)]
+    queue(pipeline)
+    work()
+    script.rows = 0
+    guarded, newer = queue(pipeline), queue(pipeline)
+    work()
+    assert [Run.objects.get(pk=run.pk).error_code for run in (guarded, newer)] == ["guard_zero_rows", "over_budget"]
+    assert Run.objects.get(pk=guarded.pk).status == RunStatus.HELD
+
+
+def test_a_comparison_counts_and_waits_like_any_run(moving: Any, queue: Any, work: Any, script: Script) -> None:
+    pipeline = moving(write_disposition="replace")
+    queue(pipeline)
+    work()
+    pipeline.run_budget_bytes = 1000
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    run = queue(pipeline, action=RunAction.COMPARE)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (RunStatus.HELD, "over_budget")
+    assert run.estimated_query_bytes >= 10 * 2**20
+
+
+def test_only_who_may_approve_costs_raises_or_lifts_a_budget(moving: Any, operator: User) -> None:
+    pipeline = moving(run_budget_bytes=10, month_budget_bytes=10)
+    for name, value in (("run_budget_bytes", 11), ("month_budget_bytes", None)):
+        before = getattr(pipeline, name)
+        setattr(pipeline, name, value)
+        with pytest.raises(PipelineRefused) as refused:
+            definitions.save_pipeline(pipeline, schedules=None, by=operator)
+        assert (refused.value.code, refused.value.field) == ("budget_raised", name)
+        setattr(pipeline, name, before)
+    pipeline.run_budget_bytes = 9
+    revision = definitions.save_pipeline(pipeline, schedules=None, by=operator)
+    assert revision.definition["run_budget_bytes"] == 9
+
+
+def test_a_definition_without_budgets_is_what_it_was(moving: Any) -> None:
+    definition = moving().revision.definition
+    assert not {"run_budget_bytes", "month_budget_bytes"} & set(definition)
+
+
+def test_the_ledger_outlives_runs(moving: Any, queue: Any, work: Any, script: Script, operator: User) -> None:
+    script.storage_bytes = GB
+    run = queue(moving())
+    work()
+    CostApproval.objects.create(pipeline=run.pipeline, run=run, by=operator, bytes=GB)
+    Run.objects.update(finished_at=Now() - timedelta(days=400))
+    services.trim()
+    assert not Run.objects.exists()
+    assert (Ledger.objects.get().storage_bytes, CostApproval.objects.get().run) == (GB, None)
+    Ledger.objects.update(day=date(2020, 1, 1))
+    CostApproval.objects.update(at=datetime(2020, 1, 1, tzinfo=UTC))
+    services.trim()
+    assert not Ledger.objects.exists()
+    assert not CostApproval.objects.exists()
+
+
+def test_no_query_more_for_pipelines_without_a_budget() -> None:
+    with connection.execute_wrapper(raising(AssertionError("a query"))):
+        claimed = services.Claim(*[None] * 16)  # type: ignore[arg-type]
+        assert cost_guard.limit_of(claimed, None, raising(AssertionError("asked"))) is None  # type: ignore[arg-type]

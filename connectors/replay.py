@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from connectors import column_rules
+from connectors import column_rules, drift
 from connectors.base import (
     Column,
     Description,
@@ -139,6 +139,11 @@ def columns_of(fence: Fence, source: Source, read: ReadRequest) -> tuple[Column,
     if known:
         return tuple(each.column for each in known if not each.is_gone)
     return source.describe(read).columns
+
+
+def loaded_columns(fence: Fence, request: TransferRequest, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    """The columns as rules make them now."""
+    return tuple(drift.followed(fence, replace(request, refresh=Refresh.KEEP), columns))
 
 
 def request_of(request: TransferRequest, fence: Fence, source: ReplaySource) -> TransferRequest:

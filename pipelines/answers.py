@@ -33,6 +33,7 @@ from connectors.forecast import Forecast
 from connectors.options import build
 from connectors.parameters import Parameter
 from connectors.postgres.names import column_names
+from connectors.postgres.quarantined import Wanted
 from connectors.row_filter import FIELD as FILTER_FIELD
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type, postgres_type
@@ -285,6 +286,17 @@ def _former_states(system: System, pipeline: str) -> list[dict[str, Any]]:
     ]
 
 
+def _quarantined(system: System, pipeline: str, wanted: dict[str, Any]) -> dict[str, Any]:
+    with _destination(system) as destination:
+        found: dict[str, Any] = destination.quarantined(UUID(pipeline), Wanted.from_json(wanted))
+    return found
+
+
+def _discard_quarantined(system: System, pipeline: str, wanted: dict[str, Any], by: str, note: str) -> int:
+    with _destination(system) as destination:
+        return int(destination.discard_quarantined(UUID(pipeline), Wanted.from_json(wanted), by=by, note=note))
+
+
 def _comparison_cost(
     source: System,
     destination: System,
@@ -373,4 +385,6 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "validate": _validate,
     "comparison_cost": _comparison_cost,
     "former_states": _former_states,
+    "quarantined": _quarantined,
+    "discard_quarantined": _discard_quarantined,
 }

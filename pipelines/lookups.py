@@ -163,6 +163,21 @@ def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | N
     )
 
 
+def quarantined(pipeline: Pipeline, wanted: dict[str, Any]) -> dict[str, Any]:
+    """A pipeline's quarantined rows of published runs.
+
+    `counts` by target, column, code and state; `rows`, the newest of those wanted, `total` of them in all, in the
+    `targets`.
+    """
+    return _ask("quarantined", system=_saved(pipeline.destination), pipeline=str(pipeline.pk), wanted=wanted)
+
+
+def discard_quarantined(pipeline: Pipeline, wanted: dict[str, Any], *, by: str, note: str) -> int:
+    """Close open rows of a pipeline's quarantine; says how many."""
+    system = _saved(pipeline.destination)
+    return _ask("discard_quarantined", system=system, pipeline=str(pipeline.pk), wanted=wanted, by=by, note=note)
+
+
 def former_states(pipeline: Pipeline) -> list[dict[str, Any]]:
     """What is kept of the pipeline's targets for an undo: the fields of connectors.former.FormerState, as JSON."""
     return _ask("former_states", system=_saved(pipeline.destination), pipeline=str(pipeline.pk))

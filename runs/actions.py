@@ -28,7 +28,7 @@ from connectors.errors import ConnectorError, NewGeneration
 from connectors.target_options import TargetOptions
 from pipelines import deletions, quarantines, schema_policies
 from pipelines.models import Connection, LoadMethod
-from runs import capacity, cost_guard, endings, ends, services, undoing
+from runs import capacity, cost_guard, endings, ends, quarantining, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
 from runs.models import Decision, PartLoad, RunAction
@@ -166,6 +166,8 @@ def _read(
     try:
         request = transfer_request(claimed, fence, destination)
         standing.is_loading = True
+        if claimed.action == RunAction.REPLAY:
+            return quarantining.replay(claimed, source, destination, fence, request, lease, reporter)
         if claimed.action == RunAction.SET_WATERMARK:
             value = str(claimed.options.get("watermark", ""))
             return _engine().set_watermark(source, destination, fence, request, value, reporter=reporter)

@@ -53,6 +53,7 @@ def has_action(pipeline: Pipeline, action: str) -> bool:
         RunAction.KEEP: pipeline.write_disposition != WriteDisposition.REPLACE,
         RunAction.SET_WATERMARK: pipeline.incremental,
         RunAction.BACKFILL: False,  # its slices are no single wish
+        RunAction.REPLAY: False,  # it is of chosen rows, see runs.quarantining
         RunAction.UNDO: False,  # it is of one former state, see services.request_undo
     }.get(RunAction(action), True)
 

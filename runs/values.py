@@ -49,6 +49,8 @@ def shown(run: Run) -> dict[str, Any]:
 
 def parameters_of(claimed: Claimed) -> tuple[Parameter, ...]:
     """What a claimed run's query is run with; raises ConnectorError if it names an interval that the run has not."""
+    if claimed.action == RunAction.REPLAY:
+        return ()  # it reads no source
     query = claimed.definition["source"]["query"]
     parameters = _resolved(claimed, uses_built_in(query))
     return _with_interval(claimed, parameters, {name for name in INTERVAL if names_it(query, name)})
@@ -56,7 +58,7 @@ def parameters_of(claimed: Claimed) -> tuple[Parameter, ...]:
 
 def target_of(claimed: Claimed) -> Target:
     """Where a claimed run writes to; raises ConnectorError if its values make no name."""
-    if claimed.action == RunAction.UNDO:
+    if claimed.action in (RunAction.UNDO, RunAction.REPLAY):
         return Target(**claimed.options["target"])
     names = claimed.definition["destination"]
     if not any(naming.is_template(names[name]) for name in NAMES):

@@ -142,27 +142,47 @@ class Unreadable(ValueError):
 
 
 def read_texts(texts: Sequence[str], columns: Sequence[Column]) -> pa.RecordBatch:
-    """The batch that `raw_texts` wrote; a column that a row does not have is NULL. Raises Unreadable."""
+    """The batch that `raw_texts` wrote, or `stored_rows`; a column that a row does not have is NULL.
+
+    Raises Unreadable.
+    """
     rows = [json.loads(text) for text in texts]
     arrays = [_array([row.get(column.name) for row in rows], column) for column in columns]
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
 
 
-def _array(values: Sequence[Any], column: Column) -> pa.Array:
+class _Number(str):
+    """A number of a document as it is written."""
+
+
+def _array(values: Sequence[Any], column: Column, *, is_stored: bool = False) -> pa.Array:
+    """The values as an array; `is_stored` within a document, as a STRUCT is stored, whose leaves are no texts."""
+    if column.repeated or column.type == "STRUCT":
+        documents = [isinstance(value, str) for value in values]
+        if any(documents):
+            values = [_parsed(value, column) if isinstance(value, str) else value for value in values]
+            is_stored = True
     if column.repeated:
         if any(value is not None and not isinstance(value, list) for value in values):
             raise Unreadable(column)
         lists = [value or [] for value in values]
-        elements = _array([each for one in lists for each in one], replace(column, repeated=False))
+        element = replace(column, repeated=False)
+        elements = _array([each for one in lists for each in one], element, is_stored=is_stored)
         return pa.ListArray.from_arrays(pa.array(offsets(np.array([len(one) for one in lists], np.int32))), elements)
     if column.type in ("STRUCT", "RANGE"):
-        bounds = tuple(Column(name, column.element) for name in _BOUNDS)
-        inner = column.columns if column.type == "STRUCT" else bounds
+        inner = column.columns
+        if column.type == "RANGE":
+            inner = tuple(Column(name, column.element) for name in _BOUNDS)
+            values = [_read_range(value, column) if isinstance(value, str) else value for value in values]
         if any(value is not None and not isinstance(value, dict) for value in values):
             raise Unreadable(column)
-        arrays = [_array([(value or {}).get(child.name) for value in values], child) for child in inner]
+        arrays = [
+            _array([(value or {}).get(child.name) for value in values], child, is_stored=is_stored) for child in inner
+        ]
         missing = pa.array([value is None for value in values], pa.bool_())
         return pa.StructArray.from_arrays(arrays, [child.name for child in inner], mask=missing)
+    if is_stored:
+        values = [_document(value) if column.type == "JSON" and value is not None else _leaf(value) for value in values]
     if any(value is not None and not isinstance(value, str) for value in values):
         raise Unreadable(column)
     if column.type in ("STRING", "JSON", "GEOGRAPHY"):
@@ -170,8 +190,37 @@ def _array(values: Sequence[Any], column: Column) -> pa.Array:
     type_, read = _READ[column.type]
     try:
         return pa.array([None if value is None else read(value) for value in values], type_)
-    except (ValueError, ArithmeticError, pa.ArrowInvalid, OverflowError) as error:
+    except (KeyError, ValueError, ArithmeticError, pa.ArrowInvalid, OverflowError) as error:
         raise Unreadable(column) from error
+
+
+def _parsed(text: str, column: Column) -> Any:
+    try:
+        return json.loads(text, parse_int=_Number, parse_float=_Number)
+    except ValueError as error:
+        raise Unreadable(column) from error
+
+
+def _leaf(value: Any) -> Any:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
+
+
+def _document(value: Any) -> str:
+    """A part of a document, written again with its numbers as they were."""
+    if isinstance(value, _Number):
+        return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_document, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(name)}:{_document(inner)}" for name, inner in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_range(text: str, column: Column) -> dict[str, str | None]:
+    found = re.fullmatch(r"\[(.*), (.*)\)", text)
+    if found is None:
+        raise Unreadable(column)
+    return {name: None if bound == "UNBOUNDED" else bound for name, bound in zip(_BOUNDS, found.groups(), strict=True)}
 
 
 def _strings(values: Sequence[str | None]) -> pa.Array:
@@ -185,7 +234,7 @@ def _strings(values: Sequence[str | None]) -> pa.Array:
 def _read_date(text: str) -> int:
     if text.startswith("@"):
         return int(text[1:])
-    return (date.fromisoformat(text) - _EPOCH.date()).days
+    return (datetime.fromisoformat(text).date() - _EPOCH.date()).days
 
 
 def _read_moment(text: str) -> int:
@@ -197,10 +246,16 @@ def _read_moment(text: str) -> int:
 
 
 def _read_interval(text: str) -> pa.MonthDayNano:
-    found = re.fullmatch(r"(-?\d+) months (-?\d+) days (-?\d+) ns", text)
+    if found := re.fullmatch(r"(-?\d+) months (-?\d+) days (-?\d+) ns", text):
+        return pa.MonthDayNano([int(number) for number in found.groups()])
+    # As BigQuery writes it, and a stored STRUCT has it.
+    found = re.fullmatch(r"(-?)(\d+)-(\d+) (-?\d+) (-?)(\d+):(\d+):(\d+)(?:\.(\d+))?", text)
     if found is None:
         raise ValueError(text)
-    return pa.MonthDayNano([int(number) for number in found.groups()])
+    sign, years, months, days, minus, hours, minutes, seconds, fraction = found.groups()
+    micros = (int(hours) * 3600 + int(minutes) * 60 + int(seconds)) * 1_000_000 + int((fraction or "").ljust(6, "0"))
+    whole = int(years) * 12 + int(months)
+    return pa.MonthDayNano([-whole if sign else whole, int(days), (-micros if minus else micros) * 1000])
 
 
 def _read_bool(text: str) -> bool:

@@ -19,7 +19,7 @@ SELECT head.installation, head.pipeline, head.last_run, head.fingerprint, applie
        to_jsonb(head) -> 'columns'
 FROM {SCHEMA}.head JOIN {SCHEMA}.applied ON applied.run = head.last_run WHERE head.target = %s
 """
-# Setting a watermark is a run that moves no row: what it found was published before it.
+# Setting a watermark is a run that moves no row, and a replay reads no source: what they found was published before.
 _BEFORE = f"""
 SELECT run FROM {SCHEMA}.applied
 WHERE target = %(target)s AND published_at < (SELECT published_at FROM {SCHEMA}.applied WHERE run = %(run)s)
@@ -55,7 +55,7 @@ def read_published(session: Session, target: Target) -> Published | None:
     if row is None:
         return None
     published = replace(Published(*row[:-1]), columns=row[-1])
-    if published.receipt.get("method") in (SET_WATERMARK, UNDO):
+    if published.receipt.get("method") in (SET_WATERMARK, UNDO) or published.receipt.get("replayed"):
         loaded = _loaded(session, target, published)
         if loaded is None:
             return None
@@ -72,7 +72,7 @@ def _loaded(session: Session, target: Target, published: Published) -> Published
     for _ in range(_FARTHEST):
         if receipt.get("method") == UNDO:
             former = (receipt.get("undo") or {}).get("as_left_by")
-        elif receipt.get("method") == SET_WATERMARK:
+        elif receipt.get("method") == SET_WATERMARK or receipt.get("replayed"):
             row = session.one(_BEFORE, {"target": target_key(target), "run": str(run)})
             former = row and str(row[0])
         else:

@@ -16,8 +16,9 @@ from connectors.replay import MOST_ROWS, QuarantinedRow
 
 SHOWN_ROWS = 50
 LONGEST_SHOWN = 4_000  # characters of a raw row on a page
+_TARGET = "array_to_string(parse_ident(target), '.')"
 _SHOWN = (
-    "id, target, run, state, column_name, code, reason, key, seen_at, decided_at, decided_by, decided_run, note,"
+    f"id, {_TARGET}, run, state, column_name, code, reason, key, seen_at, decided_at, decided_by, decided_run, note,"
     f" left(raw, {LONGEST_SHOWN}), length(raw)"
 )
 
@@ -59,11 +60,11 @@ def exists(session: Session) -> bool:
 def look(session: Session, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
     """A pipeline's rows of published runs: counts by target, column, code and state, and the newest that are wanted."""
     if not exists(session):
-        return {"counts": [], "rows": [], "total": 0}
+        return {"counts": [], "rows": [], "total": 0, "targets": []}
     mine = "pipeline = %s AND state <> 'staged'"
     counts = session.execute(
         f"""
-        SELECT target, column_name, code, state, count(*), max(seen_at) FROM {SCHEMA}.quarantine
+        SELECT {_TARGET}, column_name, code, state, count(*), max(seen_at) FROM {SCHEMA}.quarantine
         WHERE {mine} GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC LIMIT 200
         """,
         (str(pipeline),),
@@ -72,6 +73,13 @@ def look(session: Session, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
     (total,) = session.one(
         f"SELECT count(*) FROM {SCHEMA}.quarantine WHERE {mine} AND {where}", (str(pipeline), *values)
     ) or (0,)
+    targets = session.execute(
+        f"""
+        SELECT DISTINCT (parse_ident(target))[1], (parse_ident(target))[2] FROM {SCHEMA}.quarantine
+        WHERE {mine} AND {where} ORDER BY 1, 2 LIMIT 50
+        """,
+        (str(pipeline), *values),
+    ).fetchall()
     rows = session.execute(
         f"""
         SELECT {_SHOWN} FROM {SCHEMA}.quarantine WHERE {mine} AND {where}
@@ -84,6 +92,7 @@ def look(session: Session, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
         "counts": [dict(zip(names, [*row[:5], row[5].isoformat()], strict=True)) for row in counts],
         "rows": [_shown(row) for row in rows],
         "total": total,
+        "targets": [{"schema": schema, "table": table} for schema, table in targets],
     }
 
 
@@ -145,13 +154,26 @@ def choose(session: Session, target: Target, wanted: Wanted) -> list[Quarantined
     return [QuarantinedRow(*row) for row in found]
 
 
-def take_back(session: Session, target: Target, run: UUID) -> None:
-    """What `run` published is undone: what it put aside goes, what it closed is open again."""
+def take_back(session: Session, target: Target, made_by: UUID | None, *, undo: UUID) -> None:
+    """The target is again as `made_by` left it: what later runs put aside is old, what they closed is open again.
+
+    Part of the transaction of the run `undo`, which another undo takes back in the same way.
+    """
+    parameters = {"target": target_key(target), "made_by": made_by and str(made_by), "undo": str(undo)}
     session.execute(
         f"""
-        DELETE FROM {SCHEMA}.quarantine WHERE target = %(target)s AND run = %(run)s;
-        UPDATE {SCHEMA}.quarantine SET state = 'open', decided_run = NULL, decided_at = NULL
-        WHERE target = %(target)s AND decided_run = %(run)s
+        WITH later AS (
+            SELECT run FROM {SCHEMA}.applied WHERE target = %(target)s AND published_at > coalesce(
+                (SELECT published_at FROM {SCHEMA}.applied WHERE run = %(made_by)s::uuid), '-infinity')
+        )
+        UPDATE {SCHEMA}.quarantine AS q
+        SET state = CASE WHEN q.run IN (SELECT run FROM later) THEN 'superseded' ELSE 'open' END,
+            decided_run = CASE WHEN q.run IN (SELECT run FROM later) THEN %(undo)s::uuid END,
+            decided_at = CASE WHEN q.run IN (SELECT run FROM later) THEN clock_timestamp() END
+        WHERE q.target = %(target)s AND (
+            (q.state = 'open' AND q.run IN (SELECT run FROM later))
+            OR (q.state IN ('superseded', 'replayed') AND q.decided_run IN (SELECT run FROM later)
+                AND q.run NOT IN (SELECT run FROM later)))
         """,
-        {"target": target_key(target), "run": str(run)},
+        parameters,
     )

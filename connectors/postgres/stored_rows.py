@@ -59,7 +59,7 @@ def _json(column: Column, value: sql.Composable) -> sql.Composable:
             "(SELECT coalesce(jsonb_agg({} ORDER BY o), '[]') FROM unnest({}) WITH ORDINALITY AS u (e, o))"
         ).format(_json(element, sql.SQL("u.e")), value)
     if column.repeated or column.type == "STRUCT":
-        return sql.SQL("({})::jsonb").format(value)
+        return sql.SQL("{}::text").format(value)
     if column.type == "RANGE" and not column.target_type:
         bound = Column(column.name, column.element)
         return sql.SQL("CASE WHEN {0} IS NOT NULL THEN jsonb_build_object('start', {1}, 'end', {2}) END").format(

@@ -18,7 +18,7 @@ from psycopg2 import sql
 
 from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Target
 from connectors.errors import ConnectorError, TransientError
-from connectors.postgres import control, errors, kept, snapshots
+from connectors.postgres import control, errors, kept, quarantined, snapshots
 from connectors.postgres.client import Session
 from connectors.postgres.kept import Kept
 from connectors.postgres.publish import in_place, in_place_rules, replace
@@ -109,6 +109,9 @@ class Undo(AbstractContextManager["Undo"]):
 
     def record(self, receipt: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write `applied`, and move the head back; returns the receipt as it was written."""
+        if self._fence.has_quarantine:
+            run = self._fence.owner.run
+            quarantined.take_back(self._session, self._target, self.kept.made_by, undo=run)
         return control.record_publish(
             self._session,
             self._fence,

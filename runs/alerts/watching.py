@@ -39,7 +39,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT max(greatest(r.started_at, r.scheduled_for)) FILTER (WHERE r.status = 'succeeded') AS succeeded_for FROM (
         SELECT started_at, scheduled_for, status FROM runs_run
-        WHERE pipeline_id = p.id AND action NOT IN ('set_watermark', 'compare', 'undo', 'backfill')
+        WHERE pipeline_id = p.id AND action NOT IN ('set_watermark', 'compare', 'undo', 'backfill', 'replay')
           AND trigger <> 'backfill'
         ORDER BY created_at DESC LIMIT %(newest)s) r) load
 WHERE p.state = 'active' AND (%(pipelines)s::uuid[] IS NULL OR p.id = ANY(%(pipelines)s::uuid[]))
@@ -54,7 +54,7 @@ LEFT JOIN runs_poll o ON o.pipeline_id = p.id AND p.mode = 'realtime'
 LEFT JOIN LATERAL (
     SELECT r.finished_at FROM runs_run r
     WHERE r.pipeline_id = p.id AND r.status = 'succeeded'
-      AND r.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill') AND r.trigger <> 'backfill'
+      AND r.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill', 'replay') AND r.trigger <> 'backfill'
     ORDER BY r.created_at DESC LIMIT 1) load ON true
 WHERE p.state = 'active' AND (p.id = ANY(%(pipelines)s::uuid[]) OR %(pipelines)s::uuid[] IS NULL AND EXISTS (
     SELECT FROM pipelines_schedule s WHERE s.pipeline_id = p.id AND s.ends_at IS NULL

@@ -61,7 +61,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('trigger', models.CharField(choices=[('schedule', 'Schedule'), ('manual', 'By hand'), ('api', 'API'), ('upstream', 'Upstream'), ('webhook', 'Webhook'), ('source', 'Source changed'), ('backfill', 'Backfill'), ('realtime', 'Near real time')], max_length=10)),
-                ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare'), ('backfill', 'Backfill'), ('undo', 'Undo')], default='load', max_length=20)),
+                ('action', models.CharField(choices=[('load', 'Load'), ('full_refresh', 'Full refresh'), ('keep', 'Load, keeping what is there'), ('set_watermark', 'Set watermark'), ('compare', 'Compare'), ('backfill', 'Backfill'), ('undo', 'Undo'), ('replay', 'Replay of the quarantine')], default='load', max_length=20)),
                 ('action_options', models.JSONField(blank=True, default=dict)),
                 ('scheduled_for', models.DateTimeField(blank=True, null=True)),
                 ('data_interval_start', models.DateTimeField(blank=True, null=True)),

@@ -3,7 +3,7 @@
 from django.db import migrations
 
 # Runs that move no row say nothing of how the pipeline does.
-ENDED = "NEW.status IN ('succeeded', 'failed', 'cancelled') AND NEW.action NOT IN ('set_watermark', 'compare', 'undo')"
+ENDED = "NEW.status IN ('succeeded', 'failed', 'cancelled') AND NEW.action NOT IN ('set_watermark', 'compare', 'undo', 'replay')"
 
 
 class Migration(migrations.Migration):

@@ -36,12 +36,13 @@ class RunAction(models.TextChoices):
     COMPARE = "compare", "Compare"
     BACKFILL = "backfill", "Backfill"
     UNDO = "undo", "Undo"
+    REPLAY = "replay", "Replay of the quarantine"
 
 
 # Runs that move no row from the source: they are no load's success, and stand in no chart of loads.
 MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE, RunAction.UNDO)
-# Runs that pipelines which wait for theirs know nothing of: a slice of a backfill is about the past.
-NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL)
+# Runs that pipelines which wait for theirs know nothing of: a slice of a backfill, or a replay, is about the past.
+NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL, RunAction.REPLAY)
 
 
 SCHEMA_TROUBLE = frozenset({"schema_frozen", "schema_incompatible"})

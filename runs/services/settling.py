@@ -32,6 +32,10 @@ LONGEST_NOTE = 500
 # What would do something else by now than it would have done then.
 NOT_CLEARED = {
     RunAction.BACKFILL: ("A slice of a backfill is not cleared.", "Try again what failed, on the backfill's page."),
+    RunAction.REPLAY: (
+        "A replay is not cleared.",
+        "Look at what is in quarantine now, and replay it anew.",
+    ),
     RunAction.UNDO: ("An undo is not cleared.", "Look at what is kept now, and ask for it anew."),
     RunAction.SET_WATERMARK: ("Setting the watermark is not cleared.", "Set it again, if that is still right."),
 }

@@ -117,15 +117,15 @@ class Hmac:
     def of(self, texts: pa.Array, *, is_base64: bool) -> pa.Array:
         """The HMAC of each text, NULL of NULL."""
         distinct = texts.cast(pa.binary()).dictionary_encode()
-        made = [self._one(value) for value in distinct.dictionary.to_pylist()]
-        shown = [base64.b64encode(one).decode() if is_base64 else one.hex() for one in made]
+        made = map(self._one, distinct.dictionary.to_pylist())
+        shown = [base64.b64encode(one.digest()).decode() if is_base64 else one.hexdigest() for one in made]
         return pa.array(shown, pa.string()).take(distinct.indices)
 
-    def _one(self, value: bytes) -> bytes:
+    def _one(self, value: bytes) -> hashlib._Hash:
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(value)
         outer.update(inner.digest())
-        return outer.digest()
+        return outer
 
 
 def _last(texts: pa.Array, keep: int) -> pa.Array:

@@ -32,7 +32,7 @@ export function showColumns(field, source, what) {
     place.replaceChildren(
       ...answer.errors.map((message) => note({ message })),
       el("div", { class: "desk-scroll" }, el("table", { class: "desk-table desk-rules" },
-        el("thead", {}, el("tr", {}, ...["Column", "Name in the target", "Type", "Mask", "Compared", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
+        el("thead", {}, el("tr", {}, ...["Column", "Name in the target", "Type", "Mask", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
         el("tbody", {}, ...answer.columns.flatMap(rows)))));
     if (chosen) place.querySelector(`[data-desk-column="${CSS.escape(chosen)}"]`)?.focus();
   }
@@ -44,15 +44,14 @@ export function showColumns(field, source, what) {
     read.addEventListener("change", () => write(column.name, read.checked ? null : { skip: true }));
     const name = el("th", { scope: "row" }, el("label", { class: "desk-check" }, read, column.name), el("small", {}, column.source_type));
     const shown = column.skip
-      ? el("tr", { class: "desk-quiet" }, name, el("td", { colspan: 5 }, "Not read."))
+      ? el("tr", { class: "desk-quiet" }, name, el("td", { colspan: 4 }, "Not read."))
       : el("tr", {}, name,
         el("td", {}, nameInput(column, rule, number), column.is_renamed ? el("small", {}, `called ${column.target_name}`) : null),
         el("td", {}, typeInput(column, rule, number), column.needs_zone ? zoneInput(column, rule, number) : null),
         el("td", {}, maskInput(column, rule, number), rule.mask === "keep_last" ? keepInput(column, rule, number) : null,
           column.source_type.includes("STRUCT<") ? el("small", {}, `Fields by their paths: "${column.name}.field": {"mask": "hmac"}`) : null),
-        el("td", {}, column.compared),
-        el("td", {}, minds(column)));
-    return column.error ? [shown, el("tr", {}, el("td", { colspan: 6 }, note({ message: column.error })))] : [shown];
+        el("td", {}, minds(column), el("small", {}, `Compared ${column.compared === "counted only" ? "by counting NULLs only" : column.compared}`)));
+    return column.error ? [shown, el("tr", {}, el("td", { colspan: 5 }, note({ message: column.error })))] : [shown];
   }
 
   function nameInput(column, rule, number) {

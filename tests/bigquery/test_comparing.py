@@ -23,6 +23,7 @@ from connectors.base import (
     WriteMode,
 )
 from connectors.bigquery.source import BigQuerySource
+from connectors.column_rules import ColumnRule
 from connectors.comparing import Comparison, ComparisonRequest
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError
@@ -57,6 +58,7 @@ class World:
         self.read = ReadRequest(table=table)
         self.mode = WriteMode(WriteDisposition.REPLACE, ("id",))
         self.recorder = Recorder()
+        self.options: dict[str, Any] = {}
 
     def move(self) -> transfer.Receipt:
         owner = replace(self.owner, run=uuid.uuid4())
@@ -64,7 +66,7 @@ class World:
         read = self.read
         if read.cursor is not None:
             read = replace(read, cursor=replace(read.cursor, watermark=fence.watermark.value))
-        request = transfer.TransferRequest(owner, read, self.target, self.mode, fingerprint="f")
+        request = transfer.TransferRequest(owner, read, self.target, self.mode, fingerprint="f", **self.options)
         return transfer.direct(self.source, self.destination, fence, request, reporter=self.recorder, stop=NeverStop())
 
     def compare(self, **changes: Any) -> Comparison:
@@ -192,6 +194,30 @@ def test_of_rows_with_one_key_a_merge_is_compared_with_the_newest(world: World, 
     change("INSERT INTO {table} VALUES (1, 'uno', 7), (1, 'un', 5)")
     world.move()
     assert codes(world.compare())[0] == "equal"
+
+
+def test_masked_columns_are_counted_and_never_shown_and_the_filter_says_what_is_compared(
+    world: World, change: Change, warehouse_cursor: Any
+):
+    hidden = {"name": ColumnRule(mask="hmac", name="who"), "n": ColumnRule(mask="redact")}
+    # The key is masked: of rows with one key the newest is still found by what it was.
+    world.mode = WriteMode(WriteDisposition.MERGE, ("name",), "id")
+    world.read = replace(world.read, row_filter="name <> 'three' OR id = 7")
+    change("INSERT INTO {table} VALUES (4, 'one', 7), (7, 'three', 7), (8, 'three', 8)")
+    change("DELETE FROM {table} WHERE name IS NULL")
+    world.options = {"rules": hidden, "mask_key": "k" * 32}
+    assert world.move().rows == 3
+    found = world.compare(rules=hidden)
+    assert (codes(found), found.target.rows) == (["equal", "source_unchanged", "counted_only"], 2)
+    assert set(found.counted) == {"name", "n"}
+    world.mode = WriteMode(WriteDisposition.MERGE, ("id",))
+    warehouse_cursor.execute("UPDATE compared SET n = NULL WHERE id = 4")
+    found = world.compare(rules=hidden)
+    assert ("both", ("4",), {"n": ("masked", None)}) in shown(found)
+    warehouse_cursor.execute("DELETE FROM compared WHERE id = 7")
+    found = world.compare(rules=hidden)
+    assert ("source", ("7",), {"n": ("masked", None)}) in shown(found)
+    assert "three" not in str(found.to_json())
 
 
 def test_appending_all_rows_twice_is_no_difference_but_not_comparable(world: World, warehouse_cursor: Any):

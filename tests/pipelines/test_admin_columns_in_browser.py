@@ -140,7 +140,7 @@ def test_a_name_and_a_mask_are_chosen_and_the_first_rows_shown_with_them(page):
     expect(email).to_contain_text("a longer text ends the run")
     assert rules(page) == {"Email": {"name": "mail", "type": "varchar(9)"}}
     page.get_by_label("Mask of Email").select_option("keep_last")
-    expect(email).to_contain_text("counted only")
+    expect(email).to_contain_text("counting NULLs only")
     expect(page.get_by_label("Type of Email")).to_be_disabled()
     assert rules(page) == {"Email": {"name": "mail", "mask": "keep_last", "keep": 4}}
     page.get_by_label("Characters kept of Email").fill("3")

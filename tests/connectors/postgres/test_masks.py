@@ -12,9 +12,11 @@ from psycopg2 import sql
 
 from connectors import column_rules, comparing, transfer
 from connectors.base import Column, Fence, Guard, NeverStop, ReadRequest, Refresh, WriteDisposition, WriteMode
+from connectors.checks import Check, CheckKind
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError, Held, NewGeneration
 from connectors.preflight import look_ahead
+from connectors.quarantine import QuarantineRule
 from connectors.target_options import Index, PartitionUnit, TargetOptions
 from tests.connectors.columns.test_masking import KEY, tag
 from tests.connectors.memory import MemorySource, PartedSource
@@ -128,6 +130,21 @@ def test_what_is_held_is_masked_and_published_without_the_key(world: Any, admin:
     assert "secret.example" not in everything(admin)
     world.publish_held(run)
     assert stored(admin) == [(1, tag("p1@secret.example"))]
+
+
+def test_rows_that_are_put_aside_and_rows_of_a_failed_check_are_masked(world: Any, admin: Any) -> None:
+    bad = rows(1, 2).append_column("note", pa.array(["a\0", "b"]))
+    source = MemorySource([bad], (*COLUMNS, Column("note", "STRING")))
+    receipt = move(world, source=source, expected=(), quarantine=QuarantineRule(is_on=True))
+    assert receipt.quarantined == {"note: nul_character": 1}
+    assert tag("p1@secret.example") in everything(admin)
+    assert "secret.example" not in everything(admin)
+    check = Check(CheckKind.ACCEPTED, "known", ("email",), values=("nobody",))
+    with pytest.raises(Held) as held:
+        move(world, 2, checks=(check,))
+    told = f"{held.value} {world.recorder.results} {everything(admin)} {world.recorder.text()}"
+    assert tag("p2@secret.example") in told
+    assert "secret.example" not in told
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """What is not as usual, so that older definitions say the same."""
-        told: dict[str, Any] = {"kind": str(self.kind), "name": self.name}
+        told: dict[str, Any] = {"kind": str(self.kind)}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in told and value != field.default:

@@ -210,6 +210,8 @@ SPECTACULAR_SETTINGS = {
         "DeliveryStateEnum": "runs.models.DeliveryState",
         "PipelineStateEnum": "pipelines.models.PipelineState",
         "ScheduleKindEnum": "pipelines.models.Schedule.Kind",
+        "CheckKindEnum": "pipelines.models.checks.KINDS",
+        "CheckStatusEnum": "runs.models.checks.STATUSES",
     },
 }
 

@@ -84,7 +84,7 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
 
     @extend_schema(summary="Change a pipeline", responses={200: SavedPipelineSerializer})
     def partial_update(self, request: Request, pk: Any = None) -> Response:
-        """Takes the fields to change; `schedules` and `dependencies` replace all there are.
+        """Takes the fields to change; `schedules`, `dependencies` and `checks` replace all there are.
 
         A change of what is moved is checked against the live systems, as on creation.
         """
@@ -148,6 +148,7 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
             candidate,
             schedules=valid["specs"],
             dependencies=valid["waits_for"],
+            checks=valid["checks"],
             by=request.user,
             keep_state=not is_new,
         )

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.utils.text import capfirst
 
-from pipelines import objections, queries, services
+from pipelines import checks, objections, queries, services
 from pipelines.models import DatasetRule, Pipeline
 from pipelines.objections import PipelineRefused, constraints_in_words
 from pipelines.specs import ScheduleSpec
@@ -86,7 +86,8 @@ def pipeline_for(rule: DatasetRule, table: str, *, by: Any = None) -> Pipeline:
     for first in refused:
         raise first
     current = queries.current_schedules().filter(pipeline=template)
-    services.save_pipeline(made, schedules=[ScheduleSpec.of(schedule) for schedule in current], by=by)
+    specs = [ScheduleSpec.of(schedule) for schedule in current]
+    services.save_pipeline(made, schedules=specs, checks=checks.checks_of(template), by=by)
     return made
 
 

@@ -37,11 +37,18 @@ def with_dependencies() -> Prefetch:
     return Prefetch("dependencies", queryset=current_dependencies(), to_attr="current_dependencies")
 
 
+def with_checks() -> Prefetch:
+    """For lists of pipelines: what each checks, in `current_checks`."""
+    return Prefetch("checks", to_attr="current_checks")
+
+
 def pipelines_with_parts() -> QuerySet[Pipeline]:
     """Pipelines with what a list shows of each, in a fixed number of queries; schedules in `current_schedules`,
-    and likewise dependencies."""
+    and likewise dependencies and checks."""
     return Pipeline.objects.select_related("source", "destination", "revision").prefetch_related(
-        Prefetch("schedules", queryset=current_schedules(), to_attr="current_schedules"), with_dependencies()
+        Prefetch("schedules", queryset=current_schedules(), to_attr="current_schedules"),
+        with_dependencies(),
+        with_checks(),
     )
 
 

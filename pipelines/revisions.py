@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from connectors.checks import Check
+from pipelines import checks as checked
 from pipelines import dependencies, objections, services
 from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
@@ -79,6 +81,7 @@ def _given(definition: Mapping[str, Any]) -> Values:
         "destination": destination["connection"],
         "schedules": of_schedules(_specs(definition)),
         "dependencies": of_dependencies((str(spec.upstream), spec) for spec in _waits_for(definition)),
+        "checks": definition.get("checks", []),
     }
 
 
@@ -100,6 +103,7 @@ class Return:
     pipeline: Pipeline
     schedules: list[ScheduleSpec]
     dependencies: list[DependencySpec]
+    checks: tuple[Check, ...]
     refused: list[PipelineRefused]
     # Whether it moves other rows than now: then the live systems have a say.
     moves: bool
@@ -114,7 +118,7 @@ def prepare(revision: Revision) -> Return:
     different = {field.name for field in FIELDS if before[field.name] != after[field.name]}
     candidate = copy.copy(now)
     refused = []
-    for name in different - {*_ENDS, "schedules", "dependencies"}:
+    for name in different - {*_ENDS, "schedules", "dependencies", "checks"}:
         setattr(candidate, name, exactly[name])
     for end in different & _ENDS:
         connection = Connection.objects.filter(pk=after[end]).first()
@@ -133,7 +137,10 @@ def prepare(revision: Revision) -> Return:
     waits_for = _waits_for(revision.definition)
     if "dependencies" in different:
         refused += dependencies.against(now, waits_for)
-    return Return(candidate, _specs(revision.definition), waits_for, refused, bool(different & services.MOVING))
+    checks = checked.of_definition(revision.definition)
+    refused += [checked.place_of(number, each) for number, each in checked.against(candidate, checks)]
+    moves = bool(different & services.MOVING)
+    return Return(candidate, _specs(revision.definition), waits_for, checks, refused, moves)
 
 
 def would_change(revision: Revision) -> tuple[FieldChange, ...]:
@@ -149,6 +156,7 @@ def revert(prepared: Return, *, by: Any) -> Revision:
         prepared.pipeline,
         schedules=prepared.schedules,
         dependencies=prepared.dependencies,
+        checks=prepared.checks,
         by=by,
         keep_state=True,
     )

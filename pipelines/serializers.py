@@ -12,10 +12,11 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from connectors import registry
+from connectors.checks import MAX_CHECKS, Check
 from connectors.options import secret_names
 from connectors.parameters import TYPES
 from connectors.preflight import COSTS, ColumnPlan, Preflight
-from pipelines import dependencies, objections, schedules, upcoming
+from pipelines import checks, dependencies, models, objections, schedules, upcoming
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Calendar, Connection, Dependency, Pipeline, PipelineState, Pool, Priority, Schedule
@@ -127,6 +128,21 @@ class DependencySerializer(NoUnknownFields, serializers.ModelSerializer[Dependen
     def to_internal_value(self, data: Any) -> DependencySpec:
         values = super().to_internal_value(data)
         return DependencySpec(**{**values, "upstream": values["upstream"].pk})
+
+
+class CheckSerializer(NoUnknownFields, serializers.ModelSerializer[models.Check]):
+    """What rows must pass before they are published."""
+
+    values = serializers.ListField(child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False)
+
+    class Meta:
+        model = models.Check
+        fields = checks.NAMES
+        # checks.against says the same, with hints.
+        validators: tuple[Any, ...] = ()
+
+    def to_internal_value(self, data: Any) -> Check:
+        return checks.from_values(super().to_internal_value(data))
 
 
 class ColumnRuleSerializer(serializers.Serializer[Any]):
@@ -261,6 +277,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
     parameters = ParametersField(required=False, help_text="Typed values that the query names as @name.")
     schedules = ScheduleSerializer(source="current_schedules", many=True, required=False, max_length=20)
     dependencies = DependencySerializer(source="current_dependencies", many=True, required=False, max_length=50)
+    checks = CheckSerializer(source="current_checks", many=True, required=False, max_length=MAX_CHECKS)
     indexes = IndexSerializer(many=True, required=False)
     revision = serializers.IntegerField(source="revision.number", read_only=True, help_text="Number of the definition.")
     next_due = serializers.SerializerMethodField(help_text="When a schedule fires next; null while paused.")
@@ -279,7 +296,7 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             "held_days", "undo_depth", "priority", "pool", "overlap", "missed", "retries", "retry_delay_s",
             "give_up_after_s", "time_limit_s", "run_budget_bytes", "month_budget_bytes", "load_method",
             "mode", "poll_every_s", "stream_every_s", "force_read_every", "watch_every_s", "schedules",
-            "dependencies", "next_due",
+            "dependencies", "checks", "next_due",
             "revision", "created_at", "updated_at",
         )  # fmt: skip
         read_only_fields = ("id", "created_at", "updated_at")
@@ -301,9 +318,10 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
         return state
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Adds `candidate`, the pipeline as it would be, and its `specs` of schedules and `waits_for` (None: as is)."""
+        """Adds `candidate`, as it would be, with `specs` of schedules, `waits_for` and `checks` (None: as is)."""
         rules = attrs.pop("current_schedules", None)
         waits_for = attrs.pop("current_dependencies", None)
+        wanted = attrs.pop("current_checks", None)
         candidate = copy.copy(self.instance) if self.instance is not None else Pipeline()
         for name, value in attrs.items():
             setattr(candidate, name, value)
@@ -322,6 +340,9 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
         for refused in dependencies.against(candidate, waits_for) if waits_for is not None else ():
             found.setdefault(refused.field, []).append(problem(refused.code, refused.message, refused.hint))
+        for number, refused in checks.against(candidate, wanted) if wanted is not None else ():
+            told = checks.place_of(number, refused)
+            found.setdefault(told.field, []).append(problem(refused.code, refused.message, refused.hint))
         specs = None if rules is None else [spec_of(rule) for rule in rules]
         for number, spec in enumerate(specs or ()):
             try:
@@ -331,7 +352,8 @@ class PipelineSerializer(NoUnknownFields, serializers.ModelSerializer[Pipeline])
                 found.setdefault(name, []).append(problem(error.code, error.message, error.hint))
         if found:
             raise FieldErrors(found)
-        return {"candidate": candidate, "specs": specs, "waits_for": waits_for, "changed": frozenset(attrs)}
+        changed = frozenset(attrs)
+        return {"candidate": candidate, "specs": specs, "waits_for": waits_for, "checks": wanted, "changed": changed}
 
 
 class WarningSerializer(ProblemSerializer):

@@ -19,9 +19,11 @@ from django_celery_beat.models import CrontabSchedule
 
 from connectors import parameters, registry
 from connectors.base import WriteDisposition
+from connectors.checks import Check
 from connectors.options import build
 from pipelines import budgets, calendars, deletions, quarantines, queries, realtime, schedules, schema_policies
 from pipelines import dependencies as graph
+from pipelines.checks import checks_of, for_definition, keep_or_replace
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, Dependency, Pipeline, PipelineState, Pool, Revision, Schedule
 from pipelines.objections import PipelineRefused, constraints_in_words
@@ -52,10 +54,11 @@ def save_pipeline(
     *,
     schedules: Sequence[ScheduleSpec] | None,
     dependencies: Sequence[DependencySpec] | None = None,
+    checks: Sequence[Check] | None = None,
     by: Any,
     keep_state: bool = False,
 ) -> Revision:
-    """Save a pipeline, its schedules and dependencies (None: leave them) as one change; revise it if it changed.
+    """Save a pipeline with its schedules, dependencies and checks (None: as they are), and revise it if it changed.
 
     With `keep_state`, a pause or resume that came in the meantime is not undone by the state of `pipeline`.
     Raises PipelineRefused or RuleError, and then nothing is saved.
@@ -86,6 +89,7 @@ def save_pipeline(
             _replace_schedules(pipeline, specs, now)
         if dependencies is not None:
             graph.replace(pipeline, dependencies)
+        keep_or_replace(pipeline, checks, before=before)
         return revise(pipeline, by)
 
 
@@ -217,6 +221,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "target_options": pipeline.target_options.to_json(),
         "schedules": [spec.to_json() for spec in sorted(current, key=lambda spec: spec.key)],
         "dependencies": [spec.to_json() for spec in graph.specs_of(pipeline)],
+        **for_definition(pipeline),
         "overlap": str(pipeline.overlap),
         "missed": str(pipeline.missed),
         "retries": pipeline.retries,
@@ -348,7 +353,8 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
     )
     current = queries.current_schedules().filter(pipeline=pipeline)
     specs = [ScheduleSpec.of(schedule) for schedule in current]
-    save_pipeline(copy, schedules=specs, dependencies=graph.specs_of(pipeline), by=by)
+    waits_for, checks = graph.specs_of(pipeline), checks_of(pipeline)
+    save_pipeline(copy, schedules=specs, dependencies=waits_for, checks=checks, by=by)
     return copy
 
 

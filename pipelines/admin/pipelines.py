@@ -20,11 +20,13 @@ from unfold.decorators import action, display
 from pipelines import quarantines, queries, services, upcoming
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
+from pipelines.admin.checks import CheckInline
 from pipelines.admin.dependencies import DependencyInline
 from pipelines.admin.endpoints import PipelineEndpoints, endpoint_addresses
 from pipelines.admin.links import POST_LINK, ask_first, change_url, list_url
 from pipelines.admin.meaning import meaning_of
 from pipelines.admin.revisions import RevisionInline, RevisionPages
+from pipelines.forms.checks import CheckFormSet
 from pipelines.forms.dependencies import DependencyFormSet
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
@@ -113,7 +115,7 @@ def _is_usual(pipeline: Pipeline | None, fields: Iterable[str]) -> bool:
 @admin.register(Pipeline)
 class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages, ModelAdmin):
     form = PipelineForm
-    inlines = (ScheduleInline, DependencyInline, RevisionInline)
+    inlines = (ScheduleInline, DependencyInline, CheckInline, RevisionInline)
     list_display = ("name", "state_badge", "route", "write_disposition", "when", "next_tick")
     list_filter = (
         StateFilter,
@@ -207,7 +209,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         ]
 
     def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
-        return self.inlines if obj else (ScheduleInline, DependencyInline)
+        return self.inlines if obj else (ScheduleInline, DependencyInline, CheckInline)
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         choices = {"source": sources, "destination": destinations}.get(db_field.name)
@@ -237,8 +239,14 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         specs = next((formset.specs() for formset in formsets if isinstance(formset, ScheduleFormSet)), None)
         keep_state = "state" not in form.changed_data
         waits_for = next((formset.specs() for formset in formsets if isinstance(formset, DependencyFormSet)), None)
+        checks = next((formset.specs() for formset in formsets if isinstance(formset, CheckFormSet)), None)
         services.save_pipeline(
-            form.instance, schedules=specs, dependencies=waits_for, by=request.user, keep_state=keep_state
+            form.instance,
+            schedules=specs,
+            dependencies=waits_for,
+            checks=checks,
+            by=request.user,
+            keep_state=keep_state,
         )
         for warning in form.warnings:
             messages.warning(request, warning)

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from typing import Any
 
-from connectors import masks
+from connectors import check_rules, masks
 from connectors.base import column_from_json
+from connectors.checks import Check
 from connectors.types import bigquery_type
+from pipelines.checks import in_words as check_words
 from pipelines.dependencies import in_words
 from pipelines.files.fields import Field
 from pipelines.files.values import Values, spec_of
@@ -166,6 +168,11 @@ def _rule(rule: Mapping[str, Any]) -> str:
     return ", ".join(told)
 
 
+def _checks(value: Any) -> Entries:
+    checks = check_rules.named(tuple(map(Check.from_json, value)))
+    return {(f"Check {check.name}", ""): check_words(check) for check in checks}
+
+
 def _source_columns(value: Any) -> Entries:
     return {
         (f"Source column {column['name']}", ""): bigquery_type(column_from_json({"columns": (), **column}))
@@ -176,6 +183,7 @@ def _source_columns(value: Any) -> Entries:
 _ENTRIES = {
     "schedules": _schedules,
     "dependencies": _dependencies,
+    "checks": _checks,
     "indexes": _indexes,
     "column_rules": _column_rules,
     "parameters": _parameters,

@@ -20,9 +20,11 @@ from django.utils.text import capfirst
 
 from connectors import registry
 from connectors.base import MaskKind
+from connectors.checks import MAX_CHECKS
 from connectors.masks import KEEP_MOST
 from connectors.parameters import TYPES
 from pipelines import schedules
+from pipelines.files.checks import check_schema
 from pipelines.forms.pipelines import PipelineForm
 from pipelines.models import Calendar, Connection, DependencyRule, GiveUp, Pipeline, Pool, Priority
 from pipelines.models.dependencies import LONGEST_OFFSET_S, LONGEST_WAIT_HOURS
@@ -192,6 +194,14 @@ DEPENDENCIES = Field(
 )
 
 
+CHECKS = Field(
+    "checks",
+    "Checks",
+    "What rows must pass before they are published.",
+    {"type": LIST, "items": check_schema(), "maxItems": MAX_CHECKS},
+    default=[],
+)
+
 # Choices that are numbers in the database and words everywhere else.
 WORDS = {"priority": Priority}
 
@@ -246,6 +256,7 @@ PIPELINE = (
     *of_model(Pipeline, *(name for name in PipelineForm.Meta.fields if name != "name")),
     SCHEDULES,
     DEPENDENCIES,
+    CHECKS,
 )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from connectors import parameters
-from pipelines import schedules, tidy
+from pipelines import checks, schedules, tidy
 from pipelines.dependencies import DependencySpec
 from pipelines.files import fields
 from pipelines.files.fields import Field
@@ -28,6 +28,8 @@ def canonical(name: str, value: Any) -> Any:
         return [tidy.name(each) for each in value]
     if name == "dependencies":
         return sorted(value, key=lambda each: str(each.get("pipeline", "")))
+    if name == "checks":
+        return [checks.from_values(each).to_json() for each in value]
     if name == "closed":
         return [" ".join(line.split()) for line in value if line.strip()]
     if name == "indexes":
@@ -78,8 +80,14 @@ def of_connection(connection: Connection) -> Values:
 
 
 def of_pipeline(pipeline: Pipeline, schedules: Iterable[ScheduleSpec], dependencies: Iterable[Dependency]) -> Values:
+    """Of a pipeline that was read with its parts."""
     names = ((each.upstream.name, DependencySpec.of(each)) for each in dependencies)
-    values: Values = {"schedules": of_schedules(schedules), "dependencies": of_dependencies(names)}
+    current: Iterable[Any] = pipeline.current_checks  # type: ignore[attr-defined]
+    values: Values = {
+        "schedules": of_schedules(schedules),
+        "dependencies": of_dependencies(names),
+        "checks": [checks.spec_of(row).to_json() for row in current],
+    }
     for field in fields.PIPELINE:
         if field.name in values:
             continue

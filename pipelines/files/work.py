@@ -17,6 +17,7 @@ from connectors import registry
 from connectors.errors import ConnectorError
 from connectors.options import sent_secrets
 from pipelines import calendars, objections, queries, schedules, services
+from pipelines import checks as checked
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
 from pipelines.files import alert_rules, dataset_rules, fields, values
@@ -256,8 +257,11 @@ class Work:
             self.plan.unchanged += 1
             return True
         _set(candidate, before, {**wanted, **ends, "name": name})
-        waits_for = [spec for _, spec in upstreams]
+        waits_for, checks = [spec for _, spec in upstreams], [*map(checked.from_values, wanted["checks"])]
         refused = [*_against(candidate), *graph.against(candidate, waits_for)]
+        for number, wrong in checked.against(candidate, checks):
+            self._refuse((*path, "checks", number), wrong)
+            refused.append(wrong)
         if may_wait and refused and {each.code for each in refused} <= _MAY_PASS:
             return False
         if candidate.name in self.seen:
@@ -265,7 +269,12 @@ class Work:
         if not refused:
             try:
                 services.save_pipeline(
-                    candidate, schedules=specs, dependencies=waits_for, by=self.wish.by, keep_state=keeps_state
+                    candidate,
+                    schedules=specs,
+                    dependencies=waits_for,
+                    checks=checks,
+                    by=self.wish.by,
+                    keep_state=keeps_state,
                 )
                 self.pipelines[name] = candidate
             except PipelineRefused as somebody_was_faster:
@@ -392,7 +401,7 @@ def _renamed(row: Any, name: str) -> str:
 def _set(row: models.Model, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Set what differs: what is written another way and means the same stays as it is stored."""
     for name, value in wanted.items():
-        if name in ("schedules", "dependencies") or (name in before and before[name] == value):
+        if name in ("schedules", "dependencies", "checks") or (name in before and before[name] == value):
             continue
         setattr(row, name, fields.WORDS[name][value.upper()] if name in fields.WORDS else value)
 

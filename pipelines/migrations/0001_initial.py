@@ -280,6 +280,32 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(condition=models.Q(('active_from__isnull', True), ('active_until__isnull', True), ('active_from__lt', models.F('active_until')), _connector='OR'), name='schedule_window_is_one', violation_error_message='It ends before it begins.'),
         ),
         migrations.CreateModel(
+            name='Check',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('kind', models.CharField(choices=[('not_null', 'Not null'), ('unique', 'Unique'), ('accepted_values', 'Accepted values'), ('range', 'Range'), ('regex', 'Regular expression'), ('relation', 'Relation to another table'), ('sql', 'SQL that gives bad rows'), ('row_count', 'Row count'), ('freshness', 'Freshness of the newest row'), ('checksum', 'Checksum of each column')], max_length=20, verbose_name='what is checked')),
+                ('columns', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=300), blank=True, default=list, help_text='As the source calls them, separated by commas. Unique: together, and among what the table will hold. Checksum: all if empty.', size=None)),
+                ('severity', models.CharField(choices=[('hold', 'Hold the run: a person looks, then approves or discards'), ('warn', 'Only warn, and publish')], default='hold', help_text='A check that cannot be made, as of a query with a mistake, counts as failed.', max_length=10, verbose_name='if it fails')),
+                ('values', models.JSONField(blank=True, default=list, help_text='One on each line.', verbose_name='accepted values')),
+                ('minimum', models.CharField(blank=True, help_text='The lowest value that passes, as PostgreSQL reads it: 0, 2026-01-01. Of a row count: a number of rows.', max_length=100, verbose_name='lowest')),
+                ('maximum', models.CharField(blank=True, help_text='The highest value that passes. For times, now and today will do: nothing may lie in the future.', max_length=100, verbose_name='highest')),
+                ('pattern', models.TextField(blank=True, help_text="Of PostgreSQL's kind. It may match anywhere: write ^ and $ for the whole value.", verbose_name='regular expression')),
+                ('table', models.CharField(blank=True, help_text='Of the destination, as schema.table. Values must be found there; NULL refers to nothing.', max_length=200, verbose_name='other table')),
+                ('table_columns', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=63), blank=True, default=list, help_text='In the order of the columns above.', size=None, verbose_name='its columns')),
+                ('query', models.TextField(blank=True, help_text="One SELECT in PostgreSQL's SQL that gives the bad rows; it passes if there are none. {staged} stands for the rows that came, under the target's names: SELECT * FROM {staged} WHERE ends_at < starts_at. It can read what the connection's role can, and write nothing.", verbose_name='query')),
+                ('percent', models.PositiveSmallIntegerField(blank=True, help_text='How far the number of rows may be from the median of earlier runs, which need to be three at least.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000)], verbose_name='off by at most (%)')),
+                ('runs', models.PositiveSmallIntegerField(default=10, help_text='How many earlier runs say what is usual.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)], verbose_name='of the last (runs)')),
+                ('max_age_s', models.PositiveIntegerField(blank=True, help_text='How old the newest value of the column may be; 86400 is a day. A time without a zone is of UTC.', null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(316224000)], verbose_name='not older than (seconds)')),
+                ('time_limit_s', models.PositiveIntegerField(default=300, help_text='A check that takes longer counts as failed.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(86400)], verbose_name='time limit (seconds)')),
+                ('name', models.CharField(blank=True, help_text='Its results are kept under it. Empty: it is called as what it checks.', max_length=100)),
+                ('pipeline', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='checks', to='pipelines.pipeline')),
+            ],
+            options={
+                'ordering': ['pk'],
+                'constraints': [models.UniqueConstraint(condition=models.Q(('name', ''), _negated=True), fields=('pipeline', 'name'), name='check_name_once', violation_error_message='Another check of the pipeline has this name.')],
+            },
+        ),
+        migrations.CreateModel(
             name='Webhook',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),

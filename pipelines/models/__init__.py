@@ -2,6 +2,7 @@
 
 from pipelines.models.alerts import AlertChannel, AlertKind, AlertRule, Quiet
 from pipelines.models.calendars import Calendar
+from pipelines.models.checks import Check
 from pipelines.models.connections import Connection, Pool
 from pipelines.models.dataset_rules import DatasetRule
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
@@ -16,6 +17,7 @@ __all__ = [
     "AlertRule",
     "ApiToken",
     "Calendar",
+    "Check",
     "Connection",
     "DatasetRule",
     "Dependency",

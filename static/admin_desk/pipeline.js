@@ -1,4 +1,5 @@
 // The pipeline form: browse to a table and look at its first rows, check a query, pick schedules.
+import { showChecks } from "./checks.js";
 import { showColumns } from "./columns.js";
 import { showForecast } from "./forecast.js";
 import { ask, busy, el, note, rowsTable, size, urls } from "./desk.js";
@@ -18,6 +19,8 @@ if (destination) suggestSchemas(destination);
 if (destination) showForecast(document.getElementById("id_write_disposition"));
 whichRows(document.getElementById("id_write_disposition"));
 pickSchedules();
+showChecks();
+document.addEventListener("formset:added", showChecks);
 document.addEventListener("formset:added", pickSchedules);
 document.addEventListener("formset:removed", pickSchedules);
 

@@ -45,6 +45,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "schedules-TOTAL_FORMS": len(schedules), "schedules-INITIAL_FORMS": 0,
         "revisions-TOTAL_FORMS": 0, "revisions-INITIAL_FORMS": 0,
         "dependencies-TOTAL_FORMS": 0, "dependencies-INITIAL_FORMS": 0,
+        "checks-TOTAL_FORMS": 0, "checks-INITIAL_FORMS": 0,
     }  # fmt: skip
     for number, schedule in enumerate(schedules):
         plain = {"kind": "cron", "cron": "", "zone": "UTC", "every_s": "", **schedule}

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from connectors.base import Column
-from connectors.checks import LABELS, LONGEST_NAME, MAX_CHECKS, Check, CheckKind
+from connectors.checks import LABELS, LONGEST_NAME, MAX_CHECKS, Check, CheckKind, Severity
 from connectors.errors import ConnectorError
 
 STAGED = "{staged}"
@@ -85,6 +85,8 @@ def objections(check: Check) -> Iterator[ConnectorError]:
     if most and not least <= len({name.lower() for name in check.columns}) == len(check.columns) <= most:
         count = "one column" if most == 1 else f"{least} to {most} different columns"
         yield _wrong("columns", f"{label} is about {count}.", "Name it as the source does." if most == 1 else "")
+    if check.severity is Severity.QUARANTINE and not check.is_row_level:
+        yield _wrong("severity", f"{label} does not say which rows are bad.", "Hold the run, or only warn.")
     if check.time_limit_s < 1:
         yield _wrong("time_limit_s", "At least a second.")
     yield from _kinds_own(check)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from connectors import drift, masks, receipt
 from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal, WriteDisposition
+from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
@@ -290,6 +291,7 @@ def publish_parts(
     ):
         try:
             load.reopen(stored, rows)
+            load.ask_source = source_sums(source, request, plan, stop)
         except ConnectorError as error:
             if error.code != "staging_gone":
                 raise

@@ -16,6 +16,7 @@ from connectors.base import (
     Source,
     StopSignal,
 )
+from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.definition import refuse_redefined
@@ -92,6 +93,7 @@ def direct(
         already_applied(reporter) as earlier,
         destination.load(fence, plan.columns, mode, request, reporter=reporter, stop=stop) as load,
     ):
+        load.ask_source = source_sums(source, request, plan, stop)
         draft = _fill(load, source, fence, request, read, plan, seconds, reporter, stop, crash)
         after = watermark_after(fence, plan, request)
         facts = partial(kept_facts, plan, mode, draft, request, after)

@@ -15,6 +15,7 @@ from pipelines.api_calendars import CalendarViewSet, SchedulePreviewView
 from runs.alerts.api import AlertChannelViewSet, AlertDeliveryViewSet, AlertRuleViewSet, AlertViewSet
 from runs.api import ComparisonCostView, PipelineRunsViewSet, RunViewSet
 from runs.api_backfills import BackfillViewSet, PipelineBackfillsViewSet
+from runs.api_checks import CheckResultViewSet
 from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
@@ -28,6 +29,7 @@ router.register("dataset-rules", DatasetRuleViewSet, basename="dataset-rule")
 router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
+router.register("check-results", CheckResultViewSet, basename="check-result")
 router.register("backfills", BackfillViewSet, basename="backfill")
 router.register("alert-channels", AlertChannelViewSet, basename="alert-channel")
 router.register("alert-rules", AlertRuleViewSet, basename="alert-rule")

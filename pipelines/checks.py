@@ -71,6 +71,7 @@ def in_words(check: Check) -> str:
     told += [f"not older than {check.max_age_s} s"] if check.max_age_s is not None else []
     told += [" ".join(check.query.split())] if check.query else []
     told += ["only warns"] if check.severity is Severity.WARN else []
+    told += ["bad rows go into quarantine"] if check.severity is Severity.QUARANTINE else []
     return ", ".join(told)
 
 

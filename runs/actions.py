@@ -33,6 +33,7 @@ from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
 from runs.models import Decision, PartLoad, RunAction
 from runs.reporter import Reporter
+from runs.row_checks import checks_of, former_rows
 from runs.services import Claim, Failure
 from runs.states import RunStatus, Step
 from runs.values import parameters_of
@@ -249,6 +250,8 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
         text_policy=TextPolicy(definition["text_policy"]),
         quarantine=quarantines.rule_of(definition),
         guard=Guard(definition["guard_zero_rows"], definition["guard_shrink_percent"]),
+        checks=checks_of(claimed),
+        former_rows=former_rows(claimed),
         refresh=_REFRESH.get(RunAction(claimed.action), Refresh.NEW),
         fingerprint=masks.definition(claimed.fingerprint, column_rules.is_keyed(rules), key),
         adopt=definition["destination"]["adopt"],

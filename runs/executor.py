@@ -32,6 +32,7 @@ from runs.lease import Lease, keeper
 from runs.models import RunAction
 from runs.reporter import Reporter, scribe
 from runs.services import Claim, PartClaim
+from runs.services.check_results import keep_results
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,16 @@ def _hold(claimed: Claim | PartClaim, lease: Lease, reporter: Reporter, work: Ca
     finally:
         scribe().serve(None)
         keeper().release(lease)
+
+
+def _end(end: End, reporter: Reporter) -> None:
+    """Write how an attempt ended, together with what its checks came to."""
+    if not reporter.results:
+        end(reporter.unwritten())
+        return
+    with transaction.atomic():
+        end(reporter.unwritten())
+        keep_results(reporter.claim, reporter.results)
 
 
 def _attempt(claimed: Claim, lease: Lease, reporter: Reporter) -> End:

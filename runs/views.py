@@ -23,6 +23,7 @@ from pipelines.models import Pipeline
 from runs import (
     asking,
     board_queries,
+    check_queries,
     comparisons,
     graph_queries,
     live,
@@ -91,6 +92,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "changes": page_queries.revisions_of(pipeline),
         "preflight": known_columns(pipeline, schema_changes.names_of(changes)),
         "schema_changes": changes,
+        "checks": check_queries.histories_of(pipeline),
         "alerts": open_alerts_of(pipeline),
     }
     return render_live(request, "pipeline", context)
@@ -166,6 +168,7 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
         "target": values.target_of_run(run),
         "upstreams": upstream_waits.prerequisites_of(run),
         "chain": services.runs_of_chain(run),
+        "checks": check_queries.results_of(run),
     }
     if run.action == RunAction.COMPARE and run.receipt:
         may_see_rows = request.user.has_perm("pipelines.run_pipeline")

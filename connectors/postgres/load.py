@@ -14,6 +14,7 @@ import psycopg2
 from psycopg2 import sql
 
 from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
+from connectors.checksums import AskSource, nobody_asked, rows_put_aside
 from connectors.errors import ConnectorError
 from connectors.postgres import control, errors, snapshots, staging
 from connectors.postgres.auditing import audit, divert
@@ -97,6 +98,7 @@ class Load(AbstractContextManager["Load"]):
         self._judged: tuple[CheckResult, ...] = ()
         self._older: snapshots.Held = frozenset()
         self.quarantine = Quarantine(session, fence, columns, self._mode, request)
+        self.ask_source: AskSource = nobody_asked
         self.method = ""
         self.changes = Changes(0)
         self.lock_wait_ms = 0.0
@@ -329,9 +331,9 @@ class Load(AbstractContextManager["Load"]):
     def audit(self, rows: int) -> tuple[CheckResult, ...]:
         """Judge the checks of what is about to be published, as the target stands now."""
         place = (self.method, self._new, self._target, self._columns, self._mode)
-        return audit(
-            *(self._session, self._request, *place, rows), judged=self._judged, reporter=self._reporter, stop=self._stop
-        )
+        ask = rows_put_aside if self.quarantine.rows else self.ask_source
+        told = (self._session, self._request, *place, rows, ask)
+        return audit(*told, judged=self._judged, reporter=self._reporter, stop=self._stop)
 
     def _put_aside(self, rows: int) -> int:
         """Let staged rows that have no place go into quarantine, and say how many went."""

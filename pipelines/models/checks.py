@@ -14,6 +14,7 @@ KINDS = [(kind.value, label) for kind, label in LABELS.items()]
 SEVERITIES = [
     (Severity.HOLD.value, "Hold the run: a person looks, then approves or discards"),
     (Severity.WARN.value, "Only warn, and publish"),
+    (Severity.QUARANTINE.value, "Put the bad rows into quarantine, and publish the others"),
 ]
 LONGEST_LIMIT_S = 24 * 3600
 
@@ -37,7 +38,8 @@ class Check(models.Model):
         max_length=10,
         choices=SEVERITIES,
         default=Severity.HOLD.value,
-        help_text="A check that cannot be made, as of a query with a mistake, counts as failed.",
+        help_text="A check that cannot be made, as of a query with a mistake, counts as failed. Quarantine is for "
+        "checks that look at single rows, of a pipeline that has one; a query then gives {staged}'s column ctid as well.",
     )
     values = models.JSONField("accepted values", default=list, blank=True, help_text="One on each line.")
     minimum = models.CharField(

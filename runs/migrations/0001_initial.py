@@ -633,6 +633,28 @@ class Migration(migrations.Migration):
             ],
         ),
         migrations.CreateModel(
+            name='CheckResult',
+            fields=[
+                ('id', models.BigAutoField(primary_key=True, serialize=False)),
+                ('name', models.CharField(max_length=100)),
+                ('kind', models.CharField(choices=[('not_null', 'Not null'), ('unique', 'Unique'), ('accepted_values', 'Accepted values'), ('range', 'Range'), ('regex', 'Regular expression'), ('relation', 'Relation to another table'), ('sql', 'SQL that gives bad rows'), ('row_count', 'Row count'), ('freshness', 'Freshness of the newest row'), ('checksum', 'Checksum of each column')], max_length=20)),
+                ('severity', models.CharField(choices=[('hold', 'hold'), ('warn', 'warn'), ('quarantine', 'quarantine')], max_length=10)),
+                ('status', models.CharField(choices=[('passed', 'Passed'), ('failed', 'Failed'), ('unknown', 'Could not be made'), ('skipped', 'Left out')], max_length=10)),
+                ('message', models.TextField()),
+                ('value', models.FloatField(null=True)),
+                ('seconds', models.FloatField(default=0)),
+                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ('sample', models.JSONField(null=True)),
+                ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='check_results', to='pipelines.pipeline')),
+                ('run', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='check_results', to='runs.run')),
+            ],
+            options={
+                'ordering': ['pk'],
+                'indexes': [models.Index(fields=['pipeline', '-at'], name='check_result_of_pipeline')],
+                'constraints': [models.UniqueConstraint(fields=('run', 'name'), name='check_result_once')],
+            },
+        ),
+        migrations.CreateModel(
             name='Watch',
             fields=[
                 ('pipeline', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='watch', serialize=False, to='pipelines.pipeline')),

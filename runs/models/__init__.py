@@ -2,6 +2,7 @@
 
 from runs.models.alerts import MARKED_DONE, Alert, AlertDelivery, AlertEvent, Closing, DeliveryEvent, DeliveryState
 from runs.models.backfills import Backfill, BackfillKind, BackfillSlice, BackfillState, SliceStatus
+from runs.models.checks import CheckResult
 from runs.models.costs import CostApproval, Ledger
 from runs.models.deliveries import Delivery
 from runs.models.drift import SchemaChange
@@ -32,6 +33,7 @@ __all__ = [
     "BackfillSlice",
     "BackfillState",
     "Because",
+    "CheckResult",
     "Closing",
     "CostApproval",
     "DatasetLook",

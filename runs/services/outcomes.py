@@ -17,6 +17,7 @@ from pipelines.given import goes_by_values
 from runs import doorbell, live
 from runs.models import OVER_BUDGET, PartLoad, Run, RunAction
 from runs.services import drift
+from runs.services.check_results import note_results
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
@@ -78,13 +79,16 @@ def finish(
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
     publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
     why = "A newer run of the pipeline was published." if publishes and _reads_it_all(claimed) else ""
+    checks = (receipt or {}).get("checks")
     is_micro, has_drift = is_micro_batch(claimed.options), bool((receipt or {}).get("drift"))
-    with transaction.atomic() if is_micro or has_drift else nullcontext():
+    with transaction.atomic() if is_micro or has_drift or checks else nullcontext():
         if has_drift:
             drift.note(claimed, receipt or {})
         _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
         if is_micro:
             count_micro_batch(claimed.pipeline, to, receipt)
+        if checks:
+            note_results(claimed, checks)
 
 
 def retry_later(
@@ -164,6 +168,7 @@ WITH left_run AS (
         error_code = %(code)s, error_message = %(message)s, error_hint = %(hint)s,
         finished_at = CASE WHEN %(ends)s THEN statement_timestamp() ELSE finished_at END,
         due = coalesce(statement_timestamp() + %(delay)s::interval, due), failures = failures + %(failures)s,
+        decision = CASE %(to)s WHEN 'held' THEN '' ELSE decision END,
         held_until = coalesce(statement_timestamp() + %(keep_for)s::interval, held_until),
         receipt = coalesce(%(receipt)s::jsonb, receipt),
         rows = coalesce(%(rows)s, rows), bytes = coalesce(%(bytes)s, bytes), last_seq = last_seq + %(count)s

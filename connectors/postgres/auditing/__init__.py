@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from connectors.base import Column, Reporter, StopSignal, Target, WriteMode
 from connectors.checks import CheckResult, Status
+from connectors.checksums import AskSource
 from connectors.errors import Held
 from connectors.postgres.auditing.diverting import are_put_aside, put_aside
 from connectors.postgres.auditing.judging import Scene, judge
@@ -33,6 +34,7 @@ def audit(
     columns: Sequence[Column],
     mode: WriteMode,
     rows: int,
+    ask_source: AskSource,
     *,
     judged: Sequence[CheckResult] = (),
     reporter: Reporter,
@@ -46,7 +48,7 @@ def audit(
         return ()
     began = time.monotonic()
     leaves = outcome(session, method, staged, target, columns, mode)
-    scene = Scene(staged, target, columns, rows, leaves, request.former_rows)
+    scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source)
     _, others = are_put_aside(request.checks, is_on=request.quarantine.is_on)
     results = (*judged, *judge(session, others, scene, stop=stop))
     reporter.audited(results)

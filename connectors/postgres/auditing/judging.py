@@ -14,6 +14,7 @@ from psycopg2 import sql
 
 from connectors.base import Column, StopSignal, Target
 from connectors.checks import LEAST_RUNS, Check, CheckKind, CheckResult, Status
+from connectors.checksums import AskSource, nobody_asked
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.auditing import samples, words
@@ -21,6 +22,7 @@ from connectors.postgres.auditing.conditions import PLAIN, condition, named, tab
 from connectors.postgres.auditing.outcome import Outcome
 from connectors.postgres.auditing.reading import bad_rows_of, read_only
 from connectors.postgres.client import Session
+from connectors.postgres.compare import PostgresSide
 
 _CANCELLED = "57014"
 
@@ -38,6 +40,7 @@ class Scene:
     rows: int
     outcome: Outcome
     former_rows: Sequence[int] | None = ()
+    ask_source: AskSource = nobody_asked
 
 
 def judge(session: Session, checks: Sequence[Check], scene: Scene, *, stop: StopSignal) -> tuple[CheckResult, ...]:
@@ -81,6 +84,7 @@ class _Judges:
             CheckKind.UNIQUE: self._unique,
             CheckKind.RELATION: self._relation,
             CheckKind.SQL: self._query,
+            CheckKind.CHECKSUM: self._checksum,
         }
         return self._judged(check, partial(ways.get(check.kind, self._in_a_scan), check))
 
@@ -180,6 +184,17 @@ class _Judges:
         if not count:
             return words.passed(check, self._scene.rows)
         return words.bad_rows(check, count, self._scene.rows, shown)
+
+    def _checksum(self, check: Check) -> CheckResult:
+        """Column by column, in the words of a comparison; the source is asked only here."""
+        chosen = {name.lower() for name in check.columns}
+        columns = [column for column in self._scene.columns if not chosen or column.name.lower() in chosen]
+        named(check, self._scene.columns)
+        told = self._scene.ask_source(columns)
+        if told.digest is None:
+            return words.result(check, Status.SKIPPED, told.why_not)
+        here = PostgresSide(self._session, self._scene.staged, self._stop).digest(columns)
+        return words.checksum(check, told, here)
 
     def _row_count(self, check: Check) -> CheckResult:
         rows, former = self._scene.rows, self._scene.former_rows

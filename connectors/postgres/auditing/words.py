@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from connectors.checks import BadRows, Check, CheckKind, CheckResult, Status
+from connectors.checksums import SourceSums
+from connectors.comparing import differing
+from connectors.sides import TableDigest
 
 
 def result(check: Check, status: Status, message: str, value: float | None = None) -> CheckResult:
@@ -55,6 +58,23 @@ def freshness(check: Check, age_s: float | None) -> CheckResult:
     status = Status.FAILED if age_s > limit else Status.PASSED
     said = f"The newest {about} is {_span(age_s)} old" if age_s >= 0 else f"The newest {about} is yet to come"
     return result(check, status, f"{said}; {_span(limit)} are allowed.", round(age_s, 1))
+
+
+def checksum(check: Check, told: SourceSums, here: TableDigest) -> CheckResult:
+    """Columns that differ from the source's own sums, and what asking it for them cost."""
+    there = told.digest or here
+    names = differing(there, here)
+    counted = sum(None in (a.checksum, b.checksum) for a, b in zip(there.columns, here.columns, strict=True))
+    billed = f" Asking the source for them was billed as {told.bytes_billed / 1e6:,.1f} MB."
+    if there.rows != here.rows:
+        said = f"The source has {_rows(there.rows)}, {here.rows:,} are staged."
+    elif names:
+        said = f"{', '.join(names)}: not as in the source."
+    else:
+        only = f", {counted} of them counted only" if counted else ""
+        said = f"{len(here.columns)} columns are as in the source{only}."
+    status = Status.PASSED if there.rows == here.rows and not names else Status.FAILED
+    return result(check, status, said + billed, len(names))
 
 
 def row_count(

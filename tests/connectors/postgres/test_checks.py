@@ -12,7 +12,7 @@ import pytest
 
 from connectors.base import Column
 from connectors.checks import Check, CheckKind, CheckResult, Severity, Status
-from tests.connectors.memory import MemorySource
+from tests.connectors.memory import MemorySource, batch
 from tests.connectors.postgres.conftest import World
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -96,3 +96,22 @@ def test_what_checks_find(world: World, connect: Any, is_spoilt: bool) -> None:
     for (check, _), result in zip(cases, results, strict=True):
         shows = result.status is Status.FAILED and check.kind not in (CheckKind.FRESHNESS, CheckKind.ROW_COUNT)
         assert len(result.sample.rows if result.sample else ()) == (result.value if shows else 0), result
+
+
+def test_a_checksum_compares_each_column_with_the_source_and_says_what_that_cost(world: World) -> None:
+    class Lying(MemorySource):
+        """Says that its rows are others than those it gave."""
+
+        def comparing(self, *args: Any, **options: Any) -> Any:
+            return MemorySource([batch([1, 4])]).comparing(*args, **options)
+
+    sums = Check(CheckKind.CHECKSUM, "sums", severity=Severity.WARN)
+    names = replace(sums, name="names", columns=("name",))
+    world.move(source=MemorySource([batch([1, 2])]), checks=(sums, names))
+    assert [result.status for result in world.recorder.results] == [Status.PASSED] * 2
+    assert "2 columns are as in the source. Asking the source for them was billed as 0.0 MB." in (
+        world.recorder.results[0].message
+    )
+    world.move(source=Lying([batch([1, 2])]), checks=(sums, names))
+    assert [result.value for result in world.recorder.results] == [2, 1]
+    assert world.recorder.results[1].message.startswith("name: not as in the source.")

@@ -130,6 +130,7 @@ def test_a_file_holds_every_field_of_the_form():
         *PipelineForm.Meta.fields,
         "schedules",
         "dependencies",
+        "checks",
     } - {"name"}
 
 

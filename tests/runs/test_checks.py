@@ -161,4 +161,4 @@ def test_pages_of_pipelines_without_checks_ask_nothing_of_them(
     for address in (reverse("run", args=[run.pk]), reverse("pipeline", args=[run.pipeline_id])):
         with CaptureQueriesContext(connection) as queries:
             operator_client.get(address)
-        assert not [query for query in queries if "check" in query["sql"]]
+        assert not [query for query in queries if "checkresult" in query["sql"]]

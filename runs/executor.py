@@ -107,16 +107,6 @@ def _hold(claimed: Claim | PartClaim, lease: Lease, reporter: Reporter, work: Ca
         keeper().release(lease)
 
 
-def _end(end: End, reporter: Reporter) -> None:
-    """Write how an attempt ended, together with what its checks came to."""
-    if not reporter.results:
-        end(reporter.unwritten())
-        return
-    with transaction.atomic():
-        end(reporter.unwritten())
-        keep_results(reporter.claim, reporter.results)
-
-
 def _attempt(claimed: Claim, lease: Lease, reporter: Reporter) -> End:
     """Try once; returns what writes down how that ended."""
     where = lease.process or socket.gethostname()
@@ -152,13 +142,17 @@ def _settled(claimed: Claim, lease: Lease, reporter: Reporter, error: ConnectorE
 
 
 def _end(end: End, reporter: Reporter) -> None:
-    """Write down how the attempt ended, and with it what it was billed."""
-    if not reporter.meter.has_run and reporter.estimate is None:
+    """Write down how the attempt ended, and with it what it was billed and what its checks came to."""
+    is_billed = reporter.meter.has_run or reporter.estimate is not None
+    if not is_billed and not reporter.results:
         end(reporter.unwritten())
         return
     with transaction.atomic():
-        services.note_bill(reporter.claim, reporter.meter.bill, reporter.estimate)
+        if is_billed:
+            services.note_bill(reporter.claim, reporter.meter.bill, reporter.estimate)
         end(reporter.unwritten())
+        if reporter.results:
+            keep_results(reporter.claim, reporter.results)
 
 
 def _write_down(write: Callable[[], None], claimed: Claim | PartClaim) -> None:

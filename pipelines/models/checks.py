@@ -39,7 +39,7 @@ class Check(models.Model):
         choices=SEVERITIES,
         default=Severity.HOLD.value,
         help_text="A check that cannot be made, as of a query with a mistake, counts as failed. Quarantine is for "
-        "checks that look at single rows, of a pipeline that has one; a query then gives {staged}'s column ctid as well.",
+        "checks that look at single rows, of a pipeline that has one; a query then gives the column ctid of {staged}.",
     )
     values = models.JSONField("accepted values", default=list, blank=True, help_text="One on each line.")
     minimum = models.CharField(

@@ -37,7 +37,7 @@ def typed(source: Connection, destination: Connection, *schedules: dict[str, Any
         "name": "Orders", "description": "", "state": "active", "source": source.pk, "source_table": "sales.orders",
         "source_query": "", "destination": destination.pk, "target_schema": "public", "target_table": "orders",
         "write_disposition": "replace", "overlap": "coalesce", "missed": "latest", "text_policy": "fail",
-        "deletes": "keep",
+        "deletes": "keep", "schema_policy": "evolve", "mode": "batch", "poll_every_s": 5, "stream_every_s": 10,
         "quarantine_rows": "1000", "quarantine_percent": "", "quarantine_beyond": "fail", "quarantine_days": "30",
         "load_method": "auto", "partition_unit": "month", "analyze": "quick", "priority": 20, "pool": "",
         "lookback": "0", "held_days": "7", "undo_depth": "0", "guard_zero_rows": "on", "guard_shrink_percent": "50",

@@ -56,7 +56,7 @@ class RunFilter(filters.FilterSet):
 
 @extend_schema_view(list=extend_schema(summary="List runs"), retrieve=extend_schema(summary="Read a run"))
 class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
-    """What ran, what runs and what waits, newest first."""
+    """What ran, what runs and what waits, newest first; micro-batches if you ask by pipeline, status or trigger."""
 
     lookup_value_converter = "uuid"
     filterset_class = RunFilter
@@ -66,6 +66,12 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
 
     def get_queryset(self) -> QuerySet[Run]:
         return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
+
+    def filter_queryset(self, queryset: QuerySet[Run]) -> QuerySet[Run]:
+        """Of all pipelines, and whatever their status, micro-batches are left out unless they are asked for."""
+        found = super().filter_queryset(queryset)
+        asked = {"pipeline", "status", "trigger"} & set(self.request.query_params)
+        return found if asked or self.action != "list" else found.exclude(trigger=Trigger.REALTIME)
 
     def get_serializer_class(self) -> type[RunSerializer]:
         return RunSerializer if self.action == "list" else RunDetailSerializer

@@ -13,10 +13,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connectors import registry
-from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.models import Connection, Mode, Pipeline, PipelineState
 from runs.alerts.queries import to_look_at
 from runs.capacity import PROCESS_SEEN_WITHIN
-from runs.models import MOVE_NOTHING, Alert, LastEnd, PartLoad, Process, Run
+from runs.models import MOVE_NOTHING, Alert, LastEnd, PartLoad, Process, Run, Trigger
 from runs.page_queries import Card, cards, find_pipelines, listed
 from runs.part_queries import Counts, counts_of, process_of
 from runs.states import ACTIVE, TERMINAL, RunStatus
@@ -27,6 +27,7 @@ RECENT = 12
 SHOWN = 100
 NAMED = 8  # how many of a kind "needs attention" names
 TODAY_MAX_AGE_S = 10
+_IN_REALTIME = Count("pk", filter=Q(mode=Mode.REALTIME))
 UNFINISHED = (*sorted(ACTIVE), RunStatus.QUEUED, RunStatus.BLOCKED, RunStatus.HELD)
 
 
@@ -77,10 +78,15 @@ class Attention:
     alerts: Sequence[Alert]
     no_worker: bool
     no_beat: bool
+    no_poller: bool = False
 
     @property
     def is_needed(self) -> bool:
-        return bool(self.failed or self.held or self.alerts or self.lost_keys or self.no_worker or self.no_beat)
+        return bool(self.failed or self.held or self.alerts or self.lost_keys or self._lacks_a_process)
+
+    @property
+    def _lacks_a_process(self) -> bool:
+        return self.no_worker or self.no_beat or self.no_poller
 
 
 @dataclass(frozen=True)
@@ -130,15 +136,17 @@ def dashboard() -> Dashboard:
         output_field=IntegerField(),
     )
     shown = find_pipelines().order_by(order, "name")
-    states = Pipeline.objects.order_by().values_list("state").annotate(Count("pk"))
-    pipelines = {**dict.fromkeys(PipelineState.values, 0), **dict(states)}
+    states = Pipeline.objects.order_by().values_list("state").annotate(Count("pk"), realtime=_IN_REALTIME)
+    states = list(states)
+    pipelines = {**dict.fromkeys(PipelineState.values, 0), **{state: count for state, count, _ in states}}
+    is_polled = any(realtime for state, _, realtime in states if state == PipelineState.ACTIVE)
     connections = list(Connection.objects.all())
     force = workforce()
     return Dashboard(
         cards=cards(list(shown[:CARDS])),
         pipelines=pipelines,
         recent=recent_runs(),
-        attention=attention(force, connections),
+        attention=attention(force, connections, is_polled=is_polled),
         workforce=force,
         today=runs_of_today(),
         unfinished=unfinished_counts(),
@@ -179,7 +187,8 @@ def workforce(in_use: Mapping[str, int] | None = None) -> Workforce:
     return Workforce(list(Process.objects.all()), timezone.now() - PROCESS_SEEN_WITHIN, in_use or {})
 
 
-def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
+def attention(force: Workforce, connections: Sequence[Connection], *, is_polled: bool = False) -> Attention:
+    """With `is_polled`, pipelines in near real time are missing what they need if no poller lives."""
     failed = LastEnd.objects.filter(
         status=RunStatus.FAILED,
         pipeline__state=PipelineState.ACTIVE,
@@ -196,11 +205,13 @@ def attention(force: Workforce, connections: Sequence[Connection]) -> Attention:
         lost_keys=[connection for connection in connections if connection.has_lost_secrets],
         no_worker=not force.workers,
         no_beat=not force.beats,
+        no_poller=is_polled and not force.alive(Process.Kind.POLLER),
     )
 
 
 def recent_runs() -> list[Run]:
-    return list(listed(Run.objects.select_related("pipeline"))[:RECENT])
+    """Without micro-batches: one pipeline in near real time would leave no room for all others."""
+    return list(listed(Run.objects.select_related("pipeline").exclude(trigger=Trigger.REALTIME))[:RECENT])
 
 
 def unfinished_counts() -> dict[str, int]:

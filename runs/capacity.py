@@ -98,6 +98,10 @@ def beats_alive() -> QuerySet[Process]:
     return _alive(Process.Kind.BEAT)
 
 
+def pollers_alive() -> QuerySet[Process]:
+    return _alive(Process.Kind.POLLER)
+
+
 def total_slots() -> int:
     return workers_alive().aggregate(total=Sum("slots"))["total"] or 0
 

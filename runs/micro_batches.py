@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlencode
 
+from django.urls import reverse
+
+from runs import charts
 from runs.models import Run, Trigger
 from runs.states import RunStatus
 
@@ -24,6 +29,18 @@ class MicroBatches:
     @property
     def last(self) -> Run:
         return self.runs[0]
+
+    @property
+    def seconds(self) -> float:
+        """How long they took together."""
+        return sum(charts.seconds_taken(run) for run in self.runs)
+
+    @property
+    def address(self) -> str:
+        """The list that begins with the newest of them, one by one."""
+        position = f"{(self.last.created_at + timedelta(microseconds=1)).isoformat()}_{self.last.pk}"
+        asked = {"pipeline": self.last.pipeline_id, "trigger": Trigger.REALTIME.value, "before": position}
+        return f"{reverse('runs')}?{urlencode(asked)}"
 
     @property
     def rows(self) -> int:

@@ -16,9 +16,12 @@ from django.db.models.fields.json import KT
 
 from pipelines import schedules, upcoming
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
+from pipelines.realtime import is_realtime
 from pipelines.specs import ScheduleSpec
-from runs.models import MOVE_NOTHING, LogLine, Run, Skip, Watch, WatchedTable
+from runs.models import MOVE_NOTHING, LogLine, Run, Skip, Trigger, Watch, WatchedTable
+from runs.realtime_queries import Freshness, freshness_of
 from runs.states import RunStatus
+from runs.words import span
 
 BARS = 14
 CHART = 60
@@ -33,6 +36,7 @@ class Card:
     runs: Sequence[Run]
     schedules: Sequence[str]
     next_due: datetime | None
+    freshness: Freshness | None = None
 
     @property
     def shown_run(self) -> Run | None:
@@ -63,11 +67,16 @@ class Change:
 
 @dataclass(frozen=True)
 class RunsPage:
-    """One page of runs, newest first; `older` and `newer` are positions for links, empty at the ends."""
+    """One page of runs, newest first; `older` and `newer` are positions for links, empty at the ends.
+
+    `is_one_by_one`: somebody asked for micro-batches, and none of them is hidden in a line for many.
+    """
 
     runs: Sequence[Run]
     older: str
     newer: str
+    without_micro_batches: bool = False
+    is_one_by_one: bool = False
 
 
 # Pipelines ------------------------------------------------------------------------------------
@@ -101,11 +110,13 @@ def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
 def cards(pipelines: Sequence[Pipeline]) -> list[Card]:
     """Cards of pipelines that were read with `current_schedules`."""
     runs = newest_runs([pipeline.pk for pipeline in pipelines], BARS)
-    return [Card(p, runs.get(p.pk, []), schedule_words(p), next_due(p)) for p in pipelines]
+    fresh = freshness_of(pipelines)
+    return [Card(p, runs.get(p.pk, []), schedule_words(p), next_due(p), fresh.get(p.pk)) for p in pipelines]
 
 
 def schedule_words(pipeline: Pipeline) -> list[str]:
-    return [ScheduleSpec.of(schedule).words for schedule in pipeline.current_schedules]
+    words = [ScheduleSpec.of(schedule).words for schedule in pipeline.current_schedules]
+    return [f"Near real time, every {span(pipeline.poll_every_s)}", *words] if is_realtime(pipeline) else words
 
 
 def next_due(pipeline: Pipeline) -> datetime | None:
@@ -224,8 +235,15 @@ def runs_page(
     before: str = "",
     after: str = "",
 ) -> RunsPage:
-    """One page of runs, found by position instead of number: page 1,000 costs what page 1 costs."""
+    """One page of runs, found by position instead of number: page 1,000 costs what page 1 costs.
+
+    Of all pipelines, and whatever their status, micro-batches are left out unless they are asked for.
+    """
     runs = listed(Run.objects.select_related("pipeline", "requested_by"))
+    is_without = not (text or status or trigger or pipeline)
+    if is_without:
+        runs = runs.exclude(trigger=Trigger.REALTIME)
+    told = (is_without and _has_micro_batches(), trigger == Trigger.REALTIME)
     wanted = {"status": status, "pipeline": pipeline, "trigger": trigger, "action": action}
     runs = runs.filter(**{name: value for name, value in wanted.items() if value})
     if text:
@@ -244,11 +262,15 @@ def runs_page(
         found = list(runs.order_by("created_at", "pk")[: PER_PAGE + 1])
         more = len(found) > PER_PAGE
         shown = found[:PER_PAGE][::-1]
-        return RunsPage(shown, _position(shown[-1]) if shown else "", _position(shown[0]) if more else "")
+        return RunsPage(shown, _position(shown[-1]) if shown else "", _position(shown[0]) if more else "", *told)
     found = list(runs.order_by("-created_at", "-pk")[: PER_PAGE + 1])
     shown = found[:PER_PAGE]
     older = _position(shown[-1]) if len(found) > PER_PAGE else ""
-    return RunsPage(shown, older, _position(shown[0]) if start and shown else "")
+    return RunsPage(shown, older, _position(shown[0]) if start and shown else "", *told)
+
+
+def _has_micro_batches() -> bool:
+    return Run.objects.filter(trigger=Trigger.REALTIME).exists()
 
 
 def _position(run: Run) -> str:

@@ -28,7 +28,7 @@ CROSS JOIN LATERAL (
     SELECT r.receipt ->> 'watermark_after' AS watermark, r.receipt -> 'interval' ->> 'type' AS type
     FROM runs_run r
     WHERE r.pipeline_id = wanted.id AND r.status = 'succeeded'
-      AND r.action NOT IN ('set_watermark', 'compare', 'backfill')
+      AND r.action NOT IN ('compare', 'backfill') AND r.receipt ? 'watermark_after'
     ORDER BY r.created_at DESC LIMIT 1) run
 """
 
@@ -72,6 +72,7 @@ class Standing:
     freshness: Freshness | None
     is_active: bool
     is_polled: bool
+    forced_s: float | None
     days: Sequence[PollDay]
     today: Sum
     month: Sum
@@ -119,6 +120,7 @@ def standing_of(pipeline: Pipeline) -> Standing | None:
         freshness=freshness_of([pipeline]).get(pipeline.pk),
         is_active=is_active,
         is_polled=is_active and capacity.pollers_alive().exists(),
+        forced_s=pipeline.force_read_every and pipeline.force_read_every * pipeline.poll_every_s,
         days=days,
         today=Sum.of(day for day in days if day.day == today),
         month=Sum.of(days),

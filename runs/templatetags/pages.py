@@ -13,7 +13,8 @@ from django.utils.safestring import SafeString
 
 from pipelines.forms.parameters import typed
 from runs import charts, part_queries, receipts
-from runs.models import Attempt, Run, RunAction
+from runs.micro_batches import MicroBatches, grouped
+from runs.models import Attempt, Because, Run, RunAction
 from runs.part_queries import Counts
 from runs.states import RunStatus
 from runs.words import compact, count, exact, size, span, words
@@ -50,6 +51,19 @@ def deed(run: Run) -> SafeString | str:
     return format_html(
         '<span class="tag{}">{}{}</span>', " bad" if agrees == "false" else "", run.get_action_display(), found
     )
+
+
+@register.filter
+def reason(run: Run) -> str:
+    """Why a micro-batch was asked for; empty for any other run."""
+    because = run.action_options.get("because")
+    return str(Because(because).label) if because in Because.values else ""
+
+
+@register.filter
+def in_rows(runs: list[Run]) -> list[Run | MicroBatches]:
+    """Runs as a list shows them: micro-batches in a row that went well are one line."""
+    return grouped(runs)
 
 
 @register.filter

@@ -18,6 +18,7 @@ if (source && table && query && rules) showColumns(rules, source, reads);
 if (destination) suggestSchemas(destination);
 if (destination) showForecast(document.getElementById("id_write_disposition"));
 whichRows(document.getElementById("id_write_disposition"));
+onlyInRealtime(document.getElementById("id_mode"));
 pickSchedules();
 showChecks();
 document.addEventListener("formset:added", showChecks);
@@ -71,6 +72,17 @@ function whichRows(mode) {
       else formData.set(field.name, { lookback: "0", deletes: "keep" }[field.name] ?? "");
     }
   });
+  show();
+}
+
+/** How often the source is asked means something in near real time only. */
+function onlyInRealtime(mode) {
+  const rows = ["poll_every_s", "stream_every_s", "force_read_every"].map((name) => document.getElementById(`id_${name}`)?.closest(".field-row"));
+  if (!mode || rows.includes(undefined)) return;
+  const show = () => {
+    for (const row of rows) row.hidden = mode.value !== "realtime" && !row.querySelector(".errorlist");
+  };
+  mode.addEventListener("change", show);
   show();
 }
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
+from connectors.base import ReadRequest
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError
+from connectors.watching import SourceState, TableState
 from tests.emulator_tables import EmulatorTables
 
 ID = [SchemaField("id", "INT64")]
@@ -51,3 +55,44 @@ def test_a_table_that_is_gone_is_said_to_be(source, emulator):
     with pytest.raises(ConnectorError) as error:
         source.look("watching.nowhere")
     assert error.value.code == "table_not_found"
+
+
+# What is behind a read ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def behaving(bigquery, bigquery_tables):
+    """A source whose dry runs name the tables behind a query, as BigQuery's do."""
+    for name in ("seas", "ships"):
+        bigquery_tables.make(f"behind.{name}", ID, pa.table({"id": [1]}))
+    bigquery_tables.run("CREATE OR REPLACE VIEW behind.seen AS SELECT id FROM behind.seas")
+    source = BigQuerySource(BigQueryOptions(project="demo-project"), endpoints=bigquery.endpoints, timeout_s=10.0)
+    yield source
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "tables"),
+    [
+        (ReadRequest(table="behind.ships"), ["ships"]),
+        (ReadRequest(table="behind.seen"), ["seas"]),
+        (ReadRequest(query="SELECT s.id FROM behind.seen AS s JOIN behind.ships USING (id)"), ["seas", "ships"]),
+    ],
+    ids=["table", "view", "query"],
+)
+def test_a_dry_run_names_the_tables_behind_a_view_and_a_query(behaving, request_, tables):
+    assert behaving.tables_behind(request_) == tuple(f"demo-project.behind.{name}" for name in tables)
+
+
+def test_tables_together_change_when_one_does_and_a_buffer_is_told_apart(behaving, bigquery_tables):
+    def state() -> SourceState:
+        tables = ("behind.seas", "behind.ships")
+        return SourceState.of((table, behaving.look(table)) for table in tables)
+
+    before = state()
+    assert before == state()
+    bigquery_tables.run("INSERT INTO behind.ships VALUES (2)")
+    assert state().record != before.record
+    streamed = TableState(None, 1, 1, "now 5 rows")
+    assert SourceState.of([("a", streamed)]).record == SourceState.of([("a", replace(streamed, streaming=""))]).record
+    assert SourceState.of([("a", streamed)]).streaming

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, parse_table
 from connectors.errors import ConnectorError
+from connectors.parameters import Parameter
 from connectors.watching import TableState
 
 # What else there is reads from these, or from elsewhere.
@@ -34,25 +35,47 @@ def look(clients: Clients, ref: TableRef, *, timeout_s: float) -> TableState:
 
 def tables_behind(clients: Clients, request: ReadRequest, *, timeout_s: float) -> tuple[str, ...]:
     """The tables whose rows a read depends on: itself, or what a dry run names. Views lead to what is behind them."""
-    sql, doing = request.query, query.QUERY
+    sql, doing, own = request.query, query.QUERY, ""
     if not sql:
         ref = parse_table(request.table, clients.options.project)
-        if not ref.is_wildcard and _is_telling(clients, ref, timeout_s):
+        if not ref.is_wildcard and _kind(clients, ref, timeout_s) in _TELLING:
             return (str(ref),)
-        sql = f"SELECT * FROM {ref.sql}"
+        sql, own = f"SELECT * FROM {ref.sql}", str(ref)
         doing = Doing(f"Table {ref}", field="table", permission="bigquery.tables.getData")
-    found = query.dry_run(clients, sql, timeout_s=timeout_s, parameters=request.parameters, doing=doing)
-    return tuple(sorted({f"{table.project}.{table.dataset_id}.{table.table_id}" for table in found.tables}))
+    named = _named(clients, sql, doing, timeout_s, request.parameters)
+    behind: set[str] = set()
+    for name in named - {own}:
+        behind |= _behind_view(clients, name, timeout_s) or {name}
+    return tuple(sorted(behind or named))
 
 
-def _is_telling(clients: Clients, ref: TableRef, timeout_s: float) -> bool:
+def _named(
+    clients: Clients, sql: str, doing: Doing, timeout_s: float, parameters: Sequence[Parameter] = ()
+) -> frozenset[str]:
+    found = query.dry_run(clients, sql, timeout_s=timeout_s, parameters=parameters, doing=doing)
+    return frozenset(f"{table.project}.{table.dataset_id}.{table.table_id}" for table in found.tables)
+
+
+def _behind_view(clients: Clients, name: str, timeout_s: float) -> frozenset[str]:
+    """What else a view reads from, however deep; empty for what is no view, or where nobody may know."""
     try:
-        look(clients, ref, timeout_s=timeout_s)
+        ref = parse_table(name, "")
+        if ref.is_wildcard or _kind(clients, ref, timeout_s) != "VIEW":
+            return frozenset()
+        doing = Doing(f"View {ref}", field="table", permission="bigquery.tables.getData")
+        named = _named(clients, f"SELECT * FROM {ref.sql}", doing, timeout_s) - {str(ref)}
+        # A dry run names the views that it goes through as well, and what is behind these.
+        views = {name for name in named if _kind(clients, parse_table(name, ""), timeout_s) == "VIEW"}
+        return (named - views) or named
     except ConnectorError as error:
-        if error.code != "watch_unsupported":
+        if error.code not in ("permission_denied", "table_name"):
             raise
-        return False
-    return True
+        return frozenset()
+
+
+def _kind(clients: Clients, ref: TableRef, timeout_s: float) -> str:
+    with explained(Doing(f"Table {ref}", field="table", permission="bigquery.tables.get")):
+        return str(clients.get(ref.path, {"fields": "type"}, timeout_s).get("type") or "TABLE")
 
 
 def _state(record: Mapping[str, Any]) -> TableState:

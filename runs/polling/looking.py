@@ -72,7 +72,7 @@ class Lookers:
 def look(task: Task) -> Seen:
     try:
         behind = task.source.tables_behind(task.request) if task.behind is None else task.behind
-        return Seen(task.key, behind, _state_of(task.source, behind))
+        return Seen(task.key, behind, _state_of(task.source, behind, task.request.table))
     except ConnectorError as error:
         return Seen(task.key, error=error)
     except Exception as error:  # a defect must not end the thread that looks
@@ -81,14 +81,19 @@ def look(task: Task) -> Seen:
         return Seen(task.key, error=ConnectorError(told, code="internal_error", hint="The poller's log has more."))
 
 
-def _state_of(source: Source, tables: tuple[str, ...]) -> SourceState:
+# What of tables behind a query or view only means that nothing is told of them: one of them may be for its owner only.
+_UNSEEN = frozenset({"watch_unsupported", "permission_denied", "table_name"})
+
+
+def _state_of(source: Source, tables: tuple[str, ...], own: str) -> SourceState:
     states: list[tuple[str, TableState]] = []
     unseen: list[str] = [] if tables else ["what the query reads"]
     for table in tables:
         try:
             states.append((table, source.look(table)))
         except ConnectorError as error:
-            if error.code != "watch_unsupported":
+            is_own = bool(own) and table.endswith(own)
+            if error.code not in _UNSEEN or (is_own and error.code != "watch_unsupported"):
                 raise
             unseen.append(table)
     return SourceState.of(states, unseen)

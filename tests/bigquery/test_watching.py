@@ -61,37 +61,37 @@ def test_a_table_that_is_gone_is_said_to_be(source, emulator):
 
 
 @pytest.fixture
-def behaving(bigquery, bigquery_tables):
+def behaving(bigquery, bigquery_tables, dataset):
     """A source whose dry runs name the tables behind a query, as BigQuery's do."""
     for name in ("seas", "ships"):
-        bigquery_tables.make(f"behind.{name}", ID, pa.table({"id": [1]}))
-    bigquery_tables.run("CREATE OR REPLACE VIEW behind.seen AS SELECT id FROM behind.seas")
+        bigquery_tables.make(f"{dataset}.{name}", ID, pa.table({"id": [1]}))
+    bigquery_tables.run(f"CREATE OR REPLACE VIEW {dataset}.seen AS SELECT id FROM {dataset}.seas")
     source = BigQuerySource(BigQueryOptions(project="demo-project"), endpoints=bigquery.endpoints, timeout_s=10.0)
     yield source
     source.close()
 
 
 @pytest.mark.parametrize(
-    ("request_", "tables"),
+    ("table", "query", "tables"),
     [
-        (ReadRequest(table="behind.ships"), ["ships"]),
-        (ReadRequest(table="behind.seen"), ["seas"]),
-        (ReadRequest(query="SELECT s.id FROM behind.seen AS s JOIN behind.ships USING (id)"), ["seas", "ships"]),
+        ("{}.ships", "", ["ships"]),
+        ("{}.seen", "", ["seas"]),
+        ("", "SELECT s.id FROM {0}.seen AS s JOIN {0}.ships USING (id)", ["seas", "ships"]),
     ],
     ids=["table", "view", "query"],
 )
-def test_a_dry_run_names_the_tables_behind_a_view_and_a_query(behaving, request_, tables):
-    assert behaving.tables_behind(request_) == tuple(f"demo-project.behind.{name}" for name in tables)
+def test_a_dry_run_names_the_tables_behind_a_view_and_a_query(behaving, dataset, table, query, tables):
+    request = ReadRequest(table=table.format(dataset), query=query.format(dataset))
+    assert behaving.tables_behind(request) == tuple(f"demo-project.{dataset}.{name}" for name in tables)
 
 
-def test_tables_together_change_when_one_does_and_a_buffer_is_told_apart(behaving, bigquery_tables):
+def test_tables_together_change_when_one_does_and_a_buffer_is_told_apart(behaving, bigquery_tables, dataset):
     def state() -> SourceState:
-        tables = ("behind.seas", "behind.ships")
-        return SourceState.of((table, behaving.look(table)) for table in tables)
+        return SourceState.of((name, behaving.look(f"{dataset}.{name}")) for name in ("seas", "ships"))
 
     before = state()
     assert before == state()
-    bigquery_tables.run("INSERT INTO behind.ships VALUES (2)")
+    bigquery_tables.run(f"INSERT INTO {dataset}.ships VALUES (2)")
     assert state().record != before.record
     streamed = TableState(None, 1, 1, "now 5 rows")
     assert SourceState.of([("a", streamed)]).record == SourceState.of([("a", replace(streamed, streaming=""))]).record

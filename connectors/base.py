@@ -18,6 +18,7 @@ from connectors.billing import NOT_METERED, Estimate, Meter
 from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
+from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
 from connectors.watching import TableState
 
@@ -577,6 +578,10 @@ class Destination(ABC):
     @abstractmethod
     def forecast(self, target: Target, columns: tuple[Column, ...], mode: WriteMode) -> Forecast:
         """What a run would do to `target` as things stand; raises ConnectorError for what it would refuse at once."""
+
+    def validate_sql(self, sql: SqlAround) -> list[ConnectorError]:
+        """What stands against running SQL around loads, found without running it; each with its `field`."""
+        return []
 
     def former_states(self, pipeline: UUID) -> list[FormerState]:
         """What is kept of the pipeline's targets for an undo; of each, the newest first."""

@@ -16,6 +16,7 @@ from connectors.postgres.control import AlreadyApplied
 from connectors.quarantine import QUARANTINE_LIMIT, in_words
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
+from connectors.sql_around import AFTER
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
@@ -100,12 +101,14 @@ def publish(
                 crash("publish.held")
             raise
         crash("publish.after_lock")
+        load.around.run(AFTER)
         draft = replace(
             draft,
             method=load.method,
             changes=load.changes,
             columns=load.evolution.remembered(load.method, draft.drift).to_json() if draft.drift else None,
             kept=load.kept,
+            sql=load.around.facts,
             lock_wait_ms=round(load.lock_wait_ms, 1),
             lock_held_ms=round(load.lock_held_ms, 1),
             seconds={name: round(value, 4) for name, value in seconds.items()},

@@ -52,6 +52,7 @@ class Receipt:
     columns: Mapping[str, Any] | None = None
     kept: Mapping[str, Any] | None = None
     undo: Mapping[str, Any] | None = None
+    sql: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {

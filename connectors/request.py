@@ -22,6 +22,7 @@ from connectors.checks import Check
 from connectors.column_rules import ColumnRule
 from connectors.quarantine import NO_QUARANTINE, Beyond, QuarantineRule
 from connectors.schema_policy import SchemaPolicy
+from connectors.sql_around import SqlAround
 
 Crash = Callable[[str], None]
 """Called with the name of each point that tests end the process at."""
@@ -40,7 +41,7 @@ class TransferRequest:
     which columns are skipped, masked, or stored as another type or by another name than the usual one; `mask_key` is
     what HMACs are made with. With `read.cursor` only new rows are read; its watermark is taken from the destination.
     `checks` are made of what would be published; `former_rows` are the rows of earlier runs, the newest first, None
-    where this one is not like them.
+    where this one is not like them. `sql` is what people have run around the load.
     """
 
     owner: Owner
@@ -59,6 +60,7 @@ class TransferRequest:
     checks: tuple[Check, ...] = ()
     former_rows: tuple[int, ...] | None = ()
     refresh: Refresh = Refresh.NEW
+    sql: SqlAround = field(default_factory=SqlAround)
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ class Prepared:
 def write_mode(request: TransferRequest) -> WriteMode:
     """How to write: a full refresh puts new rows in the place of all that are there, and begins a history anew.
 
-    What is checked, or may have to wait for a person, is staged.
+    What is checked, may have to wait for a person, or comes behind SQL, is staged.
     """
     waits = request.quarantine.is_on and request.quarantine.beyond is Beyond.HOLD
     sees_all = request.mode.sees_all and request.read.cursor is None and not request.mode.replays
-    mode = replace(request.mode, sees_all=sees_all, staged=request.mode.staged or waits or bool(request.checks))
+    staged = request.mode.staged or waits or bool(request.checks or request.sql.before)
+    mode = replace(request.mode, sees_all=sees_all, staged=staged)
     if request.refresh is not Refresh.FULL:
         return mode
     if mode.disposition is WriteDisposition.HISTORY:

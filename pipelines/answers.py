@@ -35,6 +35,7 @@ from connectors.parameters import Parameter
 from connectors.postgres.names import column_names
 from connectors.postgres.quarantined import Wanted
 from connectors.row_filter import FIELD as FILTER_FIELD
+from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type, postgres_type
 from pipelines.fields import fernet
@@ -197,6 +198,7 @@ def _validate(
     rules: dict[str, Any],
     options: dict[str, Any],
     undo_depth: int,
+    sql: dict[str, str],
     parameters: Sent,
     row_filter: str = "",
 ) -> dict[str, Any]:
@@ -236,6 +238,7 @@ def _validate(
                 columns = ()
             left, _ = column_rules.judge(columns, ruled)
             against = end.validate_target(wanted, left, mode, pipeline=UUID(pipeline), adopt=adopt)
+            against += end.validate_sql(SqlAround.of(sql))
             return against, None if against else end.forecast(wanted, left, mode)
 
     described = pool.submit(look_at_source)
@@ -338,10 +341,14 @@ def _comparison_cost(
     }
 
 
-_TARGET_FIELDS = {"schema": "target_schema"} | {
-    field: field
-    for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column", "column_rules")
-}
+_TARGET_FIELDS = (
+    {"schema": "target_schema"}
+    | {
+        field: field
+        for field in ("merge_key", "cursor_column", "primary_key", "indexes", "partition_column", "column_rules")
+    }
+    | {field: field for field in ("sql_before", "sql_after", "sql_role")}
+)
 
 
 def _result(looking: Future[Any], deadline: float, who: str) -> Any:

@@ -144,6 +144,7 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
         rules=pipeline.column_rules,
         options=pipeline.target_options.to_json(),
         undo_depth=pipeline.undo_depth,
+        sql={name: getattr(pipeline, name) for name in ("sql_before", "sql_after", "sql_role")},
         parameters=_sent(parameters),
     )
     if answer["columns"] is not None:

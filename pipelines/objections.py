@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from django.db import IntegrityError, transaction
 
-from connectors import naming, parameters, target_options
+from connectors import naming, parameters, sql_around, target_options
 from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
 from connectors.postgres.names import check_identifier
@@ -94,6 +94,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in column_objections.against(pipeline)]
     found += _form_objections(pipeline)
     found += _incremental_objections(pipeline)
+    found += _sql_objections(pipeline)
     found += _parameter_objections(pipeline)
     owner = queries.pipeline_writing_to(
         pipeline.destination, pipeline.target_schema, pipeline.target_table, besides=pipeline
@@ -168,6 +169,12 @@ def _form_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
     knows_by_key = pipeline.write_disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY)
     merge_key = pipeline.merge_key if knows_by_key else ()
     for error in target_options.objections(pipeline.target_options, merge_key):
+        yield PipelineRefused(error.code, error.message, error.hint, error.field)
+
+
+def _sql_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
+    texts = {"sql_before": pipeline.sql_before, "sql_after": pipeline.sql_after}
+    for error in sql_around.objections(texts, pipeline.sql_role):
         yield PipelineRefused(error.code, error.message, error.hint, error.field)
 
 

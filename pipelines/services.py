@@ -21,7 +21,17 @@ from connectors import parameters, registry
 from connectors.base import WriteDisposition
 from connectors.checks import Check
 from connectors.options import build
-from pipelines import budgets, calendars, deletions, quarantines, queries, realtime, schedules, schema_policies
+from pipelines import (
+    budgets,
+    calendars,
+    deletions,
+    quarantines,
+    queries,
+    realtime,
+    schedules,
+    schema_policies,
+    sql_rights,
+)
 from pipelines import dependencies as graph
 from pipelines.checks import checks_of, for_definition, keep_or_replace
 from pipelines.dependencies import DependencySpec
@@ -38,7 +48,8 @@ MOVING = frozenset(
         "source", "source_table", "source_query", "row_filter", "parameters", "destination", "target_schema",
         "target_table",
         "adopt_target", "write_disposition", "merge_key", "deletes", "cursor_column", "incremental", "initial_value",
-        "column_rules", "primary_key", "indexes", "partition_column", "partition_unit",
+        "column_rules", "sql_before", "sql_after", "sql_role",
+        "primary_key", "indexes", "partition_column", "partition_unit",
     }
 )  # fmt: skip
 
@@ -79,6 +90,7 @@ def save_pipeline(
             pipeline.active_from = now if resumed else before.active_from
             if _reads_elsewhere(before, pipeline) and pipeline.source_columns == before.source_columns:
                 pipeline.source_columns = None  # nobody has looked at the new source yet
+        sql_rights.refuse(before, pipeline, by)
         with constraints_in_words():
             pipeline.save()
         if before is not None and before.state == PipelineState.ACTIVE and pipeline.state == PipelineState.PAUSED:
@@ -222,6 +234,7 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "schedules": [spec.to_json() for spec in sorted(current, key=lambda spec: spec.key)],
         "dependencies": [spec.to_json() for spec in graph.specs_of(pipeline)],
         **for_definition(pipeline),
+        **_sql_of(pipeline),
         "overlap": str(pipeline.overlap),
         "missed": str(pipeline.missed),
         "retries": pipeline.retries,
@@ -230,6 +243,12 @@ def definition_of(pipeline: Pipeline) -> dict[str, Any]:
         "time_limit_s": pipeline.time_limit_s,
         **budgets.told(pipeline),
     }
+
+
+def _sql_of(pipeline: Pipeline) -> dict[str, Any]:
+    """The SQL around the load; a pipeline without any says nothing of it."""
+    told = {name: getattr(pipeline, name) for name in ("sql_before", "sql_after", "sql_role", "sql_limit_s")}
+    return told if pipeline.sql_before or pipeline.sql_after else {}
 
 
 def fingerprint_of(definition: dict[str, Any]) -> str:
@@ -340,6 +359,10 @@ def duplicate(pipeline: Pipeline, *, by: Any, name: str | None = None, target_ta
         partition_column=pipeline.partition_column,
         partition_unit=pipeline.partition_unit,
         analyze=pipeline.analyze,
+        sql_before=pipeline.sql_before,
+        sql_after=pipeline.sql_after,
+        sql_role=pipeline.sql_role,
+        sql_limit_s=pipeline.sql_limit_s,
         priority=pipeline.priority,
         pool_id=pipeline.pool_id,
         overlap=pipeline.overlap,

@@ -25,6 +25,7 @@ from connectors.base import (
 )
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
+from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
 from pipelines import deletions, quarantines, schema_policies
 from pipelines.models import Connection, LoadMethod
@@ -258,6 +259,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
         rules=rules,
         mask_key=key,
         schema_policy=schema_policies.policy_of(definition),
+        sql=SqlAround.of(definition),
         expected=tuple(map(column_from_json, definition["source"]["columns"] or ())),
     )
 

@@ -87,6 +87,15 @@ class SchemaChangeSerializer(serializers.Serializer[Any]):
     after = serializers.CharField(allow_blank=True)
 
 
+class RanStatementSerializer(serializers.Serializer[Any]):
+    """A statement that was run around the load."""
+
+    when = serializers.ChoiceField(["before", "after"])
+    statement = serializers.IntegerField(help_text="Its number, from 1.")
+    rows = serializers.IntegerField(help_text="Rows it wrote or gave.")
+    seconds = serializers.FloatField()
+
+
 class ReceiptSerializer(serializers.Serializer[Any]):
     """What a run did, with proof; the destination keeps the same in `_datamantri.applied`.
 
@@ -110,6 +119,7 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     watermark_after = serializers.CharField(required=False, allow_null=True)
     kept = KeptTotalsSerializer(required=False, allow_null=True)
     undo = UndoneSerializer(required=False, allow_null=True)
+    sql = RanStatementSerializer(many=True, required=False, help_text="Statements run around the load.")
     drift = SchemaChangeSerializer(
         many=True, required=False, help_text="How the source's columns had changed since the run before."
     )

@@ -207,7 +207,8 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     """What a run did, for its page; what a comparison found stands elsewhere."""
     if receipt.get("method") == "compare":
         receipt = {name: receipt[name] for name in _OF_A_COMPARISON if name in receipt}
-    left = dict(_flat({name: value for name, value in receipt.items() if name != "columns"}))
+    apart = ("columns", "sql")
+    left = dict(_flat({name: value for name, value in receipt.items() if name not in apart}))
     by_row = receipt.get("method") in _BY_ROW
     found = []
     for title, lines in _GROUPS:
@@ -215,11 +216,16 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
         if title == "Rows":
             facts += [Fact(f"Mended in {name}", f"{count(n)} values") for name, n in _under(left, "repaired")]
         found.append(Group(title, tuple(facts)))
+    found.append(Group("SQL around the load", tuple(map(_statement, receipt.get("sql") or ()))))
     found.append(Group("Time", tuple(Fact(words(phase), span(s)) for phase, s in _under(left, "seconds"))))
     technical = list(_facts(left, _TECHNICAL, by_row=True))
     technical += [Fact(words(name.split(".")[-1]), _said(value)) for name, value in left.items() if name != "revision"]
     found.append(Group("For a search in other systems", tuple(technical), is_technical=True))
     return [group for group in found if group.facts]
+
+
+def _statement(done: Mapping[str, Any]) -> Fact:
+    return Fact(f"Statement {done['statement']} {done['when']}", f"{count(done['rows'])} rows, {span(done['seconds'])}")
 
 
 def _facts(left: dict[str, Any], lines: tuple[tuple[str, str, Say], ...], *, by_row: bool) -> Iterator[Fact]:

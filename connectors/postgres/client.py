@@ -158,6 +158,7 @@ class Session:
         self._timeout_s = timeout_s
         self.made_at = time.monotonic()
         self.was_cancelled = False
+        self.is_shared = True  # with the next run of this process, once this one is done
         self._powers: tuple[str, ...] | None = None
         self.connection = connect(options, timeout_s=timeout_s)
 

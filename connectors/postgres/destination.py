@@ -29,13 +29,14 @@ from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
 from connectors.postgres.options import PostgresOptions
-from connectors.postgres.publish import deletion_rules, evolve, history_form, in_place_rules, merge_rules
+from connectors.postgres.publish import around, deletion_rules, evolve, history_form, in_place_rules, merge_rules
 from connectors.postgres.publish.existing import look, refuse_append, refuse_create
 from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.quarantined import Wanted
 from connectors.postgres.undo import Undo
 from connectors.sides import Published
+from connectors.sql_around import SqlAround
 
 if TYPE_CHECKING:
     from connectors.postgres.checkpoints import Checkpoint, PartKey, PartLoad
@@ -248,6 +249,12 @@ class PostgresDestination(Destination):
         session = self._open()
         with session.explained(fence.target):
             staging.forget(session, fence, tables)
+
+    def validate_sql(self, sql: SqlAround) -> list[ConnectorError]:
+        if not sql:
+            return []
+        with self._looking() as session:
+            return around.validate(session, sql)
 
     def former_states(self, pipeline: UUID) -> list[FormerState]:
         with self._looking() as session:

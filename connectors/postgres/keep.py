@@ -45,7 +45,7 @@ class Keep:
         """Keep a session that is in no transaction and that no late cancel can hit; close any other."""
         status = session.connection.info.transaction_status
         idle = not session.connection.closed and status == extensions.TRANSACTION_STATUS_IDLE
-        usable = idle and not session.was_cancelled
+        usable = idle and not session.was_cancelled and session.is_shared
         with self._lock:
             if usable and len(self._idle) < PER_PROCESS and time.monotonic() - session.made_at < LIFE_S:
                 timer = threading.Timer(self._idle_s, self._close, (session,))

@@ -34,6 +34,7 @@ from connectors.postgres.publish import (
     replace,
     statistics,
 )
+from connectors.postgres.publish.around import Around
 from connectors.postgres.publish.choice import choose
 from connectors.postgres.publish.evolve import Evolution
 from connectors.postgres.publish.existing import Existing, Look, look
@@ -45,6 +46,7 @@ from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
+from connectors.sql_around import BEFORE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,6 +88,7 @@ class Load(AbstractContextManager["Load"]):
         self._form = TargetForm()
         self.evolution = Evolution(fence, request, columns, mode.key)
         self._former = Former(session, fence, self._mode, reporter)
+        self.around = Around(session, fence, request, reporter, stop)
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
         self._plan: Plan | None = None
@@ -377,6 +380,8 @@ class Load(AbstractContextManager["Load"]):
             seen = replace.lock_old(self._session, self._target, self._new, reporter=self._reporter, stop=self._stop)
             self.locked_at = seen.answered_at
             self.lock_wait_ms = (self.locked_at - asked_at) * 1000
+        if self.around.run(BEFORE):
+            seen = look(self._session, self._target, self._new.table)
         for remark in replace.swap(
             *(self._session, self._target, self._new, self._whole, seen, self._old, self._form.asked),
             away=self._former.away,
@@ -409,6 +414,7 @@ class Load(AbstractContextManager["Load"]):
         append.refuse_other_form(session, target, self._columns)
         by_key.complete(session, target, self._columns, mode, reporter=self._reporter, stop=self._stop)
         self._form.make_partitions(session, target, self._starts, reporter=self._reporter)
+        self.around.run(BEFORE)
         self.changes = bringing.bring_over(
             *(session, target, self._new, self._whole, mode, self.method),
             rows=self.changes.inserted,

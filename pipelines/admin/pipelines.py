@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin, StackedInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from pipelines import quarantines, queries, services, upcoming
+from pipelines import quarantines, queries, services, sql_rights, upcoming
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.checks import CheckInline
@@ -99,6 +99,7 @@ FOLDED = (
     "Guards",
     "Undo",
     "Quarantine",
+    "SQL around the load",
     "Key, indexes, partitions",
     "Near real time",
     "Priority and limits",
@@ -156,6 +157,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             "Near real time",
             {"fields": ("mode", "poll_every_s", "stream_every_s", "force_read_every")},
         ),
+        ("SQL around the load", {"fields": ("sql_before", "sql_after", "sql_role", "sql_limit_s")}),
         ("When the source changes", {"fields": ("watch_every_s",)}),
         ("Priority and limits", {"fields": ("priority", "pool", "time_limit_s", "load_method")}),
         ("Budget", {"fields": ("run_budget_bytes", "month_budget_bytes")}),
@@ -207,6 +209,11 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             (name, {**options, **(folds if name in FOLDED and _is_usual(obj, options["fields"]) else {})})
             for name, options in super().get_fieldsets(request, obj)
         ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
+        """SQL around the load is written by those who may."""
+        fields = super().get_readonly_fields(request, obj)
+        return fields if sql_rights.may_write(request.user) else (*fields, *sql_rights.FIELDS)
 
     def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
         return self.inlines if obj else (ScheduleInline, DependencyInline, CheckInline)
@@ -280,7 +287,11 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         )
         if asked is not None:
             return asked
-        copy = services.duplicate(pipeline, by=request.user)
+        try:
+            copy = services.duplicate(pipeline, by=request.user)
+        except services.PipelineRefused as refused:
+            messages.error(request, sentence(refused))
+            return HttpResponseRedirect(change_url(pipeline))
         self.log_addition(request, copy, f"Duplicated from {pipeline.name}.")
         messages.success(request, f"{copy.name} is a paused copy of {pipeline.name}.")
         return HttpResponseRedirect(change_url(copy))

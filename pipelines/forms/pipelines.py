@@ -81,6 +81,7 @@ class PipelineForm(forms.ModelForm):
             "column_rules", "schema_policy", "text_policy",
             "quarantine", "quarantine_rows", "quarantine_percent", "quarantine_beyond", "quarantine_days",
             "primary_key", "indexes", "partition_column", "partition_unit", "analyze",
+            "sql_before", "sql_after", "sql_role", "sql_limit_s",
             "incremental",
             "lookback", "settle", "initial_value", "guard_zero_rows", "guard_shrink_percent", "held_days",
             "undo_depth",
@@ -94,6 +95,8 @@ class PipelineForm(forms.ModelForm):
             "month_budget_bytes": BytesField,
         }
         widgets = {
+            "sql_before": UnfoldAdminTextareaWidget({"rows": 4, "spellcheck": "false", "class": "font-mono"}),
+            "sql_after": UnfoldAdminTextareaWidget({"rows": 4, "spellcheck": "false", "class": "font-mono"}),
             "description": UnfoldAdminTextareaWidget({"rows": 2}),
             "source_query": UnfoldAdminTextareaWidget({"rows": 8, "spellcheck": "false", "class": "font-mono"}),
             "row_filter": UnfoldAdminTextareaWidget({"rows": 2, "spellcheck": "false", "class": "font-mono"}),

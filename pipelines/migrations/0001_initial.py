@@ -129,6 +129,10 @@ class Migration(migrations.Migration):
                 ('partition_column', models.CharField(blank=True, help_text='A DATE, DATETIME or TIMESTAMP column by which the table is divided. Partitions are made as rows need them, at most 500; a row without a value has no place and ends the run. The column must be in the primary key, in unique indexes and in the key of a merge.', max_length=300)),
                 ('partition_unit', models.CharField(choices=[('day', 'A day'), ('month', 'A month'), ('year', 'A year')], default='month', help_text='Of UTC. Counts only with a partition column.', max_length=10, verbose_name='one partition holds')),
                 ('analyze', models.CharField(choices=[('quick', 'A quick sample of a new table'), ('full', 'In full, of every table, before its rows are published'), ('off', 'Leave them to PostgreSQL')], default='quick', help_text='What PostgreSQL plans queries by. A quick sample is taken of new tables of 1,000 rows or more.', max_length=10, verbose_name='statistics')),
+                ('sql_before', models.TextField(blank=True, help_text='Statements of PostgreSQL, each ended by a semicolon. They run in the transaction that publishes, once for each published run, right before its rows are seen; if one fails, nothing is published. Readers or writers of the table may wait for them.', verbose_name='SQL before the rows')),
+                ('sql_after', models.TextField(blank=True, help_text='In the same transaction, once the rows are in the table: such as INSERT … SELECT from it, or REFRESH MATERIALIZED VIEW. Others see the rows and what this makes of them at one moment.', verbose_name='SQL after the rows')),
+                ('sql_role', models.CharField(blank=True, help_text="Runs these statements with the rights of this role of PostgreSQL, which must be a lesser one, and the connection's user a member of it. Empty: with those of the connection's user.", max_length=63, verbose_name='role for the SQL')),
+                ('sql_limit_s', models.PositiveIntegerField(default=60, help_text='A statement of these that takes longer is stopped, and the run fails.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(3600)], verbose_name='time for a statement (seconds)')),
                 ('overlap', models.CharField(choices=[('coalesce', 'One waits, further ticks are skipped'), ('queue', 'Every tick waits its turn'), ('skip', 'Skip ticks while a run is active')], default='coalesce', help_text='When a tick comes while a run is active.', max_length=10)),
                 ('missed', models.CharField(choices=[('latest', 'Run once for all that was missed'), ('skip', 'Skip what was missed'), ('all', 'Run every missed tick')], default='latest', help_text='After an outage.', max_length=10, verbose_name='missed ticks')),
                 ('retries', models.PositiveSmallIntegerField(default=3, help_text='Further attempts after a passing failure.', validators=[django.core.validators.MaxValueValidator(20)])),
@@ -147,7 +151,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ['name'],
-                'permissions': [('run_pipeline', 'Can start and cancel runs, pause and resume pipelines'), ('approve_cost', 'Can let runs read beyond their budget')],
+                'permissions': [('run_pipeline', 'Can start and cancel runs, pause and resume pipelines'), ('approve_cost', 'Can let runs read beyond their budget'), ('sql_pipeline', "Can write SQL that runs around a pipeline's loads")],
             },
         ),
         migrations.CreateModel(

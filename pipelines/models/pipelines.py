@@ -15,6 +15,7 @@ from django.utils import timezone
 from connectors.base import Deletes, TextPolicy, WriteDisposition
 from connectors.quarantine import KEEP_DAYS, Beyond
 from connectors.schema_policy import SchemaPolicy
+from connectors.sql_around import LIMIT_S
 from connectors.target_options import Analyze, PartitionUnit, TargetOptions
 from pipelines.models.connections import Connection, Pool
 
@@ -342,6 +343,32 @@ class Pipeline(models.Model):
         default=Analyze.QUICK.value,
         help_text="What PostgreSQL plans queries by. A quick sample is taken of new tables of 1,000 rows or more.",
     )
+    sql_before = models.TextField(
+        "SQL before the rows",
+        blank=True,
+        help_text="Statements of PostgreSQL, each ended by a semicolon. They run in the transaction that publishes, "
+        "once for each published run, right before its rows are seen; if one fails, nothing is published. Readers or "
+        "writers of the table may wait for them.",
+    )
+    sql_after = models.TextField(
+        "SQL after the rows",
+        blank=True,
+        help_text="In the same transaction, once the rows are in the table: such as INSERT … SELECT from it, or "
+        "REFRESH MATERIALIZED VIEW. Others see the rows and what this makes of them at one moment.",
+    )
+    sql_role = models.CharField(
+        "role for the SQL",
+        max_length=63,
+        blank=True,
+        help_text="Runs these statements with the rights of this role of PostgreSQL, which must be a lesser one, and "
+        "the connection's user a member of it. Empty: with those of the connection's user.",
+    )
+    sql_limit_s = models.PositiveIntegerField(
+        "time for a statement (seconds)",
+        default=LIMIT_S,
+        validators=[MinValueValidator(1), MaxValueValidator(3600)],
+        help_text="A statement of these that takes longer is stopped, and the run fails.",
+    )
     overlap = models.CharField(
         max_length=10, choices=Overlap, default=Overlap.COALESCE, help_text="When a tick comes while a run is active."
     )
@@ -413,6 +440,7 @@ class Pipeline(models.Model):
         permissions = [
             ("run_pipeline", "Can start and cancel runs, pause and resume pipelines"),
             ("approve_cost", "Can let runs read beyond their budget"),
+            ("sql_pipeline", "Can write SQL that runs around a pipeline's loads"),
         ]
         constraints = [
             models.CheckConstraint(

@@ -335,7 +335,7 @@ class Load(AbstractContextManager["Load"]):
         """Judge the checks of what is about to be published, as the target stands now."""
         place = (self.method, self._new, self._target, self._columns, self._mode)
         ask = rows_put_aside if self.quarantine.rows else self.ask_source
-        told = (self._session, self._request, *place, rows, ask)
+        told = (self._session, self._request, *place, rows, ask, self._seen)
         return audit(*told, judged=self._judged, reporter=self._reporter, stop=self._stop)
 
     def _put_aside(self, rows: int) -> int:

@@ -14,6 +14,7 @@ from connectors.postgres.auditing.diverting import are_put_aside, put_aside
 from connectors.postgres.auditing.judging import Scene, judge
 from connectors.postgres.auditing.outcome import outcome
 from connectors.postgres.client import Session
+from connectors.postgres.publish.marks import Seen
 from connectors.postgres.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def audit(
     mode: WriteMode,
     rows: int,
     ask_source: AskSource,
+    seen: Seen,
     *,
     judged: Sequence[CheckResult] = (),
     reporter: Reporter,
@@ -47,7 +49,7 @@ def audit(
     if not request.checks:
         return ()
     began = time.monotonic()
-    leaves = outcome(session, method, staged, target, columns, mode)
+    leaves = outcome(session, method, staged, target, columns, mode, seen)
     scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source)
     _, others = are_put_aside(request.checks, is_on=request.quarantine.is_on)
     results = (*judged, *judge(session, others, scene, stop=stop))

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from connectors.base import Column, Target, WriteMode
+from connectors.base import Column, Deletes, Target, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
+from connectors.postgres.publish import marks
+from connectors.postgres.publish.fragments import relation
+from connectors.postgres.publish.marks import NOTHING_SEEN, Seen
 from connectors.postgres.publish.merge_rules import Table, inspected, named
+from connectors.types import base_type, postgres_type
 
 
 @dataclass(frozen=True)
@@ -30,35 +34,69 @@ class Outcome:
 
 
 def outcome(
-    session: Session, method: str, staged: Target, target: Target, columns: Sequence[Column], mode: WriteMode
+    session: Session,
+    method: str,
+    staged: Target,
+    target: Target,
+    columns: Sequence[Column],
+    mode: WriteMode,
+    seen: Seen = NOTHING_SEEN,
 ) -> Outcome:
-    """What `method` (append, merge, or one that leaves only the staged rows) makes of the target."""
+    """What `method` (append, merge, history, or one that leaves only the staged rows) makes of the target.
+
+    Of a history only what is current counts. Where rows go that the source lacks, those whose keys were `seen` stay.
+    """
     names = column_names(columns)
-    coming = _select(names, "s", staged)
-    if method not in ("append", "merge"):
+    coming = sql.SQL("SELECT {} FROM {} AS s").format(_columns("s", names), relation(staged))
+    if method not in ("append", "merge", "history"):
         return Outcome(coming)
     table = inspected(session, target)
-    collations = tuple((name, table.columns[name].collation or ("", "")) for name in names if name in table.columns)
-    told = tuple((name, collation) for name, collation in collations if collation[1])
+    there = _There(target, columns, table)
     if method == "append":
-        return Outcome(coming, _outside_of_span(names, target, columns, mode), told)
-    merged = _Merged(staged, target, names, named(columns, mode.key), _cursor(columns, mode), table)
-    return Outcome(merged.coming(), merged.staying(), told)
+        return Outcome(coming, there.outside_of_span(mode), there.collations)
+    key, cursor = named(columns, mode.key), named(columns, [mode.cursor])[0] if mode.cursor else ""
+    merged = _Merged(staged, there, names, key, cursor if cursor in table.columns else "", method == "history")
+    takes_away = mode.sees_all and seen.is_complete and (merged.is_history or mode.deletes is Deletes.HARD)
+    staying: sql.Composed | None = merged.staying()
+    if mode.anew or takes_away:
+        staying = None if mode.anew or seen.keys is None else merged.staying(besides=seen.keys)
+    return Outcome(merged.coming(), staying, there.collations)
 
 
-def _cursor(columns: Sequence[Column], mode: WriteMode) -> str:
-    return named(columns, [mode.cursor])[0] if mode.cursor else ""
+class _There:
+    """The target's rows under the names of what is loaded; what it has yet to get is NULL in all of them."""
 
+    def __init__(self, target: Target, columns: Sequence[Column], table: Table) -> None:
+        self.target, self.table = target, table
+        self._columns = columns
+        self._types = {
+            name: base_type(postgres_type(column)) for name, column in zip(column_names(columns), columns, strict=True)
+        }
 
-def _outside_of_span(names: Sequence[str], target: Target, columns: Sequence[Column], mode: WriteMode) -> sql.Composed:
-    """All of an append's target, but for a range that is loaded again."""
-    every = _select(names, "t", target)
-    if mode.span is None:
-        return every
-    cursor = sql.Identifier("t", named(columns, [mode.span.column])[0])
-    return sql.SQL("{} WHERE {c} < {} OR {c} >= {} OR {c} IS NULL").format(
-        every, sql.Literal(mode.span.low), sql.Literal(mode.span.high), c=cursor
-    )
+    @property
+    def collations(self) -> tuple[tuple[str, tuple[str, str]], ...]:
+        found = ((name, self.table.columns[name].collation) for name in self._types if name in self.table.columns)
+        return tuple((name, collation) for name, collation in found if collation)
+
+    def select(self) -> sql.Composed:
+        # Rows of a child that merely inherits are not the table's.
+        only = sql.SQL("" if self.table.kind == "p" else "ONLY ")
+        values = sql.SQL(", ").join(self._value(name, type_) for name, type_ in self._types.items())
+        return sql.SQL("SELECT {} FROM {}{} AS t").format(values, only, relation(self.target))
+
+    def _value(self, name: str, type_: str) -> sql.Composable:
+        if name in self.table.columns:
+            return sql.Identifier("t", name)
+        return sql.SQL("NULL::{} AS {}").format(sql.SQL(type_), sql.Identifier(name))
+
+    def outside_of_span(self, mode: WriteMode) -> sql.Composed:
+        """All of an append's target, but for a range that is loaded again."""
+        if mode.span is None:
+            return self.select()
+        cursor = sql.Identifier("t", named(self._columns, [mode.span.column])[0])
+        return sql.SQL("{} WHERE {c} < {} OR {c} >= {} OR {c} IS NULL").format(
+            self.select(), sql.Literal(mode.span.low), sql.Literal(mode.span.high), c=cursor
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +104,11 @@ class _Merged:
     """A merge, as merge.py makes it: of one key the newest row comes, unless the target has a newer one."""
 
     staged: Target
-    target: Target
+    there: _There
     names: Sequence[str]
     keys: Sequence[str]
     cursor: str
-    table: Table
+    is_history: bool
 
     def coming(self) -> sql.Composed:
         by = sql.SQL(", ").join(self._key("s", name) for name in self.keys)
@@ -79,24 +117,31 @@ class _Merged:
         )
         one_each = sql.SQL(
             "SELECT DISTINCT ON ({by}) {names} FROM {staged} AS s ORDER BY {by}, {newest}s.ctid DESC"
-        ).format(by=by, names=_columns("s", self.names), staged=_table(self.staged), newest=newest)
+        ).format(by=by, names=_columns("s", self.names), staged=relation(self.staged), newest=newest)
         if not self.cursor:
             return one_each
         older = sql.SQL("(s.{c} < t.{c} OR (s.{c} IS NULL AND t.{c} IS NOT NULL))").format(
             c=sql.Identifier(self.cursor)
         )
-        return sql.SQL("SELECT {} FROM ({}) AS s WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {})").format(
-            _columns("s", self.names), one_each, self._one_table(), self._same("t", "s"), older
+        return sql.SQL("SELECT {} FROM ({}) AS s WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {} AND {} AND {})").format(
+            _columns("s", self.names),
+            *(one_each, relation(self.there.target), self._same("t", "s"), older, self._is_current()),
         )
 
-    def staying(self) -> sql.Composed:
-        return sql.SQL("SELECT {} FROM {} AS t WHERE NOT EXISTS (SELECT FROM ({}) AS s WHERE {})").format(
-            _columns("t", self.names), self._one_table(), self.coming(), self._same("t", "s")
+    def staying(self, besides: sql.Composable | None = None) -> sql.Composed:
+        """Rows of other keys; with `besides`, a query, only those of the keys that it gives."""
+        if besides is not None:
+            return sql.SQL("{} AND EXISTS (SELECT FROM ({}) AS seen WHERE {})").format(
+                self.staying(), besides, self._same("t", "seen")
+            )
+        return sql.SQL("{} WHERE {} AND NOT EXISTS (SELECT FROM ({}) AS s WHERE {})").format(
+            self.there.select(), self._is_current(), self.coming(), self._same("t", "s")
         )
 
-    def _one_table(self) -> sql.Composed:
-        # Rows of a child that merely inherits are not the table's.
-        return sql.SQL("{}{}").format(sql.SQL("" if self.table.kind == "p" else "ONLY "), _table(self.target))
+    def _is_current(self) -> sql.Composable:
+        if not self.is_history or marks.IS_CURRENT not in self.there.table.columns:
+            return sql.SQL("true")
+        return sql.Identifier("t", marks.IS_CURRENT)
 
     def _same(self, target: str, staged: str) -> sql.Composed:
         return sql.SQL(" AND ").join(
@@ -104,17 +149,9 @@ class _Merged:
         )
 
     def _key(self, alias: str, name: str) -> sql.Composable:
-        value, collation = sql.Identifier(alias, name), self.table.columns[name].collation
+        value, collation = sql.Identifier(alias, name), self.there.table.columns[name].collation
         return sql.SQL("{} COLLATE {}").format(value, sql.Identifier(*collation)) if collation else value
-
-
-def _select(names: Sequence[str], alias: str, table: Target) -> sql.Composed:
-    return sql.SQL("SELECT {} FROM {} AS {}").format(_columns(alias, names), _table(table), sql.Identifier(alias))
 
 
 def _columns(alias: str, names: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
-
-
-def _table(table: Target) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.table)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from connectors.base import Deletes
 from connectors.checks import Check, CheckKind, Severity
 from connectors.cursor import CursorRead, Span
 from tests.connectors.memory import MemorySource, batch
@@ -119,3 +120,39 @@ def test_a_batch_without_new_rows_passes_while_the_target_has_some(world):
         assert bad_of(world, fresh, rows((2, "late", None, old)), disposition) < 86400
         world.move((), "replace", source=rows((1, "old", None, old)))
         assert bad_of(world, fresh, rows((2, "late", None, old)), disposition) > 86400
+
+
+@pytest.mark.parametrize(
+    ("disposition", "mode", "found"),
+    [
+        ("merge", {"deletes": Deletes.KEEP, "sees_all": True}, 1),
+        ("merge", {"deletes": Deletes.SOFT, "sees_all": True}, 1),  # it is marked, and there
+        ("merge", {"deletes": Deletes.HARD, "sees_all": True}, 0),
+        ("merge", {"deletes": Deletes.HARD, "sees_all": False}, 1),
+        ("history", {"sees_all": True}, 0),
+        ("history", {"sees_all": False}, 1),
+    ],
+)
+def test_rows_that_go_with_the_publish_are_in_nobodys_way(
+    world: World, disposition: str, mode: dict[str, Any], found: int
+) -> None:
+    key = {"key": ("id",), "mode": mode}
+    world.move((), disposition, source=rows((1, "a"), (2, "b")), **key)
+    assert bad_of(world, unique("name"), rows((3, "b")), disposition, **key) == found
+
+
+def test_versions_of_the_past_are_in_nobodys_way(world):
+    key = {"key": ("id",), "mode": {"sees_all": False}}
+    world.move((), "history", source=rows((1, "a")), **key)
+    world.move((), "history", source=rows((1, "b")), **key)
+    assert bad_of(world, unique("name"), rows((2, "a")), "history", **key) == 0
+    assert bad_of(world, unique("name"), rows((3, "b")), "history", **key) == 1
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_a_column_that_the_target_is_about_to_get_is_checked_as_well(world, admin, disposition):
+    """It is added under the lock of the publish, after the checks: of the rows that are there it is NULL."""
+    world.move([1], disposition)
+    assert bad_of(world, unique("amount"), rows((2, "b", 1), (3, "c", 2)), disposition) == 0
+    assert bad_of(world, unique("at"), rows((4, "d", 3, NOW), (5, "e", 4, NOW)), disposition) == 2
+    assert in_target(admin, "amount") == 0

@@ -19,6 +19,7 @@ from runs.api_checks import CheckResultViewSet
 from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
 from runs.api_pools import PoolViewSet
+from runs.api_quarantine import DiscardView, QuarantineView, ReplayView
 from runs.api_realtime import RealtimeView
 from runs.api_undo import UndoView
 from runs.api_webhooks import WebhookView
@@ -53,6 +54,9 @@ urlpatterns = [
         name="backfill-preview",
     ),
     path("pipelines/<uuid:pipeline_id>/comparison/", ComparisonCostView.as_view(), name="comparison-cost"),
+    path("pipelines/<uuid:pipeline_id>/quarantine/", QuarantineView.as_view(), name="pipeline-quarantine"),
+    path("pipelines/<uuid:pipeline_id>/quarantine/replay/", ReplayView.as_view(), name="quarantine-replay"),
+    path("pipelines/<uuid:pipeline_id>/quarantine/discard/", DiscardView.as_view(), name="quarantine-discard"),
     path("pipelines/<uuid:pipeline_id>/undo/", UndoView.as_view(), name="pipeline-undo"),
     path("pipelines/<uuid:pipeline_id>/realtime/", RealtimeView.as_view(), name="pipeline-realtime"),
     path("schedules/preview/", SchedulePreviewView.as_view(), name="schedule-preview"),

@@ -209,6 +209,7 @@ SPECTACULAR_SETTINGS = {
         "AlertKindEnum": "pipelines.models.AlertKind",
         "DeliveryStateEnum": "runs.models.DeliveryState",
         "PipelineStateEnum": "pipelines.models.PipelineState",
+        "QuarantinedStateEnum": "runs.quarantine_pages.STATES",
         "ScheduleKindEnum": "pipelines.models.Schedule.Kind",
         "CheckKindEnum": "pipelines.models.checks.KINDS",
         "CheckStatusEnum": "runs.models.checks.STATUSES",

@@ -10,13 +10,15 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import backfill_pages, graph_views, undo_pages, value_pages, views, webhook_views
+from runs import backfill_pages, graph_views, quarantine_pages, undo_pages, value_pages, views, webhook_views
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
     path("pipelines/", views.pipelines, name="pipelines"),
     path("pipelines/<uuid:pk>/", views.pipeline, name="pipeline"),
     path("pipelines/<uuid:pk>/compare/", views.compare_pipeline, name="compare_pipeline"),
+    path("pipelines/<uuid:pk>/quarantine/", quarantine_pages.quarantine, name="quarantine"),
+    path("pipelines/<uuid:pk>/quarantine/decide/", quarantine_pages.decide_quarantine, name="decide_quarantine"),
     path("pipelines/<uuid:pk>/undo/", undo_pages.undo_pipeline, name="undo_pipeline"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
     path("pipelines/<uuid:pk>/webhook/", webhook_views.webhook_page, name="webhook_page"),

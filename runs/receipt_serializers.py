@@ -131,6 +131,12 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     repaired = serializers.DictField(
         child=serializers.IntegerField(), help_text="By column, values with characters that PostgreSQL cannot store."
     )
+    quarantined = serializers.DictField(
+        child=serializers.IntegerField(),
+        required=False,
+        help_text="Rows that were read and put into quarantine, by column and code: they come on top of `rows`.",
+    )
+    replayed = serializers.IntegerField(required=False, help_text="Rows that came from the quarantine.")
     source = ReceiptSourceSerializer()  # type: ignore[assignment]
     seconds = serializers.DictField(child=serializers.FloatField(), help_text="By phase: plan, load, publish.")
     token = serializers.IntegerField()

@@ -87,6 +87,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
         (
             ("source_rows", "In the source, at the snapshot", count),
             ("rows", "Read and staged", count),
+            ("replayed", "From the quarantine", count),
             ("changes.inserted", "Inserted", count),
             ("changes.updated", "Updated", count),
             ("changes.unchanged", "The same already", count),
@@ -173,7 +174,15 @@ _TECHNICAL = (
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
 _BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
 _ZERO_SAYS_NOTHING = frozenset(
-    {"changes.duplicates", "changes.stale", "changes.revived", "changes.versions", "interval.left", "interval.nulls"}
+    {
+        "replayed",
+        "changes.duplicates",
+        "changes.stale",
+        "changes.revived",
+        "changes.versions",
+        "interval.left",
+        "interval.nulls",
+    }
 )
 
 
@@ -214,6 +223,7 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     for title, lines in _GROUPS:
         facts = list(_facts(left, lines, by_row=by_row))
         if title == "Rows":
+            facts += [Fact(f"In quarantine: {why}", count(n)) for why, n in _under(left, "quarantined")]
             facts += [Fact(f"Mended in {name}", f"{count(n)} values") for name, n in _under(left, "repaired")]
         found.append(Group(title, tuple(facts)))
     found.append(Group("SQL around the load", tuple(map(_statement, receipt.get("sql") or ()))))

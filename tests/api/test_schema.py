@@ -44,6 +44,8 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "backfills/"), ("get", "backfills/{id}/"), ("get", "backfills/{id}/slices/"),
         *(("post", f"backfills/{{id}}/{name}/") for name in ("pause", "resume", "cancel", "retry")),
         ("get", "pipelines/{pipeline_id}/realtime/"),
+        ("get", "pipelines/{pipeline_id}/quarantine/"),
+        *(("post", f"pipelines/{{pipeline_id}}/quarantine/{name}/") for name in ("replay", "discard")),
         ("get", "pipelines/{pipeline_id}/undo/"), ("post", "pipelines/{pipeline_id}/undo/"),
         ("post", "pipelines/{pipeline_id}/backfills/"), ("post", "pipelines/{pipeline_id}/backfills/preview/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),

@@ -64,7 +64,7 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
         merge_key=["id", "day"], cursor_column="2024-01-01", incremental=True, lookback=60, initial_value="2024-01-01",
         guard_zero_rows=False, guard_shrink_percent=None, held_days=3, undo_depth=2,
         sql_before="SELECT 1", sql_after="off; SELECT 2;", sql_role="yes", sql_limit_s=9, load_method="staged",
-        text_policy="strip",
+        text_policy="strip", schema_policy="freeze",
         column_rules={"yes": {"skip": True}, "amount": {"type": "numeric(12,2)"}}, primary_key=["id", "day"],
         indexes=[{"columns": ["day", "id"], "unique": True}, {"columns": ["null"], "unique": False}],
         partition_column="day", partition_unit="day", analyze="full", overlap="queue", missed="all", retries=0,

@@ -38,12 +38,25 @@ def test_a_skipped_column_does_not_arrive(connect, endpoints, people, which, thr
     assert sorted(rows, key=lambda row: row["id"]) == [{"id": 1, "Place": "Rome"}, {"id": 2, "Place": "Oslo"}]
 
 
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["table", "view", "query"])
+@pytest.mark.parametrize("through", ["streams", "pages"])
+def test_where_only_some_are_read_the_others_are_told_and_do_not_arrive(connect, endpoints, people, which, through):
+    source = connect(endpoints if through == "streams" else Endpoints(endpoints.rest))
+    asked = requests(people)[which]
+    plan = source.plan(ReadRequest(table=asked.table, query=asked.query, only=("ID", "place", "dropped")))
+    assert [column.name for column in plan.columns] == ["id", "Place"]
+    assert [column.name for column in plan.ignored] == ["email"]
+    source.resume(type(plan).from_json(plan.to_json()))
+    assert all(set(row) == {"id", "Place"} for row in read_all(source, plan.parts))
+
+
 def test_a_view_is_not_even_asked_for_it(source, tables, dataset, people):
     tables.run(
         f"CREATE OR REPLACE VIEW {dataset}.wild AS SELECT id, IF(id > 0, ERROR('looked at'), '') AS email FROM {people}"
     )
-    plan = source.plan(ReadRequest(table=f"{dataset}.wild", skip=("email",)))
-    assert sorted(row["id"] for row in read_all(source, plan.parts)) == [1, 2]
+    for asked in ({"skip": ("email",)}, {"only": ("id",)}):
+        plan = source.plan(ReadRequest(table=f"{dataset}.wild", **asked))
+        assert sorted(row["id"] for row in read_all(source, plan.parts)) == [1, 2]
     with pytest.raises(ConnectorError, match="looked at"):
         source.plan(ReadRequest(table=f"{dataset}.wild"))
 

@@ -107,6 +107,8 @@ def tell_plan(fence: Fence, request: TransferRequest, prepared: Prepared, report
     reporter.planned(plan)
     for warning in plan.warnings:
         reporter.log("warning", warning)
+    if prepared.read.row_filter:
+        reporter.log("info", f"Only rows that meet the filter are read: {prepared.read.row_filter}")
     if request.rules:
         reporter.log("info", column_rules.in_words(request.rules, plan.columns))
     drift.tell(fence, request, plan, reporter)

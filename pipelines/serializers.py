@@ -12,7 +12,9 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from connectors import registry
+from connectors.base import MaskKind
 from connectors.checks import MAX_CHECKS, Check
+from connectors.masks import KEEP_MOST
 from connectors.options import secret_names
 from connectors.parameters import TYPES
 from connectors.preflight import COSTS, ColumnPlan, Preflight
@@ -146,11 +148,18 @@ class CheckSerializer(NoUnknownFields, serializers.ModelSerializer[models.Check]
 
 
 class ColumnRuleSerializer(serializers.Serializer[Any]):
-    """Either `skip`, or the PostgreSQL `type` to store the column as; `zone` for a time that changes its kind."""
+    """Either `skip`, or a `name` and a PostgreSQL `type` or a `mask`; `zone` for a time that changes its kind."""
 
     skip = serializers.BooleanField(required=False)
     type = serializers.CharField(required=False, help_text="For example integer, numeric(12,2) or varchar(20)[].")
     zone = serializers.CharField(required=False, help_text="For example Europe/Berlin.")
+    name = serializers.CharField(required=False, max_length=63, help_text="What it is called in the target.")
+    mask = serializers.ChoiceField(
+        [str(kind) for kind in MaskKind], required=False, help_text="What is stored in the place of its values."
+    )
+    keep = serializers.IntegerField(
+        required=False, min_value=1, max_value=KEEP_MOST, help_text="For keep_last: so many characters at the end stay."
+    )
 
 
 @extend_schema_field(serializers.DictField(child=ColumnRuleSerializer()))

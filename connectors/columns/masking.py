@@ -41,12 +41,17 @@ def reader(source: Source, columns: Sequence[Column], key: str) -> Read:
     refuse_other_key(columns, key)
     if source.is_masked:
         return source.read
-    masking = Masking(hidden, key)
+    masking, names = Masking(hidden, key), {column.name.lower() for column in hidden}
 
     def read(part: Part, *, start: int = 0, stop: StopSignal) -> Iterator[pa.RecordBatch]:
         batches = source.read(part, start=start, stop=stop)
         try:
             yield from map(masking.masked, batches)
+        except ConnectorError as error:
+            if error.field.partition(".")[0].lower() not in names:
+                raise
+            # What a source says of a value that it cannot read may have the value in its hint.
+            raise ConnectorError(error.message, code=error.code, field=error.field) from None
         finally:
             close = getattr(batches, "close", None)
             if close is not None:

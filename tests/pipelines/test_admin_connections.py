@@ -157,6 +157,20 @@ def test_a_stored_secret_is_not_sent_to_another_address(admin_client, destinatio
     assert tests[0]["password"] == "typed"
 
 
+def test_the_key_for_masks_is_checked_stays_at_another_address_and_is_never_shown(admin_client, destination, tests):
+    key = "0123456789abcdef" * 2
+    typed = options(destination.options, mask_key=key[:31])
+    page = admin_client.post(change_url(destination), typed)
+    assert "could be found by trying" in page.context["adminform"].form.errors["option_mask_key"][0]
+    assert key[:31] not in page.content.decode()
+    assert admin_client.post(change_url(destination), options(destination.options, mask_key=key)).status_code == 302
+    moved = options(destination.options, host="other.example.com", password="typed")
+    assert admin_client.post(change_url(destination), moved).status_code == 302
+    destination.refresh_from_db()
+    assert destination.secrets == {"password": "typed", "mask_key": key}
+    assert key not in admin_client.get(change_url(destination)).content.decode()
+
+
 def test_a_stored_secret_can_be_removed(admin_client, destination, tests):
     typed = {**options(destination.options), "clear_password": "on"}
     assert admin_client.post(change_url(destination), typed).status_code == 302

@@ -169,6 +169,11 @@ class TestWithAWorker:
         pipeline.adopt_target = True
         assert lookups.validate_pipeline(pipeline) == []
 
+    def test_a_filter_that_bigquery_does_not_take_is_told_of_its_field(self, pipeline):
+        pipeline.row_filter = "no_such_column = 1"
+        (finding,) = lookups.validate_pipeline(pipeline)
+        assert (finding.field, finding.code, finding.definite) == ("row_filter", "invalid_query", True)
+
     def test_a_target_that_lacks_a_column_cannot_be_appended_to(self, pipeline, warehouse_cursor):
         warehouse_cursor.execute("CREATE TABLE public.lookups_narrow (id bigint)")
         pipeline.target_table, pipeline.adopt_target, pipeline.write_disposition = "lookups_narrow", True, "append"

@@ -128,6 +128,19 @@ def test_no_error_has_a_value_in_it():
         error = None if error.__suppress_context__ else error.__cause__ or error.__context__
 
 
+def test_what_a_source_says_of_a_value_that_it_cannot_read_is_not_told():
+    class Broken(MemorySource):
+        def read(self, part: Part, *, start: int = 0, stop: Any) -> Any:
+            raise ConnectorError("Column c: not of its type.", hint="'secret'", code="bad_answer", field="C")
+            yield
+
+    columns = column_rules.apply([Column("c", "STRING")], {"c": ColumnRule(mask="redact")})
+    with pytest.raises(ConnectorError) as refused:
+        next(masking.reader(Broken([]), columns, "")(Part("only"), stop=NeverStop()))
+    assert (refused.value.code, refused.value.hint) == ("bad_answer", "")
+    assert refused.value.__suppress_context__
+
+
 def test_without_a_key_or_with_another_than_planned_nothing_is_read():
     columns = column_rules.apply([Column("c", "STRING")], {"c": ColumnRule(mask=MaskKind.HMAC)})
     with pytest.raises(ConnectorError) as refused:

@@ -27,10 +27,12 @@ from connectors.findings import Finding
 from connectors.keys import KeyDifferences
 from connectors.sides import (
     COLUMNS_A_QUERY,
+    NOTHING_ASIDE,
     ColumnDigest,
     Cost,
     Keyed,
     Published,
+    PutAside,
     Reach,
     Scope,
     Side,
@@ -87,6 +89,7 @@ class Comparison:
     cost: Cost
     keys: KeyDifferences | None = None
     keys_at: str = ""
+    put_aside: PutAside = NOTHING_ASIDE
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -167,6 +170,7 @@ class Comparison:
             "missing": list(self.missing),
             "keys": self.keys and self.keys.to_json(),
             "keys_at": self.keys_at,
+            "quarantined": self.put_aside.rows,
             "source": asdict(self.cost),
             "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
         }
@@ -244,6 +248,7 @@ def compare(
             now=now and _only(now, compared),
             read_at=read_at,
             cost=cost,
+            put_aside=target.put_aside(_key_of(request, compared), None if cursor else published.run),
             seconds=seconds,
         )
         if (keyed := _keyed(found)) is None:
@@ -254,7 +259,7 @@ def compare(
         with _timed(seconds, "keys"):
             there = side(published.snapshot_time if is_then else survey.now)
             rows = max(found.source.rows, now.rows if now else 0, here.rows)
-            differences = keys.find(there, target, keyed, rows=rows, stop=stop)
+            differences = keys.find(there, target, keyed, rows=rows, explained=found.put_aside.keys, stop=stop)
     return replace(found, keys=differences, keys_at="then" if is_then else "now")
 
 
@@ -294,6 +299,13 @@ def bytes_billed(survey: Survey, *, look_for_keys: bool) -> tuple[int, int] | No
 
 def _is_surely_unchanged(survey: Survey) -> bool:
     return bool(survey.unchanged) and (survey.bytes or 0) >= TRUST_METADATA_FROM
+
+
+def _key_of(request: ComparisonRequest, columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The key's columns, none where the target lacks one of them."""
+    wanted = [name.lower() for name in request.mode.key]
+    key = tuple(column for column in columns if column.name.lower() in wanted)
+    return key if len(key) == len(wanted) else ()
 
 
 def _keyed(c: Comparison) -> Keyed | None:

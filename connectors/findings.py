@@ -39,6 +39,16 @@ def _answer(c: Comparison) -> Iterator[Finding]:
         code, at = ("equal", "at the snapshot") if c.is_of_snapshot else ("equal_now", "now")
         text = f"Equal {at}: the target has {held}: {_rows(c.target.rows)}, {_count(len(c.compared), 'column')}."
         yield Finding(code, True, text)
+    elif c.put_aside.rows and _is_equal_but_for_quarantine(c):
+        aside = _rows(c.put_aside.rows)
+        text = f"Equal but for the quarantine: of {held}, {aside} {_are(c.put_aside.rows)} there, and all others here."
+        yield Finding("equal_but_quarantined", True, text)
+    elif c.put_aside.rows and c.keys is None and c.source.rows == c.target.rows + c.put_aside.rows:
+        text = (
+            f"The target lacks {_rows(c.put_aside.rows)} of {held}, as many as are in quarantine. Without a key nobody"
+            " can tell them from the others: whether those are the same is not known."
+        )
+        yield Finding("quarantined", None, text)
     elif _is_equal_by_key(c):
         yield Finding("equal_by_key", True, f"Equal by key: every row of {held} is in the target.")
     elif not c.is_of_snapshot:
@@ -83,6 +93,18 @@ def _appended(c: Comparison) -> Finding:
         return Finding("target_changed", False, f"{said} {told}: something else changed the target.")
     as_many = "" if known is None else f" It has the {_rows(known)} that it should have by the runs' own record."
     return Finding("appends_all", None, f"{said}{as_many}")
+
+
+def _is_equal_but_for_quarantine(c: Comparison) -> bool:
+    """Whether every key that differs is in quarantine, but for those that merge does not delete."""
+    found = c.keys
+    if found is None or not found.is_complete or found.only_source or found.differing:
+        return False
+    return _keeps_gone(c) or not found.only_target
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _is_equal_by_key(c: Comparison) -> bool:

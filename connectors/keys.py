@@ -40,13 +40,17 @@ class KeyDifference:
 
 @dataclass(frozen=True)
 class KeyDifferences:
-    """How many keys are on one side only, or on both with other values; `is_complete` if all were looked at."""
+    """How many keys are on one side only, or on both with other values; `is_complete` if all were looked at.
+
+    `quarantined` are keys that differ because a row of theirs is in quarantine: they count nowhere else.
+    """
 
     only_source: int
     only_target: int
     differing: int
     is_complete: bool
     rows_looked_at: int
+    quarantined: int = 0
     shown: tuple[KeyDifference, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -54,8 +58,13 @@ class KeyDifferences:
         return {**counts, "shown": [one.to_json() for one in self.shown]}
 
 
-def find(source: Side, target: Side, keyed: Keyed, *, rows: int, stop: StopSignal) -> KeyDifferences:
-    """Compare both sides by key; `rows` is how many the larger one has."""
+def find(
+    source: Side, target: Side, keyed: Keyed, *, rows: int, explained: frozenset[int] = frozenset(), stop: StopSignal
+) -> KeyDifferences:
+    """Compare both sides by key; `rows` is how many the larger one has.
+
+    Keys that are `explained`, by their hashes, are in quarantine: they are counted as that.
+    """
     chosen: list[int] = []
     is_complete = True
     if rows > ROWS_AT_ONCE:
@@ -67,14 +76,16 @@ def find(source: Side, target: Side, keyed: Keyed, *, rows: int, stop: StopSigna
     there, here = Counter(source.hashes(keyed, chosen)), Counter(target.hashes(keyed, chosen))
     stop.check()
     keys_there, keys_here = {key for key, _ in there}, {key for key, _ in here}
-    changed = {key for key, _ in chain((there - here), (here - there))}
+    found = {key for key, _ in chain((there - here), (here - there))}
+    changed = found - explained
     differing = sorted(changed & keys_there & keys_here)
     only_there, only_here = sorted(changed - keys_here), sorted(changed - keys_there)
-    found = KeyDifferences(
-        len(only_there), len(only_here), len(differing), is_complete, max(there.total(), here.total())
+    differences = KeyDifferences(
+        *(len(only_there), len(only_here), len(differing), is_complete, max(there.total(), here.total())),
+        quarantined=len(found & explained),
     )
     wanted = list(islice(_in_turn(differing, only_there, only_here), KEYS_SHOWN))
-    return replace(found, shown=_show(source, target, keyed, wanted) if wanted else ())
+    return replace(differences, shown=_show(source, target, keyed, wanted) if wanted else ())
 
 
 def _choose(there: Mapping[int, Bucket], here: Mapping[int, Bucket]) -> tuple[list[int], bool]:

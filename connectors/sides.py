@@ -177,9 +177,24 @@ class TargetSide(Side, Protocol):
         """What was last published, as of this transaction."""
         ...
 
+    def put_aside(self, key: Sequence[Column], run: UUID | None) -> PutAside:
+        """What is in quarantine, open or discarded; of a target that is read as a whole, what this run put there."""
+        ...
+
     def present(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Those of the columns that the target has; raises ConnectorError if there is no target."""
         ...
+
+
+@dataclass(frozen=True)
+class PutAside:
+    """Rows of the source that a target lacks because they are in its quarantine; `keys` are hashes of their keys."""
+
+    rows: int = 0
+    keys: frozenset[int] = frozenset()
+
+
+NOTHING_ASIDE = PutAside()
 
 
 @dataclass

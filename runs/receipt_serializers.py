@@ -184,6 +184,7 @@ class KeySerializer(serializers.Serializer[Any]):
 class KeysSerializer(serializers.Serializer[Any]):
     only_source = serializers.IntegerField()
     only_target = serializers.IntegerField()
+    quarantined = serializers.IntegerField(required=False, help_text="Keys that differ for a row in quarantine.")
     differing = serializers.IntegerField()
     is_complete = serializers.BooleanField(help_text="All rows that may differ were looked at.")
     rows_looked_at = serializers.IntegerField()
@@ -210,6 +211,9 @@ class ComparisonSerializer(serializers.Serializer[Any]):
     columns = ComparedColumnSerializer(many=True)
     missing = serializers.ListField(child=serializers.CharField(), help_text="Columns that the target lacks.")
     keys = KeysSerializer(allow_null=True)
+    quarantined = serializers.IntegerField(
+        required=False, help_text="Rows that the target lacks because they are in quarantine."
+    )
     keys_at = serializers.CharField(allow_blank=True, help_text="then or now: what the keys were compared with.")
     source = serializers.DictField(help_text="jobs, bytes_processed and bytes_billed.")  # type: ignore[assignment]
     seconds = serializers.DictField(child=serializers.FloatField())

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from uuid import UUID
 
 from psycopg2 import sql
 
 from connectors.base import Column, StopSignal, TableInfo, Target, WriteMode
 from connectors.errors import ConnectorError
 from connectors.masks import is_masked
-from connectors.postgres import errors, published
+from connectors.postgres import errors, published, quarantined, superseding
 from connectors.postgres.client import Session
+from connectors.postgres.control import target_key
+from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import column_names
 from connectors.postgres.publish import marks
 from connectors.sides import (
@@ -26,6 +29,7 @@ from connectors.sides import (
     ColumnDigest,
     Keyed,
     Published,
+    PutAside,
     Row,
     TableDigest,
 )
@@ -66,6 +70,24 @@ class PostgresSide:
 
     def published(self) -> Published | None:
         return published.read_published(self._session, self._target)
+
+    def put_aside(self, key: Sequence[Column], run: UUID | None) -> PutAside:
+        if not quarantined.exists(self._session):
+            return PutAside()
+        where = sql.SQL("target = {} AND ({})").format(
+            sql.Literal(target_key(self._target)),
+            sql.SQL("state IN ('open', 'discarded')")
+            if run is None
+            else sql.SQL("state = 'open' OR (state = 'discarded' AND run = {})").format(sql.Literal(str(run))),
+        )
+        table = sql.Identifier(SCHEMA, "quarantine")
+        (rows,) = self._session.one(sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table, where)) or (0,)
+        if not rows or not key:
+            return PutAside(rows)
+        keys = superseding.keys(key, [column.name for column in key], where)
+        hashed = _hash(_values(_named(key), Keyed(tuple(key), tuple(key))))
+        found = self._all(sql.SQL("SELECT {} FROM ({}) AS r").format(hashed, keys))
+        return PutAside(rows, frozenset(one for (one,) in found))
 
     def present(self, columns: Sequence[Column]) -> tuple[Column, ...]:
         """Those of the columns that the target has."""

@@ -18,6 +18,7 @@ from runs.api_backfills import BackfillViewSet, PipelineBackfillsViewSet
 from runs.api_checks import CheckResultViewSet
 from runs.api_datasets import DatasetRuleViewSet
 from runs.api_downstream import DownstreamRunsView
+from runs.api_ledger import LedgerViewSet
 from runs.api_pools import PoolViewSet
 from runs.api_quarantine import DiscardView, QuarantineView, ReplayView
 from runs.api_realtime import RealtimeView
@@ -33,6 +34,7 @@ router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
 router.register("check-results", CheckResultViewSet, basename="check-result")
 router.register("backfills", BackfillViewSet, basename="backfill")
+router.register("ledger", LedgerViewSet, basename="ledger")
 router.register("alert-channels", AlertChannelViewSet, basename="alert-channel")
 router.register("alert-rules", AlertRuleViewSet, basename="alert-rule")
 router.register("alerts", AlertViewSet, basename="alert")

@@ -10,7 +10,16 @@ from django.utils.functional import lazystr
 from django.views.generic import RedirectView
 
 from datamantri import accounts
-from runs import backfill_pages, graph_views, quarantine_pages, undo_pages, value_pages, views, webhook_views
+from runs import (
+    backfill_pages,
+    cost_pages,
+    graph_views,
+    quarantine_pages,
+    undo_pages,
+    value_pages,
+    views,
+    webhook_views,
+)
 
 urlpatterns = [
     path("", views.dashboard, name="dashboard"),
@@ -37,6 +46,8 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/pause/", views.pause_pipeline, name="pause_pipeline"),
     path("pipelines/<uuid:pk>/resume/", views.resume_pipeline, name="resume_pipeline"),
     path("graph/", graph_views.graph, name="graph"),
+    path("ledger/", cost_pages.ledger_page, name="ledger"),
+    path("ledger.csv", cost_pages.ledger_csv, name="ledger_csv"),
     path("monitor/", views.monitor, name="monitor"),
     path("runs/", views.runs, name="runs"),
     path("runs/<uuid:pk>/", views.run, name="run"),
@@ -47,6 +58,7 @@ urlpatterns = [
     path("runs/<uuid:pk>/clear/", views.clear_run, name="clear_run"),
     path("runs/<uuid:pk>/done/", views.mark_done, name="mark_done"),
     path("runs/<uuid:pk>/approve/", views.approve_run, name="approve_run"),
+    path("runs/<uuid:pk>/approve-cost/", cost_pages.approve_cost, name="approve_cost"),
     path("runs/<uuid:pk>/discard/", views.discard_run, name="discard_run"),
     path("runs/<uuid:pk>/start/", graph_views.start_run_anyway, name="start_run_anyway"),
     path("runs/<uuid:pk>/again/", views.run_again, name="run_again"),

@@ -27,6 +27,7 @@ from connectors.base import (
     WriteMode,
     declared_to_json,
 )
+from connectors.billing import Estimate
 from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
@@ -204,7 +205,7 @@ def _validate(
 ) -> dict[str, Any]:
     """What stands against a pipeline (`findings`), and its source's `columns`, None where they cannot be known.
 
-    `forecast` is what a run would do to the target, None where something stands against it.
+    `forecast` is what a run would do to the target, None where something stands against it; `cost` what it would bill.
 
     Both ends are looked at side by side.
     """
@@ -220,7 +221,7 @@ def _validate(
     forecast: Forecast | None = None
     ruled, wrong_rules = column_rules.from_json(rules)
     # Threads of their own: an end that hangs past its limit must not hold up the answer.
-    pool = ThreadPoolExecutor(max_workers=2)
+    pool = ThreadPoolExecutor(max_workers=3)
 
     def look_at_source() -> Description:
         with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
@@ -241,6 +242,14 @@ def _validate(
             against += end.validate_sql(SqlAround.of(sql))
             return against, None if against else end.forecast(wanted, left, mode)
 
+    def look_at_cost() -> Estimate:
+        with _source(source, limit_s=DESCRIBE_LIMIT_S) as end:
+            settles = mode.disposition is WriteDisposition.APPEND
+            newer = CursorRead(cursor, initial=initial, settles=settles) if incremental else None
+            read = _read(table, query, parameters, row_filter)
+            return end.estimate(replace(read, skip=column_rules.skipped(ruled), cursor=newer))
+
+    costed = pool.submit(look_at_cost)
     described = pool.submit(look_at_source)
     validated = pool.submit(look_at_destination)
     try:
@@ -258,9 +267,14 @@ def _validate(
     except ConnectorError as error:
         field = {"schema": "target_schema", "table": "target_table"}.get(error.field, "destination")
         findings.append(_finding(field, error))
+    try:
+        cost = _result(costed, asked + ANSWER_LIMIT_S, "The source")
+    except ConnectorError as error:
+        cost = Estimate(None, None, error.message)  # what stands against it is told by those who look at the rest
     pool.shutdown(wait=False)
     findings += [_finding("column_rules", error) for error in wrong_rules]
-    return {"findings": findings, "columns": columns, "forecast": forecast and asdict(forecast)}
+    told = forecast and asdict(forecast)
+    return {"findings": findings, "columns": columns, "forecast": told, "cost": asdict(cost)}
 
 
 def _cursor_findings(columns: tuple[Column, ...], name: str, initial: str) -> list[dict[str, Any]]:

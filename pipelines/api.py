@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from pipelines import lookups, queries, services
+from pipelines import lookups, prices, queries, services
 from pipelines.api_base import ApiView, FieldErrors, Problem, problem
 from pipelines.columns import columns_now, known_columns
 from pipelines.models import Connection, Pipeline, PipelineState
@@ -117,10 +117,12 @@ class PipelineViewSet(ApiView, mixins.ListModelMixin, mixins.RetrieveModelMixin,
         Both systems are asked, for at most 5 seconds; nothing is written.
         """
         try:
-            findings, forecast = lookups.look_ahead(self.get_object())
+            findings, forecast = lookups.look_ahead(pipeline := self.get_object())
         except lookups.LookupFailed as failure:
             raise PipelineRefused(failure.code, failure.message, failure.hint) from failure
-        return Response(OutlookSerializer({"forecast": forecast, "findings": findings}).data)
+        return Response(
+            OutlookSerializer({"forecast": forecast, "findings": findings, "cost": prices.outlook(pipeline)}).data
+        )
 
     @extend_schema(summary="Pause a pipeline", request=None, responses={200: PipelineSerializer})
     @action(detail=True, methods=["post"])

@@ -108,7 +108,8 @@ def validate_pipeline(pipeline: Pipeline) -> list[Finding]:
 def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None]:
     """What the live systems say against a pipeline, saved or not; if nothing, what a run would do to its target.
 
-    The pipeline takes note of its source's columns, so that a run can tell when one is gone or retyped.
+    The pipeline takes note of its source's columns, so that a run can tell when one is gone or retyped, and of what a
+    dry run says that a run bills.
     Raises LookupFailed if nobody could be asked: then nothing is known against it.
     """
     findings = []
@@ -149,6 +150,7 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
     )
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]
+    pipeline.cost_estimate = answer.get("cost")
     return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
 
 

@@ -234,11 +234,25 @@ class FindingSerializer(ProblemSerializer):
     definite = serializers.BooleanField(help_text="False where a system could not be asked.")
 
 
+class CostOutlookSerializer(serializers.Serializer[Any]):
+    """What a run would bill by a dry run, and what its schedules make of it; null is what nobody can tell."""
+
+    query_bytes = serializers.IntegerField(allow_null=True, help_text="Billed for query jobs.")
+    storage_bytes = serializers.IntegerField(allow_null=True, help_text="Read through the Storage Read API.")
+    money = serializers.FloatField(allow_null=True, help_text="At the prices that are set.")
+    is_least = serializers.BooleanField(help_text="It may well be more.")
+    why = serializers.CharField(allow_blank=True, help_text="Why it is not known.")
+    is_first = serializers.BooleanField(help_text="This is of the first run, which reads all rows.")
+    runs_a_month = serializers.IntegerField(allow_null=True, help_text="That schedules start in the next 30 days.")
+    money_a_month = serializers.FloatField(allow_null=True)
+
+
 class OutlookSerializer(serializers.Serializer[Any]):
     """What a run would do; null where something stands against it."""
 
     forecast = ForecastSerializer(allow_null=True)
     findings = FindingSerializer(many=True)
+    cost = CostOutlookSerializer(allow_null=True, help_text="What it would bill.")
 
 
 class IndexSerializer(NoUnknownFields, serializers.Serializer[Any]):

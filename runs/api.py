@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from pipelines import lookups
 from pipelines.api_base import ApiView, FieldErrors, problem
+from pipelines.budgets import APPROVES
 from pipelines.models import Pipeline
 from runs import part_queries, queries, services
 from runs.models import Decision, Run, RunAction, Trigger
@@ -62,7 +63,7 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
     filterset_class = RunFilter
     action_permissions: ClassVar = dict.fromkeys(
         ("cancel", "clear", "mark_done", "approve", "discard", "start"), "pipelines.run_pipeline"
-    )
+    ) | {"approve_cost": APPROVES}
 
     def get_queryset(self) -> QuerySet[Run]:
         return Run.objects.select_related("pipeline", "revision", "requested_by").order_by("-created_at", "-id")
@@ -111,6 +112,13 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
     def approve(self, request: Request, pk: Any = None) -> Response:
         """Publishes the rows that the run staged, as they are."""
         return self._decide(request, Decision.PUBLISH)
+
+    @extend_schema(summary="Approve what a run costs", request=DecisionSerializer)
+    @action(detail=True, methods=["post"], url_path="approve-cost")
+    def approve_cost(self, request: Request, pk: Any = None) -> Response:
+        """Lets a run that is held with over_budget go on and read, as much as its dry run says."""
+        services.approve_cost(self.get_object(), by=request.user, note=self._note(request))
+        return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(summary="Discard a held run", request=DecisionSerializer)
     @action(detail=True, methods=["post"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from connectors.billing import Estimate
 from connectors.errors import Held
-from pipelines.prices import money
+from pipelines.prices import money, price
 from runs import costs
 from runs.reporter import Reporter
 from runs.services import Claim
@@ -65,9 +65,9 @@ def _left(claimed: Claim) -> tuple[int, str]:
 def _refusal(claimed: Claim, told: Estimate, known: int, why: str) -> tuple[str]:
     if told.bytes is None and not known:
         return (f"Nobody can tell what this run would bill, and {why}.",)
-    price = money(told.query_bytes or 0, told.storage_bytes or 0)
+    amount = money(told.query_bytes or 0, told.storage_bytes or 0)
     least = "at least " if told.is_least or told.bytes is None else "about "
-    return (f"This run would bill {least}{size(known)} ({costs.price(price)}), and {why}.",)
+    return (f"This run would bill {least}{size(known)} ({price(amount)}), and {why}.",)
 
 
 def in_words(told: Estimate) -> str:
@@ -75,12 +75,7 @@ def in_words(told: Estimate) -> str:
     if told.bytes is None:
         return f"What this run will bill is not known. {told.why}".strip()
     least = "at least " if told.is_least else "about "
-    price = costs.price(money(told.query_bytes or 0, told.storage_bytes or 0))
-    kinds = [
-        f"{size(amount)} {what}"
-        for amount, what in ((told.query_bytes, "by queries"), (told.storage_bytes, "by the Storage Read API"))
-        if amount
-    ]
-    return f"This run will bill {least}{size(told.bytes)} ({price}){': ' if kinds else '.'}{', '.join(kinds)}" + (
-        "." if kinds else ""
-    )
+    parts = ((told.query_bytes, "by queries"), (told.storage_bytes, "by the Storage Read API"))
+    kinds = ", ".join(f"{size(amount)} {what}" for amount, what in parts if amount)
+    spent = price(money(told.query_bytes or 0, told.storage_bytes or 0))
+    return f"This run will bill {least}{size(told.bytes)} ({spent}){f': {kinds}' if kinds else ''}."

@@ -11,7 +11,7 @@ from django.db.models import Max, Min
 from django.utils import timezone
 
 from runs import part_queries, receipts
-from runs.models import LogLine, Run, RunAction
+from runs.models import OVER_BUDGET, LogLine, Run, RunAction
 from runs.part_queries import Picture
 from runs.states import RunStatus, Step
 from runs.waiting import wait_of, why_waiting
@@ -98,5 +98,6 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "is_blocked": run.status == RunStatus.BLOCKED,
         "can_settle": run.status in (RunStatus.FAILED, RunStatus.CANCELLED),
         "is_held": run.status == RunStatus.HELD,
+        "is_over_budget": run.status == RunStatus.HELD and run.error_code == OVER_BUDGET,
         "receipt": receipts.public(run),
     }

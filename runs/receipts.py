@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectors.drift import Change, in_words
+from runs import costs
 from runs.models import Run, RunAction
 from runs.words import count, exact_text, size, span, words
 
@@ -106,6 +107,8 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("source.table", "Table", str),
             ("source.bytes_processed", "Read by the query", size),
             ("source.bytes_billed", "Billed", size),
+            ("source.estimated_query_bytes", "A dry run said", size),
+            ("source.estimated_storage_bytes", "Scanned, as the read session said", size),
             ("source.cursor_bytes_billed", "Billed for the cursor", size),
             ("source.partitions_bytes_billed", "Billed for the list of partitions", size),
             ("source.parts_by", "Read in ranges of", str),
@@ -209,6 +212,7 @@ def document(run: Run, user: Any) -> dict[str, Any]:
         "started_at": run.started_at and run.started_at.isoformat(),
         "finished_at": run.finished_at and run.finished_at.isoformat(),
         "receipt": visible(run, user),
+        "cost": costs.of_run(run).to_json(),
     }
 
 

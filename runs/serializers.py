@@ -9,7 +9,8 @@ from rest_framework import serializers
 
 from connectors.errors import ConnectorError
 from pipelines.api_base import FieldErrors, Problem, ProblemSerializer, problem
-from runs import asking, giving, queries, receipts, values
+from runs import asking, costs, giving, queries, receipts, values
+from runs.cost_serializers import RunCostSerializer
 from runs.models import DoneMark, LogLine, PartLoad, Run, RunAction
 from runs.part_queries import counts_of
 from runs.receipt_serializers import RECEIPTS
@@ -117,12 +118,13 @@ class RunDetailSerializer(RunSerializer):
     progress = serializers.SerializerMethodField()
     parts = serializers.SerializerMethodField(help_text="How its parts stand; null for a run that is loaded in one go.")
     receipt = serializers.SerializerMethodField(help_text="What the run did, once it succeeded.")
+    cost = serializers.SerializerMethodField(help_text="What it was billed, and what a dry run said before.")
     done = serializers.SerializerMethodField(help_text="Who marked it as done and why; null for a run nobody marked.")
 
     class Meta(RunSerializer.Meta):
         fields = (
             *RunSerializer.Meta.fields,
-            *("waiting", "waiting_on", "upstreams", "progress", "parts", "receipt", "done"),
+            *("waiting", "waiting_on", "upstreams", "progress", "parts", "receipt", "cost", "done"),
         )
         read_only_fields = fields
 
@@ -146,6 +148,10 @@ class RunDetailSerializer(RunSerializer):
     @extend_schema_field(RECEIPTS)
     def get_receipt(self, run: Run) -> dict[str, Any] | None:
         return receipts.visible(run, self.context["request"].user)
+
+    @extend_schema_field(RunCostSerializer)
+    def get_cost(self, run: Run) -> dict[str, Any]:
+        return RunCostSerializer(costs.of_run(run)).data
 
     @extend_schema_field(DoneSerializer(allow_null=True))
     def get_done(self, run: Run) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from runs import (
     board_queries,
     check_queries,
     comparisons,
+    costs,
     graph_queries,
     live,
     page_queries,
@@ -96,6 +97,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "schema_changes": changes,
         "checks": check_queries.histories_of(pipeline),
         "alerts": open_alerts_of(pipeline),
+        "cost": costs.of_pipeline(pipeline),
     }
     return render_live(request, "pipeline", context)
 
@@ -167,6 +169,7 @@ def run(request: HttpRequest, pk: UUID) -> HttpResponse:
         "parts": parts,
         "attempts": list(run.attempts.all()),
         "values": values.shown(run),
+        "cost": costs.of_run(run),
         "target": values.target_of_run(run),
         "upstreams": upstream_waits.prerequisites_of(run),
         "chain": services.runs_of_chain(run),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from pipelines.prices import size as size
+
 
 def count(value: float | None) -> str:
     """1234567 → 1,234,567"""
@@ -14,20 +16,10 @@ def compact(value: float | None) -> str:
     """1234567 → 1.23 M"""
     if value is None:
         return ""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
-        if value >= size:
-            return f"{value / (1e3 if unit == 'k' else size):.3g} {unit}"
+    for unit, least in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if value >= least:
+            return f"{value / (1e3 if unit == 'k' else least):.3g} {unit}"
     return f"{value:,.0f}"
-
-
-def size(value: float | None) -> str:
-    """Bytes: 1234567 → 1.23 MB"""
-    if value is None:
-        return ""
-    for unit, bytes_in_it in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= bytes_in_it:
-            return f"{value / bytes_in_it:.3g} {unit}"
-    return f"{value:.0f} B"
 
 
 def span(seconds: float | None) -> str:

@@ -14,7 +14,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from connectors.base import TextPolicy
-from pipelines import lookups
+from pipelines import lookups, prices
 from pipelines.admin.meaning import preview_of
 from pipelines.columns import preflight
 from pipelines.forms.parameters import ParametersField
@@ -76,7 +76,9 @@ class PipelineEndpoints:
             wrong = "; ".join(f"{name}: {' '.join(errors)}" for name, errors in form.errors.items())
             raise lookups.LookupFailed("invalid", "These fields must be right first.", wrong)
         findings, forecast = lookups.look_ahead(form.instance)
-        return JsonResponse({"forecast": forecast, "findings": [asdict(finding) for finding in findings]})
+        cost = prices.outlook(form.instance)
+        told = {"forecast": forecast, "findings": [asdict(finding) for finding in findings]}
+        return JsonResponse({**told, "cost": cost.lines() if cost else []})
 
     def schedule_view(self, request: HttpRequest) -> JsonResponse:
         """A rule in words with its next times, while it is being typed."""

@@ -17,7 +17,7 @@ from unfold.admin import ModelAdmin, StackedInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
 from unfold.decorators import action, display
 
-from pipelines import quarantines, queries, services, sql_rights, upcoming
+from pipelines import prices, quarantines, queries, services, sql_rights, upcoming
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.checks import CheckInline
@@ -257,6 +257,9 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         )
         for warning in form.warnings:
             messages.warning(request, warning)
+        cost = prices.outlook(form.instance)
+        if cost is not None:
+            messages.info(request, " ".join(cost.lines()))
 
     def delete_model(self, request: HttpRequest, obj: Pipeline) -> None:
         """Archived first: that takes down its schedules and what stands for them."""

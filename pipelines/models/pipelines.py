@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
@@ -434,6 +435,9 @@ class Pipeline(models.Model):
     revision = models.ForeignKey("Revision", on_delete=models.RESTRICT, null=True, editable=False, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+
+    # What a dry run said when somebody last looked ahead, see pipelines.lookups; kept nowhere.
+    cost_estimate: dict[str, Any] | None = None
 
     class Meta:
         ordering = ["name"]

@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from pipelines.forms.parameters import typed
+from pipelines.prices import price
 from runs import charts, part_queries, receipts
 from runs.micro_batches import MicroBatches, grouped
 from runs.models import Attempt, Because, Run, RunAction
@@ -20,7 +21,7 @@ from runs.states import RunStatus
 from runs.words import compact, count, exact, size, span, words
 
 register = template.Library()
-for say in (compact, count, exact, size, span, words, part_queries.doing):
+for say in (compact, count, exact, price, size, span, words, part_queries.doing):
     register.filter(say.__name__, say)
 
 ICONS = {status.value: status.value for status in RunStatus} | {

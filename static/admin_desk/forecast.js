@@ -22,11 +22,11 @@ export function showForecast(field) {
   }
 }
 
-function told({ forecast, findings }) {
+function told({ forecast, findings, cost = [] }) {
   const against = findings.map(note);
-  if (!forecast) return against;
+  if (!forecast) return [...against, ...cost.map((text) => el("p", {}, text))];
   const { method, why, dependents, makes, waits, minds, last_lock: last } = forecast;
-  const lines = [["Who waits", waits], ["Depends on it", dependents], ["Will be made", makes], ["To mind", minds]];
+  const lines = [["Who waits", waits], ["Depends on it", dependents], ["Will be made", makes], ["To mind", minds], ["Costs", cost]];
   if (last) lines.splice(1, 0, ["The last run", [`Others waited for at most ${ms(last.held_ms)}; it waited ${ms(last.wait_ms)} for the lock.`]]);
   return [
     ...against,

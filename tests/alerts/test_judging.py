@@ -162,6 +162,24 @@ def test_columns_that_a_target_followed_are_told_once_and_nothing_has_to_recover
     assert len(told()) == 3
 
 
+def test_a_run_that_waits_for_its_cost_is_told_as_over_budget_until_somebody_decides(make_pipeline, make_rule, end):
+    pipeline = make_pipeline()
+    make_rule(AlertKind.OVER_BUDGET, HELD, RECOVERED)
+    run = end(pipeline, "held", error_code="over_budget", error_message="This run would bill 25 GB.")
+    assert told() == [("opened", "Orders waits: over budget")]
+    assert AlertDelivery.objects.get().severity == "warning"
+    move(run, "retrying")
+    assert told()[1:] == [("recovered", "Orders is no longer held")]
+    end(pipeline, "failed", error_code="bytes_billed_limit")
+    assert told()[2:] == [("opened", "Orders failed: over budget")]
+
+
+def test_who_watches_only_held_runs_is_told_of_one_that_waits_for_its_cost(make_pipeline, make_rule, end):
+    make_rule(HELD)
+    end(make_pipeline(), "held", error_code="over_budget")
+    assert [title for _, title in told()] == ["Orders waits: over budget"]
+
+
 def test_one_failure_is_not_told_twice_by_one_rule(make_pipeline, make_rule, end):
     make_rule(FAILED, AlertKind.SCHEMA_DRIFT, AlertKind.OVER_BUDGET)
     end(make_pipeline(), "failed", error_code="schema_frozen")

@@ -49,6 +49,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "pipelines/{pipeline_id}/undo/"), ("post", "pipelines/{pipeline_id}/undo/"),
         ("post", "pipelines/{pipeline_id}/backfills/"), ("post", "pipelines/{pipeline_id}/backfills/preview/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),
+            ("post", "runs/{id}/approve-cost/"), ("get", "ledger/"),
     }  # fmt: skip
     for methods in schema["paths"].values():
         for operation in methods.values():

@@ -1,0 +1,97 @@
+"""The ledger, and the button that lets a run read beyond its budget."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required, permission_required
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.http import require_POST
+
+from pipelines.budgets import APPROVES
+from pipelines.models import Pipeline
+from runs import costs, ledger, services
+from runs.models import Run
+from runs.page_access import back, page
+from runs.page_forms import Filter
+
+SEES = "runs.view_ledger"
+
+
+class LedgerFilter(Filter):
+    text = forms.CharField(
+        label="Pipeline",
+        required=False,
+        max_length=200,
+        widget=forms.TextInput({"type": "search", "placeholder": "Pipeline's name"}),
+    )
+    month = forms.ChoiceField(required=False)
+    action = forms.ChoiceField(label="What", required=False, choices=[("", "Anything"), *ledger.ACTIONS])
+    pipeline = forms.ModelChoiceField(Pipeline.objects.all(), required=False, widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        months = ledger.months_before(costs.first_of_month())
+        self.fields["month"].choices = [
+            (f"{month:%Y-%m}" if number else "", f"{month:%B %Y}") for number, month in enumerate(months)
+        ]
+
+    def asked(self) -> tuple[date, dict[str, Any]]:
+        """The month, and what else its entries are filtered by."""
+        wanted = self.wanted()
+        month = wanted.pop("month", "")
+        return (date.fromisoformat(f"{month}-01") if month else costs.first_of_month()), wanted
+
+
+@page(SEES)
+def ledger_page(request: HttpRequest) -> HttpResponse:
+    form = LedgerFilter(request.GET)
+    month, wanted = form.asked()
+    text = request.GET.get("page", "")
+    found = ledger.page(month, number=int(text) if text.isdecimal() and len(text) < 6 else 1, **wanted)
+    context = {"form": form, "month": month, "found": found, "pipeline": wanted.get("pipeline")}
+    return render(request, "ledger.html", context)
+
+
+@page(SEES)
+def ledger_csv(request: HttpRequest) -> HttpResponse:
+    """The month's entries as a file, with the filters of the page."""
+    month, wanted = LedgerFilter(request.GET).asked()
+    response = StreamingHttpResponse(_lines(month, wanted), content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="ledger-{month:%Y-%m}.csv"'
+    return response
+
+
+def _lines(month: date, wanted: dict[str, Any]) -> Iterator[str]:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(ledger.HEADER)
+    for row in ledger.table(month, **wanted):
+        writer.writerow(row)
+        if text.tell() > 1 << 16:
+            yield text.getvalue()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue()
+
+
+@require_POST
+@login_required
+@permission_required(APPROVES, raise_exception=True)
+def approve_cost(request: HttpRequest, pk: UUID) -> HttpResponse:
+    run = get_object_or_404(Run, pk=pk)
+    try:
+        services.approve_cost(run, by=request.user, note=request.POST.get("note", ""))
+    except services.RunRefused as refused:
+        messages.error(request, f"{refused.message} {refused.hint}".strip())
+        return back(request, run)
+    messages.success(request, "The run goes on.")
+    return back(request, run)

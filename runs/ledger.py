@@ -1,0 +1,168 @@
+"""Reads of the ledger: what was billed, by pipeline and by day; a few queries for any number of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db.models import F, QuerySet, Sum
+
+from runs.models import CostApproval, Ledger, RunAction
+
+PER_PAGE = 50
+APPROVALS_SHOWN = 50
+MONTHS = 13
+CSV_AT_ONCE = 2000
+_SUMS = {
+    "runs": Sum("runs"),
+    "query_bytes": Sum("query_bytes"),
+    "storage_bytes": Sum("storage_bytes"),
+    "cost": Sum("cost"),
+}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was billed for something: a pipeline, a day, or all of it."""
+
+    runs: int = 0
+    query_bytes: int = 0
+    storage_bytes: int = 0
+    money: float = 0.0
+    name: str = ""
+    pipeline: UUID | None = None
+    day: date | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.query_bytes + self.storage_bytes
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A day in the chart, in percent of the largest."""
+
+    day: date
+    spent: Spent
+    x: float
+    width: float
+    height: float
+
+    @property
+    def y(self) -> float:
+        return 100 - self.height
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the ledger's page shows of a month."""
+
+    total: Spent
+    bars: Sequence[Bar]
+    rows: Sequence[Spent]
+    is_by_day: bool
+    approvals: Sequence[CostApproval]
+    number: int
+    has_more: bool
+
+
+def entries(
+    month: date, *, text: str = "", pipeline: Any = None, action: str = "", until: date | None = None
+) -> QuerySet[Ledger]:
+    """What was billed in a month, or up to `until`, of pipelines with these words in their names."""
+    found = Ledger.objects.filter(day__gte=month, day__lt=until or next_month(month))
+    for word in text.split():
+        found = found.filter(pipeline__name__icontains=word)
+    found = found.filter(pipeline=pipeline) if pipeline else found
+    return found.filter(action=action) if action else found
+
+
+def page(month: date, *, number: int = 1, **filters: Any) -> Page:
+    """The month's days as a chart, and who spent most: with a `pipeline` its days instead."""
+    found = entries(month, **filters)
+    by_day = found.values("day").annotate(**_SUMS).order_by("day")
+    days = [_spent(row, day=row["day"]) for row in by_day]
+    pipeline = filters.get("pipeline")
+    number = max(1, number)
+    has_more = False
+    if pipeline:
+        rows = list(reversed(days))
+    else:
+        first = (number - 1) * PER_PAGE
+        by_pipeline = (
+            found.values("pipeline", name=F("pipeline__name")).annotate(**_SUMS).order_by("-cost", "name", "pipeline")
+        )
+        fetched = list(by_pipeline[first : first + PER_PAGE + 1])
+        rows = [_spent(row, name=row["name"], pipeline=row["pipeline"]) for row in fetched[:PER_PAGE]]
+        has_more = len(fetched) > PER_PAGE
+    return Page(_total(days), _bars(month, days), rows, bool(pipeline), approvals(month, **filters), number, has_more)
+
+
+def approvals(month: date, *, text: str = "", pipeline: Any = None, action: str = "") -> list[CostApproval]:
+    """Who let runs go beyond their budgets in a month, newest first."""
+    found = CostApproval.objects.filter(at__date__gte=month, at__date__lt=next_month(month))
+    for word in text.split():
+        found = found.filter(pipeline__name__icontains=word)
+    found = found.filter(pipeline=pipeline) if pipeline else found
+    found = found.filter(run__action=action) if action else found
+    return list(found.select_related("pipeline", "run", "by").order_by("-at", "-id")[:APPROVALS_SHOWN])
+
+
+def _spent(row: dict[str, Any], **about: Any) -> Spent:
+    return Spent(row["runs"], row["query_bytes"], row["storage_bytes"], float(row["cost"]), **about)
+
+
+def _total(days: Sequence[Spent]) -> Spent:
+    return Spent(
+        sum(day.runs for day in days),
+        sum(day.query_bytes for day in days),
+        sum(day.storage_bytes for day in days),
+        sum(day.money for day in days),
+    )
+
+
+def _bars(month: date, days: Sequence[Spent]) -> list[Bar]:
+    count = (next_month(month) - month).days
+    step, by_day = 100 / count, {day.day: day for day in days}
+    highest = max((day.money for day in days), default=0.0)
+    bars = []
+    for place in range(count):
+        day = month + timedelta(days=place)
+        spent = by_day.get(day, Spent())
+        height = max(1.5, 100 * spent.money / highest) if highest and spent.bytes else 0.0
+        bars.append(Bar(day, spent, round(place * step + step * 0.1, 3), round(step * 0.8, 3), round(height, 2)))
+    return bars
+
+
+def next_month(month: date) -> date:
+    return (month.replace(day=1) + timedelta(days=32)).replace(day=1)
+
+
+def months_before(month: date) -> list[date]:
+    """This month and the ones before, newest first."""
+    found = [month]
+    while len(found) < MONTHS:
+        found.append((found[-1] - timedelta(days=1)).replace(day=1))
+    return found
+
+
+HEADER = ("day", "pipeline", "pipeline_id", "action", "runs", "query_bytes", "storage_bytes", "cost")
+
+
+def table(month: date, **filters: Any) -> Iterator[tuple[Any, ...]]:
+    """Every entry of a month, for a file: as HEADER says."""
+    found = entries(month, **filters).order_by("day", "pipeline__name", "action", "id")
+    names = ("day", "pipeline__name", "pipeline", "action", "runs", "query_bytes", "storage_bytes", "cost")
+    for day, name, *rest in found.values_list(*names).iterator(chunk_size=CSV_AT_ONCE):
+        yield day.isoformat(), _harmless(name), *rest
+
+
+def _harmless(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name[:1] in "=+-@\t\r" else name
+
+
+ACTIONS = [(action.value, action.label) for action in RunAction]

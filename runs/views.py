@@ -109,7 +109,9 @@ def start_action(request: HttpRequest, pk: UUID, name: str) -> HttpResponse:
     asked = asking.ask(pipeline, name)
     if asked is None:
         raise Http404
-    form: forms.Form | None = ConfirmForm(request.POST or None, label=asked.confirm) if asked.confirm else None
+    form: forms.Form | None = None
+    if asked.confirm:
+        form = ConfirmForm(request.POST if request.method == "POST" else None, label=asked.confirm)
     if asked.takes_value:
         form = WatermarkForm(request.POST or None, initial={"watermark": asked.watermark}, pipeline=pipeline)
     if request.method == "POST" and (form is None or form.is_valid()):

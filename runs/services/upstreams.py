@@ -163,9 +163,10 @@ def _stands_for(waiting: Waiting, dependency: Dependency, interval: Interval) ->
 
 
 def _has_news(run: Run) -> bool:
-    """Whether it brought new data: one that appended or merged no row did not."""
+    """Whether it brought new data: one that appended or merged no row, and deleted none, did not."""
     replaces = run.revision.definition["write_disposition"] == WriteDisposition.REPLACE
-    return bool(run.rows) or replaces or run.action == RunAction.FULL_REFRESH
+    deleted = (run.receipt or {}).get("changes", {}).get("deleted")
+    return bool(run.rows or deleted) or replaces or run.action == RunAction.FULL_REFRESH
 
 
 def _new_run(pipeline: Pipeline, interval: Interval) -> Run:

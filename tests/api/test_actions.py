@@ -95,3 +95,11 @@ def test_a_viewer_settles_nothing(viewer_api: Any, merging: Any, door: str) -> N
         pipeline=merging, revision_id=merging.revision_id, trigger="manual", status=RunStatus.FAILED
     )
     assert viewer_api.post(f"/api/v1/runs/{run.pk}/{door}/", {"note": "x"}, format="json").status_code == 403
+
+
+def test_the_api_wants_a_full_refresh_of_a_history_confirmed(api, make_pipeline):
+    pipeline = make_pipeline("P", write_disposition="history", merge_key=["id"])
+    address = f"/api/v1/pipelines/{pipeline.pk}/runs/"
+    refused = api.post(address, {"action": "full_refresh"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "history_begins_anew")
+    assert api.post(address, {"action": "full_refresh", "force": True}).status_code == 201

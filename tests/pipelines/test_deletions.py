@@ -76,3 +76,35 @@ def test_a_run_sees_all_rows_if_it_reads_what_every_run_reads(definition, given,
         "parameters": {"country": {"type": "STRING", "default": "DE"}},
     }
     assert deletions.sees_all(known, {"parameters": given}) is expected
+
+
+HISTORY = {"write_disposition": "history", "merge_key": ["id"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cursor_column": "at"}, set()),
+        ({"cursor_column": "at", "incremental": True, "lookback": 60}, set()),
+        ({"merge_key": []}, {("merge_key_missing", "merge_key")}),
+        ({"deletes": "soft"}, {("only_for_merge", "deletes")}),
+        ({"primary_key": ["id"]}, {("history_unique", "primary_key")}),
+        ({"indexes": [{"columns": ["a"], "unique": True}]}, {("history_unique", "indexes")}),
+        ({"indexes": [{"columns": ["a"]}]}, set()),
+        ({"partition_column": "day"}, {("partition_not_in_key", "merge_key")}),
+        ({"partition_column": "day", "merge_key": ["id", "day"]}, set()),
+    ],
+)
+def test_a_history_needs_a_key_and_has_nothing_unique_in_it(make_pipeline, changes, expected):
+    assert refused(make_pipeline("P"), **{**HISTORY, **changes}) == expected
+
+
+def test_a_history_is_another_definition_than_a_merge_of_the_same(make_pipeline):
+    merge, history = (
+        make_pipeline(name, **kind, target_table="t" + name) for name, kind in (("a", MERGE), ("b", HISTORY))
+    )
+    history.target_table, history.source_table = merge.target_table, merge.source_table
+    prints = [services.fingerprint_of(services.definition_of(each)) for each in (merge, history)]
+    assert prints[0] != prints[1]
+    history.merge_key = ["other"]
+    assert services.fingerprint_of(services.definition_of(history)) != prints[1]

@@ -64,6 +64,20 @@ def test_a_watermark_is_kept_in_one_form_and_nonsense_is_an_error_of_the_field(
     assert (run.action, run.action_options) == ("set_watermark", {"watermark": "2026-01-31 04:00:00+00:00"})
 
 
+def test_a_history_begins_anew_only_once_somebody_has_ticked_that(browser: Client, make_pipeline: Any) -> None:
+    keeping = make_pipeline(write_disposition="history", merge_key=["id"])
+    address = f"/pipelines/{keeping.pk}/start/full-refresh/"
+    assert "Every version in public.orders is deleted" in browser.get(address).content.decode()
+    assert "This field is required" in browser.post(address).content.decode()
+    assert not Run.objects.exists()
+    browser.post(address, {"confirm": "on"})
+    run = Run.objects.get()
+    assert (run.action, run.action_options) == ("full_refresh", {})
+    with pytest.raises(services.RunRefused, match="deletes every version") as refused:
+        services.run_again(run, by=None)
+    assert refused.value.code == "history_begins_anew"
+
+
 def test_a_pipeline_that_reads_all_rows_has_no_watermark(browser: Client, make_pipeline: Any) -> None:
     replacing = make_pipeline()
     assert browser.get(f"/pipelines/{replacing.pk}/start/watermark/").status_code == 404

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runs import services
-from runs.models import Decision
+from runs.models import Decision, RunAction, Trigger
 from tests.runs.test_executor import log_of, start
 
 MERGE = {"write_disposition": "merge", "merge_key": ["id"]}
@@ -73,3 +73,27 @@ def test_too_many_deletions_are_held_and_made_once_somebody_approves(moving, wor
     work()
     run.refresh_from_db()
     assert (run.status, run.receipt["changes"]["deleted"], rows_of(pipeline)) == ("succeeded", 2, 1)
+
+
+def test_a_history_keeps_what_was_and_compares_what_is(moving, work, script, warehouse_cursor):
+    pipeline = moving(write_disposition="history", merge_key=["id"], guard_shrink_percent=None)
+    start(pipeline)
+    work()
+    warehouse_cursor.execute(f"UPDATE public.{pipeline.target_table} SET name = 'before' WHERE id = 1")
+    script.rows = 2
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    changes = run.receipt["changes"]
+    assert (run.receipt["method"], changes["inserted"], changes["versions"], changes["deleted"]) == ("history", 1, 1, 1)
+    assert "Added 1 versions" in log_of(run)
+    warehouse_cursor.execute(
+        f"SELECT id, name, _is_current, _valid_to FROM public.{pipeline.target_table} ORDER BY id, _valid_from"
+    )
+    first, former, now, gone = warehouse_cursor.fetchall()
+    assert [row[:3] for row in (first, former, now)] == [(0, "row 0", True), (1, "before", False), (1, "row 1", True)]
+    assert former[3].isoformat() == gone[3].isoformat() == run.receipt["snapshot_time"]
+    compared, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=None, action=RunAction.COMPARE)
+    work()
+    compared.refresh_from_db()
+    assert (compared.receipt["answer"], compared.receipt["counts"]["target"]) == ("equal", 2)

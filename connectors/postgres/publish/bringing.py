@@ -32,9 +32,14 @@ def bring_over(
 ) -> Changes:
     """Change the target's rows by the `rows` of `staging`; the caller holds the lock that the method takes.
 
-    `before_change` is told of what a replace in place is about to do. Raises Held where a guard wants a person to
-    decide, and ConnectorError.
+    `before_change` is told of what a replace in place, or a history that begins anew, is about to do. Raises Held
+    where a guard wants a person to decide, and ConnectorError.
     """
+
+    def replaces(changes: Changes) -> None:
+        check_changes(target, changes, guard=guard)
+        before_change(changes)
+
     if method == "append" and mode.span is not None:
         told = f"{target} from {mode.span.low} to {mode.span.high}"
         allow = partial(check_changes, told, guard=guard)
@@ -46,12 +51,7 @@ def bring_over(
         refusal = in_place.refuse(session, target, columns, mode.key)
         if refusal is not None:
             raise refusal
-
-        def check(changes: Changes) -> None:
-            check_changes(target, changes, guard=guard)
-            before_change(changes)
-
-        changes = in_place.apply(session, target, staging, columns, mode.key, allow=check)
+        changes = in_place.apply(session, target, staging, columns, mode.key, allow=replaces)
         return replace(changes, revived=marks.clear(session, target))
     allow = partial(check_changes, target, guard=guard)
     told = history.objection(mode, seen) if method == "history" else full_merge.objection(mode, seen)
@@ -63,7 +63,7 @@ def bring_over(
             as_of=as_of,
             duplicates=duplicates,
             seen=seen,
-            allow=allow,
+            allow=replaces if mode.anew else allow,
         )
     table = inspected(session, target)
     if not full_merge.concerns(session, target, mode, table):

@@ -8,7 +8,15 @@ from connectors.base import Column, Deletes, Target, WriteDisposition, WriteMode
 from connectors.forecast import Forecast, LastLock
 from connectors.postgres import control, control_schema, kept
 from connectors.postgres.client import Session
-from connectors.postgres.publish import in_place_rules, indexes, marks, merge_index, merge_rules, partitions
+from connectors.postgres.publish import (
+    history_form,
+    in_place_rules,
+    indexes,
+    marks,
+    merge_index,
+    merge_rules,
+    partitions,
+)
 from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Existing, Look
 from connectors.postgres.publish.lock import LIMIT_S, TRY_MS
@@ -112,6 +120,10 @@ def _makes(
         if any(not one.is_primary for one in asked):
             waits.append("For the indexes writers wait from when they are made until the commit; readers do not.")
     makes = [one.what for one in asked]
+    if mode.disposition is WriteDisposition.HISTORY and columns:
+        makes += [
+            f"{kind} on {', '.join(mode.key)}" for kind in _history_indexes(session, target, columns, mode, stays)
+        ]
     key_index = _merge_index(session, target, columns, mode, form, stays)
     if key_index:
         makes.append(key_index)
@@ -125,6 +137,15 @@ def _makes(
     if form.by is not None:
         makes.append(f"partitions, one for each {form.by.unit} of {form.by.source} that has rows")
     return tuple(makes), tuple(waits)
+
+
+def _history_indexes(
+    session: Session, target: Target, columns: Sequence[Column], mode: WriteMode, stays: Existing | None
+) -> list[str]:
+    """Those of a history that the target lacks."""
+    there = history_form.indexed(session, target, merge_rules.named(columns, mode.key)) if stays is not None else set()
+    told = {"_is_current": "unique index of current versions", "NOT _is_current": "index of past versions"}
+    return [what for predicate, what in told.items() if predicate not in there]
 
 
 def _marks(session: Session, target: Target, mode: WriteMode, stays: Existing | None) -> Sequence[str]:

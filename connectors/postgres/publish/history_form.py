@@ -106,13 +106,18 @@ def make(
         session.execute(sql.SQL("DROP INDEX {}").format(sql.Identifier(target.schema, index.name)))
         reporter.log("info", f"Dropped {index.name} on {target}: a history has several rows with one key.")
     keys = named(columns, mode.key)
-    rows = session.execute(_FOUND, {"schema": target.schema, "table": target.table, "names": keys}).fetchall()
-    there = {predicate.strip("()") for (predicate,) in rows}
+    there = indexed(session, target, keys)
     for predicate, kind, ending in ((_CURRENT, "UNIQUE INDEX", "current"), (_PAST, "INDEX", "past")):
         if predicate not in there:
             name = free_name(session, target.schema, "_".join((target.table, *keys, ending)))
             _make_index(session, target, keys, name, kind, predicate)
             reporter.log("info", f"Made the {kind.lower()} {name} on {target} ({', '.join(keys)}) WHERE {predicate}.")
+
+
+def indexed(session: Session, target: Target, keys: Sequence[str]) -> set[str]:
+    """Which versions of these keys have the index that they need, as conditions."""
+    rows = session.execute(_FOUND, {"schema": target.schema, "table": target.table, "names": list(keys)}).fetchall()
+    return {predicate.strip("()") for (predicate,) in rows}
 
 
 def _make_index(session: Session, target: Target, keys: Sequence[str], name: str, kind: str, predicate: str) -> None:

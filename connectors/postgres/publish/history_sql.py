@@ -39,11 +39,17 @@ SELECT * FROM (
 ) AS met WHERE verdict <> 'keep'
 """
 _BATCH = "(SELECT *, ctid AS staged_at, true AS is_latest FROM {staging})"
-# One row for each key and cursor: of several the same one each time, whatever order they came in.
+# One row for each key and cursor: of several the same one each time, whatever order they came in. Where a key has rows
+# with a cursor, those without one do not count: they are older, as in a merge, and nobody knows since when.
 _SORTED_BATCH = """
-(SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY {placed} DESC, staged_at) = 1 AS is_latest
+(SELECT *, row_number() OVER (PARTITION BY {by_key} ORDER BY {newest}staged_at) = 1 AS is_latest
  FROM (SELECT DISTINCT ON ({by}) *, ctid AS staged_at FROM {staging} AS s
        ORDER BY {by}, ROW({all}) USING OPERATOR(pg_catalog.*>)) AS s)
+"""
+_OF_CURSORS = """
+(SELECT * FROM (SELECT *, bool_or({cursor} IS NOT NULL) OVER (PARTITION BY {by_key}) AS has_cursor
+                FROM {batch} AS s) AS s
+ WHERE {cursor} IS NOT NULL OR NOT has_cursor)
 """
 # Of keys that have a past: what is known is forgotten, what is back said, what has the cursor of an old version mended.
 _LOOK_BACK = """
@@ -81,13 +87,15 @@ WITH touched AS (
   SELECT DISTINCT {key_values} FROM {noted} AS d JOIN {staging} AS s ON s.ctid = d.staged_at
   WHERE d.verdict IN ('next', 'back', 'late')
 ), there AS (
-  SELECT *, CASE WHEN _valid_to IS DISTINCT FROM lead(_valid_from) OVER (PARTITION BY {k} ORDER BY placed, _valid_from)
-                 THEN _valid_to END AS gap
+  SELECT {k}, part, place, _valid_from, _valid_to,
+         max(placed) OVER (by_time ROWS UNBOUNDED PRECEDING) AS placed,
+         CASE WHEN _valid_to IS DISTINCT FROM lead(_valid_from) OVER by_time THEN _valid_to END AS gap
   FROM (SELECT touched.*, t.tableoid AS part, t.ctid AS place, {placed_then} AS placed, t._valid_from, t._valid_to
         FROM touched JOIN {table} AS t ON t._is_current AND {touches}
         UNION ALL
         SELECT touched.*, t.tableoid, t.ctid, {placed_then}, t._valid_from, t._valid_to
         FROM touched JOIN {table} AS t ON NOT t._is_current AND {touches}) AS versions
+  WINDOW by_time AS (PARTITION BY {k} ORDER BY _valid_from, _valid_to)
 ), items AS (
   SELECT {k}, NULL::tid AS staged_at, part, place, false AS is_next, placed, NULL::timestamptz AS at,
          _valid_from, _valid_to, gap FROM there
@@ -102,14 +110,14 @@ WITH touched AS (
                      WHEN at > known OR known IS NULL THEN placed ELSE greatest({as_of}, known) END)
               OVER (in_order ROWS UNBOUNDED PRECEDING) AS reached,
          count(place) OVER (in_order ROWS UNBOUNDED PRECEDING) AS after
-  FROM reached WINDOW in_order AS (PARTITION BY {k} ORDER BY is_next, placed, _valid_from NULLS LAST, staged_at)
+  FROM reached WINDOW in_order AS (PARTITION BY {k} ORDER BY is_next, placed, _valid_from, _valid_to, staged_at)
 ), following AS (
   SELECT *, CASE WHEN staged_at IS NULL THEN _valid_from ELSE reached END AS starts,
-         first_value(gap) OVER (PARTITION BY {k}, after ORDER BY is_next, placed, _valid_from NULLS LAST, staged_at)
+         first_value(gap) OVER (PARTITION BY {k}, after ORDER BY is_next, placed, _valid_from, _valid_to, staged_at)
            AS left_at
   FROM started
 ), ends AS (
-  SELECT *, lead(starts) OVER (PARTITION BY {k} ORDER BY is_next, placed, _valid_from NULLS LAST, staged_at) AS follows
+  SELECT *, lead(starts) OVER (PARTITION BY {k} ORDER BY is_next, placed, _valid_from, _valid_to, staged_at) AS follows
   FROM following
 ), timeline AS (
   SELECT staged_at, part, place, starts, _valid_to AS ended,
@@ -255,10 +263,7 @@ class History:
         """Rows of the staging table, and how many of them are versions of their own."""
         if self._is_plain:
             return self._filled("SELECT count(*), count(*) FROM {staging}")
-        return self._filled(
-            "SELECT (SELECT count(*) FROM {staging}), count(*)"
-            " FROM (SELECT DISTINCT {by} FROM {staging} AS s) AS versions"
-        )
+        return self._filled("SELECT (SELECT count(*) FROM {staging}), count(*) FROM {batch} AS s", batch=self._batch())
 
     @property
     def keys(self) -> list[str]:
@@ -285,7 +290,8 @@ class History:
         if self._is_plain:
             return self._filled(_BATCH)
         every = comma([fill("s.{0}", name) for name in names_by_source(self.columns).values()])
-        return self._filled(_SORTED_BATCH, keys=self._by_key, all=every, placed=self._placed("s"))
+        once = self._filled(_SORTED_BATCH, all=every)
+        return self._filled(_OF_CURSORS, batch=once) if self.cursor else once
 
     @property
     def _by_key(self) -> sql.Composable:
@@ -308,6 +314,8 @@ class History:
             "placed_then": self._placed("t"),
             "as_of": sql.Literal(self.as_of),
             "by_key": self._by_key,
+            "cursor": sql.Identifier("s", self.cursor) if self.cursor else sql.SQL("NULL"),
+            "newest": fill("s.{0} DESC NULLS LAST, ", self.cursor) if self.cursor else sql.SQL(""),
             "by": comma([self._by_key, fill("s.{0}", self.cursor)]) if self.cursor else self._by_key,
         }
         return sql.SQL(template).format(**{**common, **more})

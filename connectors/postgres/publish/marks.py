@@ -140,15 +140,16 @@ def rows_that_hold(session: Session, target: Target, mode: WriteMode | None) -> 
     Marks from before rows were kept count as well: who made them could tell.
     """
     table = sql.Identifier(target.schema, target.table)
-    if mode is None:
-        return table
+    condition = None if mode is None else holding(session, target, mode)
+    return table if condition is None else sql.SQL("(SELECT * FROM {} WHERE {}) AS held").format(table, condition)
+
+
+def holding(session: Session, target: Target, mode: WriteMode) -> sql.Composable | None:
+    """What is true of the target's rows that hold; None where all do."""
     is_history = mode.disposition is WriteDisposition.HISTORY
     name, holds = (IS_CURRENT, "{}") if is_history else (DELETED_AT, "{} IS NULL")
     is_there = name not in lacking(session, target, [name]) if of_mode(mode) else name in ours(session, target)
-    if not is_there:
-        return table
-    condition = sql.SQL(holds).format(sql.Identifier(name))
-    return sql.SQL("(SELECT * FROM {} WHERE {}) AS held").format(table, condition)
+    return sql.SQL(holds).format(sql.Identifier(name)) if is_there else None
 
 
 def add(session: Session, target: Target, names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ class TargetForm:
     @classmethod
     def of(cls, mode: WriteMode, columns: Sequence[Column]) -> TargetForm:
         """Raises ConnectorError, with the field at fault, for options that `columns` do not allow."""
-        merge_key = mode.key if mode.disposition is WriteDisposition.MERGE else ()
+        merge_key = mode.key if mode.disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY) else ()
         for error in objections(mode.options, merge_key):
             raise error
         return cls(tuple(indexes.wanted(mode.options, columns)), Partitioning.of(mode.options, columns))

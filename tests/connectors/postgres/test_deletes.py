@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Deletes, Guard, Refresh
+from connectors.base import Changes, Column, Deletes, Guard, NeverStop, Refresh, WriteDisposition, WriteMode
+from connectors.checks import Check, CheckKind, Severity, Status
 from connectors.errors import ConnectorError, Held
 from connectors.target_options import PartitionUnit, TargetOptions
 from tests.connectors.memory import ID_NAME, MemorySource, PartedSource, batch
@@ -289,6 +290,52 @@ def test_a_trigger_that_keeps_a_row_is_noticed(merge, admin, ids):
         merge([1], "hard")
     assert differs.value.code == "rows_differ"
     assert ids() == [1, 2]
+
+
+@pytest.mark.parametrize("deletes", [Deletes.SOFT, Deletes.KEEP])
+def test_a_comparison_leaves_out_what_is_marked_even_if_nothing_is_any_more(merge, world, deletes):
+    merge([1, 2, 3])
+    merge([1, 2])
+    mode = WriteMode(WriteDisposition.MERGE, ("id",), deletes=deletes)
+    with world.destination().comparing(world.target, mode=mode, stop=NeverStop()) as side:
+        assert side.digest(ID_NAME).rows == 2
+
+
+def test_checks_leave_out_what_goes(merge, world):
+    unique = Check(CheckKind.UNIQUE, "it", ("name",), Severity.WARN)
+    merge([1, 2], "hard")
+    for ids, name in (([3], "row 1"), ([4], "row 1")):
+        source = At(ids)
+        source.batches = [pa.record_batch({"id": pa.array(ids, pa.int64()), "name": pa.array([name])})]
+        merge(deletes="hard", source=source, checks=(unique,))
+        assert [result.status for result in world.recorder.results] == [Status.PASSED]
+
+
+def test_what_it_will_do_is_said_before(merge, world):
+    def told(deletes):
+        mode = WriteMode(WriteDisposition.MERGE, ("id",), deletes=deletes)
+        return world.destination().forecast(world.target, ID_NAME, mode)
+
+    world.move([1], disposition="merge")
+    assert told(Deletes.SOFT).makes == ("_deleted_at, kept beside the columns of the source",)
+    assert told(Deletes.SOFT).why.endswith("Rows that are gone are marked.")
+    assert told(Deletes.HARD).why.endswith("Rows that are gone are deleted.")
+    merge([1])
+    assert told(Deletes.SOFT).makes == ()
+
+
+def test_what_stands_against_it_is_told_on_saving(merge, world, admin):
+    def against(deletes, columns=ID_NAME):
+        mode = WriteMode(WriteDisposition.MERGE, ("id",), deletes=deletes)
+        found = world.destination().validate_target(world.target, columns, mode, pipeline=world.pipeline, adopt=False)
+        return [error.code for error in found]
+
+    merge([1], "hard")
+    assert against(Deletes.HARD) == []
+    assert against(Deletes.SOFT, (*ID_NAME, Column("_deleted_at", "TIMESTAMP"))) == ["reserved_column"]
+    admin.execute("CREATE TABLE seats (flight bigint REFERENCES flights (id) ON DELETE SET NULL)")
+    assert against(Deletes.HARD) == ["replace_would_break"]
+    assert against(Deletes.SOFT) == []
 
 
 # Other ways to get there

@@ -98,7 +98,12 @@ def host_and_port(name: str, default: object = MISSING) -> str:
 
 def database(name: str = "DATABASE_URL") -> Mapping[str, object]:
     """Django's DATABASES entry from postgresql://user:password@host:port/name?sslmode=…"""
-    parts = _split(name, text(name))
+    return database_at(text(name), name)
+
+
+def database_at(url: str, name: str = "DATABASE_URL") -> Mapping[str, object]:
+    """The same of a URL that `name` gave."""
+    parts = _split(name, url)
     dbname = unquote(parts.path.lstrip("/"))
     if parts.scheme not in ("postgres", "postgresql") or not parts.hostname or not dbname:
         raise ImproperlyConfigured(f"{name} must be like postgresql://user:password@host:5432/name.")

@@ -22,12 +22,24 @@ LOOK_EVERY_S = 3.0
 LIMIT_S = 4
 POLL = "poll"
 
+_HAS_ANY = "EXISTS (SELECT FROM pipelines_pipeline WHERE mode = 'realtime' AND state = 'active')"
 # It says that it lives, without a slot: one that polls has one. And it asks whether there is anything to poll.
-_LOOK = """
+_LOOK = f"""
 INSERT INTO runs_process (name, kind, slots, draining) VALUES (%s, 'poller', 0, false)
 ON CONFLICT (name) DO UPDATE SET seen_at = statement_timestamp(), slots = 0
-RETURNING EXISTS (SELECT FROM pipelines_pipeline WHERE mode = 'realtime' AND state = 'active')
+RETURNING {_HAS_ANY}
 """
+
+
+def is_needed(url: str) -> bool:
+    """Whether there is anything to poll, for who starts a poller only then; not while the database is away."""
+    try:
+        with closing(control.connect(LIMIT_S, url)) as link, link.cursor() as cursor:
+            cursor.execute(f"SELECT {_HAS_ANY}")
+            [(has_any,)] = cursor.fetchall()
+    except psycopg2.Error:
+        return False
+    return bool(has_any)
 
 
 def wait(name: str, stop: threading.Event) -> bool:

@@ -108,6 +108,8 @@ class Dashboard:
     today: Mapping[str, int]
     unfinished: Mapping[str, int]
     steps: FirstSteps
+    # Some pipeline is in near real time, whose micro-batches are not among the recent runs.
+    is_polled: bool = False
 
     @property
     def hidden(self) -> int:
@@ -155,6 +157,7 @@ def dashboard() -> Dashboard:
             has_destination=any(registry.get(connection.kind).destination for connection in connections),
             has_pipeline=any(pipelines.values()),
         ),
+        is_polled=is_polled,
     )
 
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from datamantri import processes
+from datamantri import poller, processes
 from datamantri.embedded.errors import EmbeddedError
+from datamantri.embedded.on_demand import OnDemand
 from datamantri.embedded.prepared import CHECKOUT, Prepared
 from datamantri.embedded.secrets import write_private
 from datamantri.embedded.stack import CONTROL, DEFAULT_DATA_DIR, EmbeddedStack
@@ -65,6 +66,7 @@ class Product:
         )
         self.env: dict[str, str] = {}
         self.url = ""
+        self._poller: OnDemand | None = None
 
     @property
     def password_file(self) -> Path:
@@ -91,8 +93,9 @@ class Product:
             processes.worker(self._workers),
             processes.lookups(),
             processes.beat(),
-            processes.poller(),
         )
+        is_needed = partial(poller.is_needed, self.env["DATABASE_URL"])
+        self._poller = OnDemand(is_needed, lambda: self._start_process(processes.poller()))
 
     def change_workers(self, names: Sequence[str], environment: Mapping[str, str], *, children: int = 1) -> None:
         """Stop the workers, and start others: one for each name, with so many children and other variables."""
@@ -132,6 +135,8 @@ class Product:
 
     def stop(self) -> None:
         (self.stack.data_dir / ENVIRONMENT).unlink(missing_ok=True)
+        if self._poller is not None:
+            self._poller.stop()
         self.stack.stop()
 
     def _prepare(self) -> None:

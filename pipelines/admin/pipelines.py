@@ -31,6 +31,7 @@ from pipelines.forms.dependencies import DependencyFormSet
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
 from pipelines.models import Pipeline, PipelineState, Schedule
+from pipelines.realtime import is_realtime
 from pipelines.specs import ScheduleSpec
 
 STATE_COLOURS = {
@@ -189,6 +190,8 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
     @display(description="schedule")
     def when(self, pipeline: Pipeline) -> str:
         words = [ScheduleSpec.of(schedule).words for schedule in pipeline.current_schedules]  # type: ignore[attr-defined]
+        if is_realtime(pipeline):
+            words.insert(0, f"Near real time, every {pipeline.poll_every_s} s")
         return "; ".join(words) or "By hand"
 
     @display(description="next")

@@ -95,11 +95,7 @@ def test_up_serves_works_and_leaves_nothing_running(
         password = (data_dir / "password").read_text().strip()
         assert stat.S_IMODE((data_dir / "password").stat().st_mode) == 0o600
         assert sum(password in line for line in up.lines) == 1
-        assert {
-            name
-            for name in ("web", "worker", "lookups", "beat", "poller")
-            if (data_dir / "logs" / f"{name}.log").exists()
-        }
+        assert {name for name in ("web", "worker", "lookups", "beat") if (data_dir / "logs" / f"{name}.log").exists()}
 
         wait_until(lambda: manage("doctor", env=environment).returncode == 0, 60)
         found = manage("doctor", env=environment).stdout.splitlines()

@@ -44,7 +44,9 @@ class Bench:
         self._save = services.save_pipeline
         self._client = threading.local()
 
-    def pipeline(self, name: str, table: str, schedules: tuple[Any, ...] = (), **options: Any) -> Any:
+    def pipeline(
+        self, name: str, table: str, schedules: tuple[Any, ...] = (), checks: tuple[Any, ...] = (), **options: Any
+    ) -> Any:
         from pipelines.models import Pipeline
 
         pipeline = Pipeline(
@@ -56,7 +58,7 @@ class Bench:
             target_table=f"run_{name}",
             **options,
         )
-        self._save(pipeline, schedules=schedules, by=self.operator)
+        self._save(pipeline, schedules=schedules, checks=checks, by=self.operator)
         return pipeline
 
     def trigger(self, pipeline: Any) -> str:

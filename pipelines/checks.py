@@ -90,7 +90,7 @@ def against(pipeline: Pipeline, checks: Sequence[Check]) -> list[tuple[int, Pipe
         if not wrong:
             wrong += [] if columns is None else [*check_rules.objections_of_columns(check, columns)]
             wrong += [*_against_skipped(check, pipeline, columns is None), *_against_masked(check, masked)]
-            wrong += [*_against_pattern(check)]
+            wrong += [*_against_pattern(check), *_against_quarantine(check, pipeline)]
         found += [(number, error) for error in wrong]
     return [(number, PipelineRefused(e.code, e.message, e.hint, e.field)) for number, e in found]
 
@@ -127,6 +127,13 @@ def _against_masked(check: Check, masked: set[str]) -> Iterator[ConnectorError]:
             message = f"Column {name} is masked: a check would see the mask, not the value."
             hint = "Only not null and unique mean something of it."
             yield ConnectorError(message, hint=hint, code="check_invalid", field="columns")
+
+
+def _against_quarantine(check: Check, pipeline: Pipeline) -> Iterator[ConnectorError]:
+    if check.severity is Severity.QUARANTINE and not pipeline.quarantine:
+        message = "This pipeline has no quarantine that bad rows could go into."
+        hint = "Tick 'put rows that cannot be stored into quarantine', or let the check hold the run."
+        yield ConnectorError(message, hint=hint, code="check_invalid", field="severity")
 
 
 def _against_pattern(check: Check) -> Iterator[ConnectorError]:

@@ -65,6 +65,7 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection) 
         guard_zero_rows=False, guard_shrink_percent=None, held_days=3, undo_depth=2,
         sql_before="SELECT 1", sql_after="off; SELECT 2;", sql_role="yes", sql_limit_s=9, load_method="staged",
         text_policy="strip", schema_policy="freeze",
+        quarantine=True, quarantine_rows=None, quarantine_percent=5, quarantine_beyond="hold", quarantine_days=7,
         column_rules={"yes": {"skip": True}, "amount": {"type": "numeric(12,2)"}}, primary_key=["id", "day"],
         indexes=[{"columns": ["day", "id"], "unique": True}, {"columns": ["null"], "unique": False}],
         partition_column="day", partition_unit="day", analyze="full", overlap="queue", missed="all", retries=0,

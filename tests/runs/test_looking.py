@@ -109,7 +109,7 @@ def test_all_settings_of_the_template_are_copied_and_nothing_that_hangs_on_it(ru
     upstream = make_pipeline("Upstream")
     changes = {
         "pool": Pool.objects.create(name="Small", slots=1), "priority": 10, "retries": 3, "time_limit_s": 77,
-        "overlap": "queue", "missed": "all", "watch_every_s": 600, "text_policy": "strip",
+        "overlap": "queue", "missed": "all", "watch_every_s": 600, "text_policy": "strip", "quarantine": True,
         "guard_shrink_percent": 12, "held_days": 3, "undo_depth": 2,
     }  # fmt: skip
     for name, value in changes.items():

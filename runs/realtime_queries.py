@@ -28,7 +28,7 @@ CROSS JOIN LATERAL (
     SELECT r.receipt ->> 'watermark_after' AS watermark, r.receipt -> 'interval' ->> 'type' AS type
     FROM runs_run r
     WHERE r.pipeline_id = wanted.id AND r.status = 'succeeded'
-      AND r.action NOT IN ('compare', 'backfill') AND r.receipt ? 'watermark_after'
+      AND r.action NOT IN ('compare', 'backfill') AND r.receipt ->> 'watermark_after' <> ''
     ORDER BY r.created_at DESC LIMIT 1) run
 """
 

@@ -16,9 +16,10 @@ def ask_once(
     pipeline: Pipeline, trigger: Trigger, options: Mapping[str, Any] | None = None
 ) -> tuple[Run | None, bool, str]:
     """The run that will read what changed, whether it is new, and why there is none; under the pipeline's row lock."""
-    # A run that has not begun will read this, too.
-    waiting = pipeline.runs.filter(status=RunStatus.QUEUED, trigger=trigger).order_by("created_at").first()
-    if waiting is not None:
+    # A run that has not begun will read this, too, and by the definition as it is now.
+    queued = pipeline.runs.filter(status=RunStatus.QUEUED, trigger=trigger)
+    waiting = queued.order_by("created_at").first()
+    if waiting is not None and queued.filter(pk=waiting.pk).update(revision=pipeline.revision_id):
         return waiting, False, ""
     try:
         run, _ = request_run(pipeline, trigger=trigger, by=None, options=options)

@@ -83,7 +83,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Asked:
-    """What became of a decision. `is_obsolete`: somebody else has asked meanwhile, or the pipeline has changed."""
+    """What became of a decision. `is_obsolete`: somebody else has asked meanwhile, or changes the pipeline."""
 
     run: Run | None = None
     is_new: bool = False
@@ -131,7 +131,8 @@ def ask(pipeline_id: UUID, *, revision: int, version: int, state: SourceState, b
     While a run of the pipeline is held for a person there is none: it would read the same rows again.
     """
     pipeline = (
-        Pipeline.objects.select_for_update(no_key=True, of=("self",))
+        # Who saves it now may take a while, and all others are polled by the one who asks here.
+        Pipeline.objects.select_for_update(no_key=True, skip_locked=True, of=("self",))
         .select_related("revision")
         .filter(pk=pipeline_id, mode=Mode.REALTIME, state=PipelineState.ACTIVE, revision=revision)
         .first()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,7 @@ import pytest
 from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from connectors import registry
 from connectors.base import ReadRequest
@@ -20,7 +23,7 @@ from connectors.errors import ConnectorError, Unreachable
 from connectors.registry import Kind
 from connectors.watching import SourceState, TableState
 from pipelines import services as definitions
-from pipelines.models import Connection, Mode, Pipeline
+from pipelines.models import Connection, Mode, Pipeline, Revision
 from runs import services
 from runs.models import Because, Poll, PollShare, Process, Run
 from runs.polling import poller as polling
@@ -312,6 +315,15 @@ def test_a_definition_that_changes_while_it_is_polled_is_read_anew(live, polled)
     assert len(lake.looks) == looks
 
 
+def test_what_waits_already_goes_by_the_definition_as_it_is_now(live, polled):
+    pipeline = live()
+    polled.poll()
+    pipeline.lookback = 30
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    polled.poll()
+    assert pipeline.runs.get().revision_id == pipeline.revision_id
+
+
 def test_who_decided_by_an_older_definition_is_refused(live, polled):
     pipeline = live()
     before = pipeline.revision_id
@@ -564,3 +576,62 @@ def test_an_outage_of_the_control_database_is_waited_out(live, polled, monkeypat
 
 def test_without_a_pipeline_to_poll_it_ends(db):
     assert Poller("a", idle_s=0.0).run(threading.Event()) is True
+
+
+# Many -----------------------------------------------------------------------------------------
+
+
+def make_many(live: Any, count: int) -> None:
+    """Pipelines whose sources have not changed since their last micro-batch."""
+    first = live("Number 0", "sales.t0")
+    state = TableState(MONDAY, 10, 1000)
+    lake.states = {f"sales.t{number}": state for number in range(count)}
+    others = []
+    for number in range(1, count):
+        other = copy.copy(first)
+        other.pk, other.name, other.target_table = uuid.uuid4(), f"Number {number}", f"t{number}"
+        other.source_table, other.revision_id = f"sales.t{number}", None
+        others.append(other)
+    Pipeline.objects.bulk_create(others)
+    common = {"number": 1, "definition": first.revision.definition, "fingerprint": ""}
+    Revision.objects.bulk_create(Revision(pipeline=each, **common) for each in others)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE pipelines_pipeline p SET revision_id = r.id FROM pipelines_revision r WHERE r.pipeline_id = p.id"
+        )
+    everything = list(Pipeline.objects.all())
+    Poll.objects.bulk_create(
+        Poll(
+            pipeline=each,
+            revision=each.revision_id,
+            since=each.active_from,
+            asked_at=timezone.now(),
+            record=SourceState.of([(each.source_table, state)]).record,
+        )
+        for each in everything
+    )
+
+
+def test_a_thousand_pipelines_need_few_threads_and_few_statements(live, polled):
+    make_many(live, 1000)
+    before = threading.active_count()
+    with CaptureQueriesContext(connection) as asked:
+        polled.poll()
+    assert sorted(lake.looks) == sorted(f"sales.t{number}" for number in range(1000))
+    assert threading.active_count() - before <= polling.THREADS
+    assert len(asked) <= 12, [query["sql"][:100] for query in asked]
+    assert Run.objects.count() == 0
+    assert lake.opened == 1
+
+
+def test_one_account_is_not_asked_more_often_than_bigquery_takes(live, polled, monkeypatch):
+    make_many(live, 80)
+    monkeypatch.setattr(polling, "CALLS_PER_S", 80.0)
+    its = polled.poller
+    its._write_at = time.monotonic() + 60
+    its.round(0.001)
+    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
+    began = time.monotonic()
+    while time.monotonic() - began < 0.5:
+        its.round(0.01)
+    assert 10 <= len(lake.looks) <= 80 * 0.5 + 5

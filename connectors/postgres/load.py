@@ -367,7 +367,7 @@ class Load(AbstractContextManager["Load"]):
         self._session.execute("SAVEPOINT publish")
         self._may_be_undone = True
         self._former.make_room(self.method)
-        self.quarantine.supersede(self._new if self._is_staged else None)
+        self.quarantine.supersede(self._new if self._is_staged else None, self._reporter)
         if self.method == "rename":
             guard.check_rename(self._session, self._target, rows, self._request.guard)
         if self._is_staged:

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from psycopg2 import sql
 
-from connectors.base import Column, Fence, Target, WriteMode
+from connectors.base import Column, Fence, Reporter, Target, WriteMode
 from connectors.errors import NewGeneration, Overtaken
 from connectors.postgres import stored_rows, superseding
 from connectors.postgres.client import Session
@@ -263,10 +263,13 @@ class Quarantine:
         )
         return superseding.keys(self._columns, self._mode.key, where)
 
-    def supersede(self, staging: Target | None) -> None:
+    def supersede(self, staging: Target | None, reporter: Reporter) -> None:
         """Close open rows that this publish makes old; see `superseding`."""
         if self._fence.has_quarantine and not self._mode.replays:
-            superseding.supersede(self._session, self._fence, self._columns, self._mode, staging)
+            done = superseding.supersede(self._session, self._fence, self._columns, self._mode, staging)
+            if not done:
+                message = "Keys in quarantine are of another type than now: none of those rows is taken for old."
+                reporter.log("warning", message)
 
     def publish(self) -> None:
         """Open what this run put aside, close what it replayed, and forget what is old; part of the publish.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import psycopg2
 from psycopg2 import sql
 
 from connectors.base import Column, Fence, Target, WriteDisposition, WriteMode
@@ -22,37 +23,52 @@ def supersede(
     columns: Sequence[Column],
     mode: WriteMode,
     staging: Target | None,
-) -> None:
+) -> bool:
     """Close open rows of earlier runs: what this run publishes is no older.
 
-    Comes before the staging table goes, and where a publish that is held takes it back.
+    Comes before the staging table goes, and where a publish that is held takes it back. False, and nothing is closed,
+    where keys or cursors of then cannot be read as the types of now.
     """
     run = sql.Literal(str(fence.owner.run))
+    close = sql.SQL(
+        "UPDATE {table} AS q SET state = 'superseded', decided_run = {run}, decided_at = clock_timestamp()"
+        " WHERE q.target = {target} AND q.state = 'open' AND q.run <> {run} AND {which}"
+    )
+    session.execute("SAVEPOINT superseding")
+    try:
+        for which in _which(run, columns, mode, staging):
+            target = sql.Literal(target_key(fence.target))
+            session.execute(close.format(table=_TABLE, run=run, target=target, which=which))
+    except psycopg2.DataError:
+        session.execute("ROLLBACK TO SAVEPOINT superseding")
+        return False
+    session.execute("RELEASE SAVEPOINT superseding")
+    return True
+
+
+def _which(
+    run: sql.Composable, columns: Sequence[Column], mode: WriteMode, staging: Target | None
+) -> Iterator[sql.Composable]:
+    """Which rows are old by now; several conditions, for with OR between them each row would be looked up alone."""
     if mode.disposition is WriteDisposition.REPLACE or (
         mode.sees_all and mode.disposition is not WriteDisposition.APPEND
     ):
-        which: sql.Composable = sql.SQL("true")
+        yield sql.SQL("true")
     elif mode.span is not None:
         # An append's range that is loaded again: its rows come anew, all of them.
-        which = sql.SQL("q.cursor::{type} >= {low} AND q.cursor::{type} < {high}").format(
+        yield sql.SQL("q.cursor::{type} >= {low} AND q.cursor::{type} < {high}").format(
             type=sql.SQL(postgres_type(_named(columns, mode.span.column))),
             low=sql.Literal(mode.span.low),
             high=sql.Literal(mode.span.high),
         )
-    elif mode.disposition is WriteDisposition.APPEND or staging is None:
-        return
-    else:
-        which = _comes_anew(run, columns, mode, staging)
-    session.execute(
-        sql.SQL(
-            "UPDATE {table} AS q SET state = 'superseded', decided_run = {run}, decided_at = clock_timestamp()"
-            " WHERE q.target = {target} AND q.state = 'open' AND q.run <> {run} AND ({which})"
-        ).format(table=_TABLE, run=run, target=sql.Literal(target_key(fence.target)), which=which)
-    )
+    elif mode.disposition is not WriteDisposition.APPEND and staging is not None:
+        yield from _comes_anew(run, columns, mode, staging)
 
 
-def _comes_anew(run: sql.Composable, columns: Sequence[Column], mode: WriteMode, staging: Target) -> sql.Composed:
-    """Whether a row's key is among those that this run brings, in a version that is not older."""
+def _comes_anew(
+    run: sql.Composable, columns: Sequence[Column], mode: WriteMode, staging: Target
+) -> Iterator[sql.Composable]:
+    """A row's key is among those that this run brings or puts aside, in a version that is not older."""
     names = dict(zip((column.name for column in columns), column_names(columns), strict=True))
     same = sql.SQL(" AND ").join(
         sql.SQL("s.{} = {}").format(sql.Identifier(names[column.name]), of_key(column))
@@ -65,18 +81,13 @@ def _comes_anew(run: sql.Composable, columns: Sequence[Column], mode: WriteMode,
         type_ = sql.SQL(postgres_type(cursor))
         staged = sql.SQL("(q.cursor IS NULL OR s.{} >= q.cursor::{})").format(sql.Identifier(names[cursor.name]), type_)
         aside = sql.SQL("(q.cursor IS NULL OR n.cursor::{0} >= q.cursor::{0})").format(type_)
-    return sql.SQL(
-        "q.key IS NOT NULL AND (EXISTS (SELECT FROM {staging} AS s WHERE {same} AND {staged})"
-        " OR EXISTS (SELECT FROM {table} AS n WHERE n.run = {run} AND n.state = 'staged'"
-        " AND n.key = q.key AND {aside}))"
-    ).format(
-        staging=sql.Identifier(staging.schema, staging.table),
-        same=same,
-        staged=staged,
-        table=_TABLE,
-        run=run,
-        aside=aside,
+    yield sql.SQL("q.key IS NOT NULL AND EXISTS (SELECT FROM {} AS s WHERE {} AND {})").format(
+        sql.Identifier(staging.schema, staging.table), same, staged
     )
+    yield sql.SQL(
+        "q.key IS NOT NULL AND EXISTS (SELECT FROM {} AS n WHERE n.run = {} AND n.state = 'staged'"
+        " AND n.key = q.key AND {})"
+    ).format(_TABLE, run, aside)
 
 
 def keys(columns: Sequence[Column], key: Sequence[str], where: sql.Composable) -> sql.Composed:

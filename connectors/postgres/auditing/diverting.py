@@ -8,9 +8,10 @@ from dataclasses import replace
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import StopSignal
+from connectors.base import StopSignal, Target
 from connectors.checks import Check, CheckKind, CheckResult, Severity, Status
 from connectors.errors import ConnectorError
+from connectors.postgres import errors
 from connectors.postgres.auditing import words
 from connectors.postgres.auditing.conditions import condition
 from connectors.postgres.auditing.judging import Scene, judge, other_rows
@@ -55,6 +56,7 @@ def put_aside(
 def _bad(session: Session, check: Check, scene: Scene) -> sql.Composable:
     """Place, column and reason of each bad row."""
     if check.kind is CheckKind.SQL:
+        _refuse_partitions(session, scene.staged)
         with read_only(session, limit_s=check.time_limit_s):
             places = places_of(session, check.query, scene.staged, most=MOST_PLACES)
         where: sql.Composable = sql.SQL("s.ctid = ANY({}::tid[])").format(sql.Literal(places))
@@ -66,6 +68,17 @@ def _bad(session: Session, check: Check, scene: Scene) -> sql.Composable:
         sql.Identifier(scene.staged.schema, scene.staged.table),
         where,
     )
+
+
+def _refuse_partitions(session: Session, staged: Target) -> None:
+    """A place is one row's only within a partition."""
+    name = errors.quoted(staged.schema, staged.table)
+    if (session.one("SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)", (name,)) or (False,))[0]:
+        raise ConnectorError(
+            "in a new table with partitions a query cannot say which rows it means.",
+            hint="Use a check of another kind.",
+            code="check_column",
+        )
 
 
 def are_put_aside(checks: Sequence[Check], *, is_on: bool) -> tuple[tuple[Check, ...], tuple[Check, ...]]:

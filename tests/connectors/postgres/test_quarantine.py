@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from connectors.base import Column, Deletes, Guard, Target
-from connectors.cursor import CursorRead
+from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held
 from connectors.quarantine import Beyond, QuarantineRule
 from connectors.target_options import PartitionUnit, TargetOptions
@@ -223,6 +223,27 @@ def test_a_merge_of_a_part_makes_only_newer_versions_old(world, aside):
     assert aside("cursor, state") == [
         ("1", "5", "open"), ("2", "5", "superseded"), ("3", "5", "superseded"), ("3", "6", "open"),
     ]  # fmt: skip
+
+
+def test_a_range_of_an_append_that_is_loaded_again_makes_its_rows_old(world, aside):
+    columns = (Column("id", "INT64"), Column("name", "STRING"), Column("at", "INT64"))
+
+    def append(read: CursorRead, *given: tuple[int, str, int]) -> None:
+        ids, names, ats = zip(*given, strict=True)
+        batch = pa.record_batch({"id": pa.array(ids), "name": pa.array(names), "at": pa.array(ats)})
+        world.move(disposition="append", source=MemorySource([batch], columns), quarantine=ON, read=read)
+
+    append(CursorRead("at"), (1, "a\0", 5), (2, "b\0", 15), (3, "c", 12))
+    append(CursorRead("at", span=Span("at", "10", "20")), (2, "b", 15), (3, "c", 12))
+    assert aside("state") == [("1", "open"), ("2", "superseded")]
+
+
+def test_keys_that_are_of_another_type_by_now_end_no_run(world, aside, admin):
+    world.move(disposition="merge", source=Rows(rows((1, "a\0", None))), quarantine=ON)
+    admin.execute('UPDATE _datamantri.quarantine SET key = \'{"id": "no number"}\'')
+    world.move(disposition="merge", source=Rows(rows((1, "a", None))), quarantine=ON)
+    assert aside("state") == [("1", "open")]
+    assert "Keys in quarantine are of another type" in world.recorder.text()
 
 
 def test_what_is_older_than_it_is_kept_for_goes(world, aside, admin):

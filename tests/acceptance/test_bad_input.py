@@ -54,11 +54,11 @@ def published(make_pipeline, source_table, run_now, warehouse_cursor, operator):
 def test_a_dropped_column_stays_in_the_target_and_is_told(published, bigquery_client, run_now, warehouse_cursor):
     pipeline, count = published
     place = f"{PROJECT}.{pipeline.source_table}"
-    loader.load(bigquery_client, place, {"id": "INT64"}, pa.table({"id": pa.array([1], pa.int64())}))
+    loader.load(bigquery_client, place, {"id": "INT64"}, pa.table({"id": pa.array(range(100), pa.int64())}))
     run = ended(run_now(pipeline))
     assert run.status == RunStatus.SUCCEEDED, run.error_message
-    assert count() == (1, 1)
-    warehouse_cursor.execute(f"SELECT name FROM public.{pipeline.target_table}")
+    assert count() == (100, 4950)
+    warehouse_cursor.execute(f"SELECT DISTINCT name FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchall() == [(None,)]
     assert run.log_lines.filter(level="warning", message__contains="- name STRING").exists()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from connectors import column_rules
+from connectors import column_rules, masks
 from connectors.base import Column, Fence, ReadPlan, Refresh, Reporter, WriteDisposition
 from connectors.column_rules import skipped, without
 from connectors.errors import ConnectorError
@@ -130,6 +130,8 @@ def followed(fence: Fence, request: TransferRequest, found: tuple[Column, ...]) 
     A rule for a column that the source dropped is of no use, and no harm.
     """
     refuse_frozen(fence, request, found)
+    hidden = [name.partition(".")[0] for name, rule in request.rules.items() if rule.mask]
+    masks.refuse_lost(hidden, accepted(fence, request), found)
     memory = Memory.from_json(fence.columns)
     once = [*accepted(fence, request), *(known.column for known in memory.columns if memory.is_of(request.read))]
     gone = {column.name.lower() for column in once} - {column.name.lower() for column in found}

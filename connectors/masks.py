@@ -99,6 +99,24 @@ def _masks(columns: Iterable[Column]) -> Iterator[Mask]:
         yield from _masks(column.columns)
 
 
+def refuse_lost(hidden: Iterable[str], before: Sequence[Column], found: Sequence[Column]) -> None:
+    """Raise ConnectorError where a column of the names `hidden` is gone and another is new: it may be the same one.
+
+    A column that was only gone hides nothing, and a new one has had its say when the pipeline was made to follow.
+    """
+    was, now = ({column.name.lower(): column.name for column in columns} for columns in (before, found))
+    new = [name for key, name in now.items() if key not in was]
+    gone = [was[name.lower()] for name in hidden if name.lower() in was and name.lower() not in now]
+    if gone and new:
+        raise ConnectorError(
+            f"The source no longer has the column {gone[0]}, which is masked, and {', '.join(new)} is new: its values"
+            " may have moved there.",
+            hint=f"Mask {new[0]} as well, or remove the rule for {gone[0]} if they have not.",
+            code="column_rule",
+            field=gone[0],
+        )
+
+
 def key_id(key: str) -> str:
     """What tells one key from another, and nothing of it."""
     return hmac.digest(key.encode(), b"DataMantri's id of this key", hashlib.sha256).hex()[:16]

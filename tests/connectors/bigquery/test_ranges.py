@@ -355,9 +355,10 @@ def test_a_table_that_requires_a_filter_is_read_in_ranges_by_one_worker_too(conn
     storage.session = session
     storage.rows = lambda request, context: iter([message([1, 2])])
     source = connect(Endpoints(rest.url, storage.address), project="acme")
-    with pytest.raises(ConnectorError, match="requires a filter on day") as refused:
-        source.plan(ReadRequest(table="sales.orders", job_key="run"), max_parts=10)
-    assert (refused.value.code, refused.value.field) == ("partition_filter_required", "row_filter")
+    for look in (source.describe, source.plan):
+        with pytest.raises(ConnectorError, match="requires a filter on day") as refused:
+            look(ReadRequest(table="sales.orders", job_key="run"))
+        assert (refused.value.code, refused.value.field) == ("partition_filter_required", "row_filter")
     read = ReadRequest(table="sales.orders", job_key="run", row_filter="day >= '2024-01-01' OR id = 1")
     plan = source.plan(read, max_parts=10)
     assert plan.outlives_session

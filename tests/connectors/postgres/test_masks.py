@@ -237,3 +237,16 @@ def test_a_masked_column_that_is_gone_or_retyped_is_followed_as_others_are(world
     assert stored(admin)[-1] == (2, tag("42"))
     move(world, disposition="merge", source=MemorySource([rows(3).drop_columns("email")], COLUMNS[::2]))
     assert stored(admin)[-1] == (3, None)
+
+
+def test_a_masked_column_that_may_have_another_name_now_stops_the_run(world: Any, admin: Any) -> None:
+    move(world, 1, disposition="merge")
+    moved = rows(2).rename_columns(["id", "mail", "day"])
+    source = MemorySource([moved], (COLUMNS[0], Column("mail", "STRING"), COLUMNS[2]))
+    with pytest.raises(ConnectorError, match="no longer has the column email") as refused:
+        move(world, disposition="merge", source=source)
+    assert (refused.value.code, refused.value.field, source.reads) == ("column_rule", "email", 0)
+    rules = {"id": RULES["id"], "mail": ColumnRule(mask="hmac")}
+    move(world, disposition="merge", source=source, rules=rules, fingerprint="g", refresh=Refresh.KEEP)
+    assert "secret.example" not in everything(admin)
+    assert stored(admin, "number, mail")[-1] == (2, tag("p2@secret.example"))

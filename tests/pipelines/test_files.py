@@ -48,8 +48,9 @@ QUERY = "SELECT id, -- no: 1e3\n\tamount \nFROM `sales.orders`\n\n  WHERE day > 
 
 
 @pytest.fixture
-def everything(make_pipeline: Any, source: Connection, destination: Connection) -> list[Pipeline]:
+def everything(make_pipeline: Any, source: Connection, destination: Connection, operator: User) -> list[Pipeline]:
     """One pipeline in which every field says something, one in which none does, and one of each in between."""
+    operator.user_permissions.add(Permission.objects.get(codename="sql_pipeline"))
     pool = Pool(name="no", slots=3, description="Shared: by all\nof them")
     services.save_pool(pool)
     closed = ["2026-12-24", "every Sun 02:00-04:00 no: #1"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import date, datetime
 from functools import partial
 from types import TracebackType
@@ -16,11 +16,10 @@ from psycopg2 import sql
 from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
 from connectors.checksums import AskSource, nobody_asked, rows_put_aside
 from connectors.errors import ConnectorError
-from connectors.postgres import control, errors, snapshots, staging
+from connectors.postgres import control, errors, filling, snapshots, staging
 from connectors.postgres.auditing import audit, divert
 from connectors.postgres.client import Session
-from connectors.postgres.copy import CopyResult, copy_parts
-from connectors.postgres.ddl import without_zones
+from connectors.postgres.copy import CopyResult
 from connectors.postgres.publish import (
     append,
     bringing,
@@ -40,10 +39,8 @@ from connectors.postgres.publish.evolve import Evolution
 from connectors.postgres.publish.existing import Existing, Look, look
 from connectors.postgres.publish.former import Former
 from connectors.postgres.publish.lock import with_lock
-from connectors.postgres.publish.partitions import NewTree
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.quarantine import Quarantine
-from connectors.postgres.split_copy import copy_into_tree
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
 from connectors.sql_around import BEFORE
@@ -246,29 +243,9 @@ class Load(AbstractContextManager["Load"]):
         """Move all rows; raises ConnectorError if the table did not take every row that was read."""
         if not readers:
             return CopyResult(0, 0)
-        read = size = 0
-
-        def count(batch_rows: int, batch_bytes: int) -> None:
-            nonlocal read, size
-            read, size = read + batch_rows, size + batch_bytes
-            on_batch(batch_rows, batch_bytes)
-
-        try:
-            copied = self._copy(readers, count)
-        except psycopg2.DataError as error:
-            if not self.quarantine.is_on or self.quarantine.is_strict:
-                raise
-            count(-read, -size)
-            self._look_closer(error)
-            copied = self._copy(readers, count)
-        self.quarantine.write()
-        if copied.read != read:
-            raise ConnectorError(
-                f"{read} rows were read, but {self._target} took {copied.rows}{_beside(copied.diverted)}.",
-                hint="A trigger on the table may drop rows.",
-                code="rows_differ",
-                field="table",
-            )
+        copied = filling.counted(
+            *(partial(self._copy, readers), self._look_closer, self._target, self.quarantine), on_batch=on_batch
+        )
         self.changes = Changes(copied.rows)
         return copied
 
@@ -284,32 +261,16 @@ class Load(AbstractContextManager["Load"]):
     def _copy(
         self, readers: Sequence[Callable[[], Iterator[pa.RecordBatch]]], count: Callable[[int, int], None]
     ) -> CopyResult:
-        cursor, policy = self._session.connection.cursor(), self._request.text_policy
-        diverter = self.quarantine.diverter(knows_rows_by_key=self.method in STAGED)
-        if self._form.by is not None and not self._is_staged:
-            tree = NewTree(self._session, self._new, self._form.by)
-            return copy_into_tree(
-                *(cursor, tree, self._columns, readers),
-                on_batch=count,
-                stop=self._stop,
-                text_policy=policy,
-                diverter=diverter,
-            )
         is_new = self.method != "append" or self._is_staged
-        into = self._new if is_new else self._target
-        name = sql.Identifier(into.schema, into.table)
-        with without_zones(cursor, name, self._columns) if is_new else nullcontext():
-            return copy_parts(
-                cursor,
-                name,
-                self._columns,
-                readers,
-                freeze=is_new,
-                on_batch=count,
-                stop=self._stop,
-                text_policy=policy,
-                diverter=diverter,
-            )
+        return filling.fill(
+            *(self._session, self._new if is_new else self._target, self._columns, readers),
+            by=None if self._is_staged else self._form.by,
+            is_new=is_new,
+            on_batch=count,
+            stop=self._stop,
+            text_policy=self._request.text_policy,
+            diverter=self.quarantine.diverter(knows_rows_by_key=self.method in STAGED),
+        )
 
     def settle(self, rows: int) -> int:
         """Do what is heavy before any lock: indexes and statistics of the new table, keys looked at.
@@ -489,7 +450,3 @@ class Load(AbstractContextManager["Load"]):
                 raise
             self._session.reconnect()
             return look(self._session, self._target, before=before)
-
-
-def _beside(diverted: int) -> str:
-    return f" beside {diverted} that went into quarantine" if diverted else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectors import receipt
 from connectors.base import NO_GUARD, Fence, ReadPlan, Reporter, StopSignal, Watermark, WriteMode, column_from_json
-from connectors.errors import ConnectorError, Held
+from connectors.errors import ConnectorError, Held, NewGeneration
 from connectors.postgres.auditing import CHECK_FAILED, refuse_bad
 from connectors.postgres.control import AlreadyApplied
 from connectors.quarantine import QUARANTINE_LIMIT, in_words
@@ -60,7 +60,10 @@ def publish_staged(
         destination.load(fence, columns, mode, approved, reporter=reporter, stop=stop) as load,
     ):
         load.reopen(plan, draft.rows)
-        load.quarantine.look_again(plan.generation, sum(draft.quarantined.values()))
+        try:
+            load.quarantine.look_again(plan.generation, sum(draft.quarantined.values()))
+        except NewGeneration as gone:  # what was approved is not to be read anew
+            raise ConnectorError(gone.message, hint="Run the pipeline again.", code="staging_gone") from gone
         rows = load.settle(draft.rows)
         draft = replace(draft, token=fence.token, rows=rows, quarantined=load.quarantine.reasons)
         return publish(

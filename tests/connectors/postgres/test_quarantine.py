@@ -144,6 +144,17 @@ def test_only_rows_of_published_runs_are_open(world, aside):
     assert aside("state") == [(None, "open")]
 
 
+def test_what_was_approved_is_not_read_anew_where_its_quarantine_is_gone(world, admin):
+    world.move([1, 2, 3])
+    run = uuid.uuid4()
+    with pytest.raises(Held):
+        world.move(source=Rows(rows((None, "a\0", None))), run=run, guard=Guard(), quarantine=ON)
+    admin.execute("DELETE FROM _datamantri.quarantine")
+    with pytest.raises(ConnectorError) as caught:
+        world.publish_held(run, quarantine=ON)
+    assert (caught.value.code, caught.value.transient) == ("staging_gone", False)
+
+
 def test_what_is_held_and_given_up_takes_its_quarantine_along(world, aside):
     world.move([1, 2, 3])
     run = uuid.uuid4()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 from connectors.base import (
     NO_GUARD,
@@ -41,7 +42,8 @@ class TransferRequest:
     which columns are skipped, masked, or stored as another type or by another name than the usual one; `mask_key` is
     what HMACs are made with. With `read.cursor` only new rows are read; its watermark is taken from the destination.
     `checks` are made of what would be published; `former_rows` are the rows of earlier runs, the newest first, None
-    where this one is not like them. `sql` is what people have run around the load.
+    where this one is not like them. `sql` is what people have run around the load. `supersedes` is a run published
+    before, known to have ended, which nobody will ask about any more: it is forgotten with this publish.
     """
 
     owner: Owner
@@ -61,6 +63,7 @@ class TransferRequest:
     former_rows: tuple[int, ...] | None = ()
     refresh: Refresh = Refresh.NEW
     sql: SqlAround = field(default_factory=SqlAround)
+    supersedes: UUID | None = None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from runs.reporter import Reporter
 from runs.row_checks import checks_of, former_rows
 from runs.services import Claim, Failure
 from runs.states import RunStatus, Step
+from runs.superseding import superseded_by
 from runs.values import parameters_of
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ def transfer_request(claimed: Claim | services.PartClaim, fence: Fence, destinat
         mask_key=key,
         schema_policy=schema_policies.policy_of(definition),
         sql=SqlAround.of(definition),
+        supersedes=superseded_by(claimed, fence),
         expected=tuple(map(column_from_json, definition["source"]["columns"] or ())),
     )
 

@@ -231,6 +231,19 @@ def check_fence(cursor: Cursor, fence: Fence) -> None:
         raise _stale(fence)
 
 
+def forget_applied(session: Session, fence: Fence, run: UUID) -> None:
+    """Forget that `run` was applied, in the transaction that publishes what comes after it; before `record_publish`.
+
+    A role that may only add to `applied` goes on doing so.
+    """
+    may = session.one(f"SELECT has_table_privilege('{SCHEMA}.applied', 'DELETE')")
+    if may is not None and may[0]:
+        session.execute(
+            f"DELETE FROM {SCHEMA}.applied WHERE run = %s AND target = %s AND pipeline = %s",
+            (str(run), target_key(fence.target), str(fence.owner.pipeline)),
+        )
+
+
 # A newer owner that is raising the token makes the UPDATE wait, and then match no row.
 _RECORD = f"""
 WITH applied AS (

@@ -426,6 +426,8 @@ class Load(AbstractContextManager["Load"]):
         if self._plan is not None:
             staging.end_plan(self._session, self._plan)
         self.quarantine.publish()
+        if self._request.supersedes is not None:
+            control.forget_applied(self._session, self._fence, self._request.supersedes)
         return control.record_publish(
             self._session,
             self._fence,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +18,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from connectors.base import Fence, Owner, Target
+from datamantri.management.commands import doctor
 from pipelines import objections
 from pipelines.models import AlertRule, Mode, Pipeline, Revision
 from runs import board_queries, micro_batches, page_queries, realtime_queries, services
@@ -20,6 +27,7 @@ from runs.alerts import judging, watching
 from runs.models import Alert, LastEnd, Poll, PollDay, Process, Run
 from runs.services import Claim
 from runs.states import RunStatus
+from runs.superseding import superseded_by
 from tests.runs.pages import *  # noqa: F403
 
 pytestmark = pytest.mark.django_db
@@ -266,6 +274,30 @@ def test_uneventful_micro_batches_go_after_a_day_and_the_newest_stays(live, micr
     assert services.trim() == 0
 
 
+@pytest.mark.parametrize(
+    ("trigger", "status", "changes", "forgotten"),
+    [
+        ("realtime", "succeeded", {}, True),
+        ("realtime", "failed", {}, False),
+        ("manual", "succeeded", {}, False),
+        ("realtime", "succeeded", {"undo_depth": 1}, False),
+        ("realtime", "succeeded", {"write_disposition": "append"}, False),
+    ],
+)
+def test_only_a_micro_batch_that_has_ended_is_forgotten_at_the_destination(
+    live, micro, claim, trigger, status, changes, forgotten
+):
+    pipeline = live()
+    former = micro(pipeline, RunStatus(status), trigger=trigger)
+    services.request_run(pipeline, trigger="realtime", by=None, options={"because": "changed"})
+    claimed = claim()
+    claimed = replace(claimed, definition={**claimed.definition, **changes})
+    owner = Owner(uuid.uuid4(), pipeline.pk, claimed.run, claimed.token)
+    fence = Fence(Target("public", "t"), owner, 1, last_run=former.pk, fingerprint="", applied=None)
+    assert superseded_by(claimed, fence) == (former.pk if forgotten else None)
+    assert superseded_by(replace(claimed, options={}), fence) is None
+
+
 # Alerts ---------------------------------------------------------------------------------------
 
 
@@ -289,3 +321,28 @@ def test_it_is_stale_when_neither_a_load_nor_a_poll_succeeded(live, micro, seen_
     AlertRule.objects.create(name="Old", kinds=["stale"], stale_after_h=24, every_pipeline=True)
     watching.watch()
     assert Alert.objects.filter(pipeline=pipeline).exists() is stale
+
+
+# Processes ------------------------------------------------------------------------------------
+
+
+def test_doctor_misses_a_poller_only_where_one_is_needed(live):
+    assert doctor.poller().good
+    live()
+    assert not doctor.poller().good
+    Process.objects.create(name="poller@here", kind="poller")
+    assert doctor.poller().text == "poller@here; 1 pipelines in near real time"
+
+
+def test_who_waits_or_polls_nothing_loads_neither_django_nor_googles_clients():
+    def loaded(code: str) -> set[str]:
+        tell = "import sys; print(*{name.split('.')[0] for name in sys.modules}, *sys.modules)"
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "datamantri.settings", "DATAMANTRI_PAGES": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code}; {tell}"], capture_output=True, text=True, check=True, env=environment
+        )
+        return set(done.stdout.split())
+
+    assert not {"django.db", "celery", "grpc", "pyarrow"} & loaded("import datamantri.poller")
+    polling = loaded("import django; django.setup(); import runs.polling.poller")
+    assert not {"grpc", "pyarrow", "google.cloud.bigquery"} & polling

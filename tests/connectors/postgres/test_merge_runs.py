@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pyarrow as pa
 import pytest
 
@@ -101,3 +103,30 @@ def test_what_stands_against_a_merge_is_said_field_by_field_before_it_is_saved(w
     assert validate("id", cursor="name") == [("cursor_type", "cursor_column")]
     merge(world, (1, "one", 1))
     assert validate("Id", cursor="VERSION") == []
+
+
+def test_what_a_run_supersedes_is_forgotten_with_its_publish_and_not_before(world, admin, rows):
+    first, second, third = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+
+    def applied():
+        admin.execute("SELECT run FROM _datamantri.applied ORDER BY published_at")
+        return [uuid.UUID(str(run)) for (run,) in admin.fetchall()]
+
+    def die(point):
+        if "before_commit" in point:
+            raise RuntimeError(point)
+
+    merge(world, (1, "one", 1), run=first)
+    merge(world, (2, "two", 1), run=second)
+    with pytest.raises(RuntimeError):
+        merge(
+            world, (3, "three", 1), run=third, supersedes=second, crash=lambda point: "commit" in point and die(point)
+        )
+    assert {first, second} <= set(applied()), "a crash forgets nothing"
+    merge(world, (3, "three", 1), run=third, supersedes=second)
+    assert applied() == [first, third]
+    again = merge(world, (4, "four", 1), run=third, supersedes=second)
+    assert again.rows == 1, "the run itself is applied once"
+    assert rows() == [(1, "one", 1), (2, "two", 1), (3, "three", 1)]
+    admin.execute("SELECT last_run FROM _datamantri.head")
+    assert uuid.UUID(str(admin.fetchone()[0])) == third

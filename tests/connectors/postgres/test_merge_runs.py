@@ -119,9 +119,7 @@ def test_what_a_run_supersedes_is_forgotten_with_its_publish_and_not_before(worl
     merge(world, (1, "one", 1), run=first)
     merge(world, (2, "two", 1), run=second)
     with pytest.raises(RuntimeError):
-        merge(
-            world, (3, "three", 1), run=third, supersedes=second, crash=lambda point: "commit" in point and die(point)
-        )
+        merge(world, (3, "three", 1), run=third, supersedes=second, crash=die)
     assert {first, second} <= set(applied()), "a crash forgets nothing"
     merge(world, (3, "three", 1), run=third, supersedes=second)
     assert applied() == [first, third]

@@ -38,7 +38,8 @@ class Change:
 
     def __str__(self) -> str:
         types = " → ".join(type_ for type_ in (self.before, self.after) if type_)
-        return f"{_SIGNS[self.kind]} {self.column} {types}"
+        left = " (not read)" if self.kind is ChangeKind.IGNORED else ""
+        return f"{_SIGNS[self.kind]} {self.column} {types}{left}"
 
     def to_json(self) -> dict[str, str]:
         return {"change": self.kind.value, "column": self.column, "before": self.before, "after": self.after}
@@ -104,7 +105,7 @@ def told(fence: Fence, request: TransferRequest, plan: ReadPlan) -> tuple[dict[s
 
 _BECOMES = {
     ChangeKind.ADDED: "is new",
-    ChangeKind.IGNORED: "is new, and not read",
+    ChangeKind.IGNORED: "is new",
     ChangeKind.GONE: "is gone: where the target keeps it, new rows have NULL",
     ChangeKind.RETYPED: "has another type",
 }

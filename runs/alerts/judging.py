@@ -81,7 +81,7 @@ def _judge_drift(event: AlertEvent, watch: Watch, alerts: OpenAlerts) -> None:
     """The target followed its source: that is told once, for nothing has to recover from it."""
     change = getattr(event.run, "schema_change", None)
     if change is not None and watch.tells(AlertKind.SCHEMA_DRIFT):
-        cause = f"The source's columns changed, and the target followed: {in_words(change.told)}."
+        cause = f"The source's columns changed, and the pipeline went on: {in_words(change.told)}."
         hint = "See whether those who read the table expect it."
         found = Finding(event.at, event.at, cause, FOLLOWED, hint, event.run_id)
         alerts.tell_once(watch, event.pipeline_id, AlertKind.SCHEMA_DRIFT, found)

@@ -10,6 +10,7 @@ import pytest
 
 from connectors.base import Column, Guard, Refresh, WriteDisposition, WriteMode
 from connectors.column_rules import ColumnRule
+from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held, TransientError
 from connectors.schema_policy import SchemaPolicy
 from tests.connectors.memory import MemorySource, PartedSource
@@ -133,6 +134,28 @@ def test_a_dropped_column_stays_as_null_whatever_the_way(way, world, target):
         again = way(source(ID, NAME, ids=[3]))
         assert target.rows()[-1] == {"id": 3, "name": "row 3"}
         assert [each["change"] for each in again.drift] == ["added"]
+
+
+def test_a_replace_in_parts_keeps_dropped_columns_and_a_held_one_does_when_it_is_approved(world, target):
+    world.move(source=source(ID, NAME, PRICE, ids=[1, 2, 3, 4]))
+    run = StagedRun(world, PartedSource([source(ID, NAME, ids=[i]).batches for i in (1, 2)], (ID, NAME)), "replace")
+    for part in range(len(run.plan().parts)):
+        run.load(part)
+    assert run.publish().method == "rename"
+    assert target.rows() == [{"id": i, "name": f"row {i}", "price": None} for i in (1, 2)]
+    held = uuid.uuid4()
+    with pytest.raises(Held):
+        world.move(source=source(ID, ids=[5]), run=held, guard=Guard(shrink_percent=1))
+    assert "name" in target.memory()
+    world.publish_held(held)
+    assert target.rows() == [{"id": 5, "name": None, "price": None}]
+
+
+def test_a_past_range_is_filled_in_with_columns_that_came_since(world, target):
+    rule = CursorRead("id", span=Span("id", "1", "2"), settles=True)
+    world.move(source=source(ID, NAME, ids=[1, 2]), disposition="append")
+    world.move(source=source(ID, NAME, PRICE, ids=[1]), disposition="append", read=rule)
+    assert target.rows() == [{"id": 1, "name": "row 1", "price": 7.0}, {"id": 2, "name": "row 2", "price": None}]
 
 
 def test_a_kept_column_is_emptied_in_rows_that_a_replace_in_place_leaves(world, admin, target):

@@ -138,3 +138,14 @@ def test_a_policy_that_is_not_the_usual_one_is_in_the_definition_and_in_its_copi
     assert pipeline.revision.definition["schema_policy"] == "ignore_new"
     assert definitions.duplicate(pipeline, by=None).schema_policy == "ignore_new"
     assert "schema_policy" not in moving().revision.definition
+
+
+def test_a_column_that_a_replace_no_longer_finds_is_no_longer_expected(moving, columns, run_now):
+    pipeline = moving(write_disposition="replace", source_columns=seen(*ID_NAME))
+    columns(*ID_NAME)
+    run_now(pipeline)
+    columns(ID_NAME[0])
+    run = run_now(pipeline)
+    assert run.status == RunStatus.SUCCEEDED, run.error_message
+    pipeline.refresh_from_db()
+    assert [each["name"] for each in pipeline.source_columns] == ["id"]

@@ -16,7 +16,7 @@ from psycopg2 import sql
 
 from bench.place import DATASET, median, say, seconds_of, warehouse_options
 from connectors import transfer
-from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import Deletes, NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.checks import CheckResult
@@ -105,9 +105,9 @@ class Loader:
         """Seconds of one direct load, into a table of the same name unless told."""
         return float(self._ask(f"load {table} {into or table}"))
 
-    def merge(self, table: str, *, into: str) -> float:
-        """Seconds of one merge by the column id."""
-        return float(self._ask(f"merge {table} {into}"))
+    def merge(self, table: str, *, into: str, deletes: str = "keep") -> float:
+        """Seconds of one merge of all rows by the column id."""
+        return float(self._ask(f"merge {table} {into} {deletes}"))
 
     def drain(self, table: str) -> float:
         """Seconds to read all rows and keep none."""
@@ -137,8 +137,10 @@ def _answer(warehouse: dict[str, Any]) -> None:
     """The other side of a Loader."""
     for question in sys.stdin:
         match question.split():
-            case ["load" | "merge" as what, table, into]:
-                mode = WriteMode(WriteDisposition.MERGE, ("id",)) if what == "merge" else REPLACE
+            case ["load", table, into]:
+                say(str(seconds_of(lambda t=table, i=into: load_once(t, warehouse, i))))
+            case ["merge", table, into, deletes]:
+                mode = WriteMode(WriteDisposition.MERGE, ("id",), deletes=Deletes(deletes), sees_all=True)
                 say(str(seconds_of(lambda t=table, i=into, m=mode: load_once(t, warehouse, i, m))))
             case ["drain", table]:
                 say(str(seconds_of(lambda table=table: drain(table))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from contextlib import closing
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -104,4 +105,41 @@ def measure(product: Product) -> dict[str, float]:
     ratio = median([one / other for one, other in rounds])
     say(f"merge of {CHANGED:,} changed rows into {tables.NARROW_ROWS:,}: engine {engine:.3f} s, by hand {hand:.3f} s")
     say(f"merge_over_sql: {ratio:.2f}")
-    return {"merge_engine_s": engine, "merge_sql_s": hand, "merge_over_sql": ratio}
+    found = {"merge_engine_s": engine, "merge_sql_s": hand, "merge_over_sql": ratio}
+    return {**found, **_measure_deletes(product)}
+
+
+def _measure_deletes(product: Product) -> dict[str, float]:
+    """A merge of all 1,000,000 rows that marks the 100,000 that are gone, over one that keeps rows that vanish."""
+    assert product.stack.postgres is not None
+    with (
+        closing(product.stack.postgres.connect(WAREHOUSE)) as admin,
+        closing(Loader(warehouse_options(product))) as loader,
+    ):
+        cursor = admin.cursor()
+        loader.load("narrow", into="vanishing")
+        loader.merge("narrow", into="vanishing")  # warm, and the index is made
+        plain, marking = [], []
+        for number in range(ROUNDS):
+            _more_rows(cursor, number)
+            plain.append(loader.merge("narrow", into="vanishing"))
+        cursor.execute("DELETE FROM vanishing WHERE id >= 10000000")
+        for number in range(ROUNDS):
+            _more_rows(cursor, number)
+            marking.append(loader.merge("narrow", into="vanishing", deletes="soft"))
+        cursor.execute("SELECT count(*) FROM vanishing WHERE _deleted_at IS NOT NULL")
+        assert cursor.fetchone()[0] == ROUNDS * CHANGED
+    keeps, marks = median(plain), median(marking)
+    say(f"full merge of {tables.NARROW_ROWS:,} rows: {keeps:.3f} s, marking {CHANGED:,} that are gone {marks:.3f} s")
+    say(f"soft_delete_over_merge: {marks / keeps:.2f}")
+    return {"full_merge_s": keeps, "soft_delete_s": marks, "soft_delete_over_merge": marks / keeps}
+
+
+def _more_rows(cursor: Any, number: int) -> None:
+    """Rows that the source does not have."""
+    cursor.execute(
+        f"INSERT INTO vanishing (id, customer, amount, name, at)"
+        f" SELECT id + {(number + 1) * 10_000_000}, customer, amount, name, at FROM vanishing WHERE id < {CHANGED}"
+    )
+    for statement in ("VACUUM ANALYZE vanishing", "CHECKPOINT"):
+        cursor.execute(statement)

@@ -3,7 +3,7 @@ import { ask, busy, el, note, urls } from "./desk.js";
 
 const METHODS = {
   create: "Makes a new table", rename: "Replaces the table by renaming", in_place: "Replaces the rows in place",
-  append: "Appends rows", merge: "Merges rows",
+  append: "Appends rows", merge: "Merges rows", history: "Adds versions to a history",
 };
 
 /** Put a button under the row of `field`, and the answer under that. */

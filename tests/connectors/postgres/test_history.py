@@ -424,14 +424,16 @@ class Keeping:
         marks.add(self.session, TARGET, marks.HISTORY)
         history_form.make(self.session, TARGET, COLUMNS, self.mode(True), reporter=Recorder(), stop=NeverStop())
 
-    def __call__(self, as_of, rows, sees_all):
+    def __call__(self, as_of, rows, sees_all=True, **more):
         self.session.execute(create_table(sql.Identifier("public", "staged"), COLUMNS))
         with self.session.connection.cursor() as to:
             for id, name, at in rows:
                 to.execute("INSERT INTO staged VALUES (%s, %s, %s)", (id, name, hour(at)))
         mode = self.mode(sees_all)
         found = merge.prepare(self.session, STAGED, COLUMNS, mode.key, mode.cursor)
-        changes = history.apply(self.session, TARGET, STAGED, COLUMNS, mode, as_of=hour(as_of + 0.5), duplicates=found)
+        changes = history.apply(
+            self.session, TARGET, STAGED, COLUMNS, mode, as_of=hour(as_of + 0.5), duplicates=found, **more
+        )
         self.session.execute("DROP TABLE staged")
         return changes
 
@@ -452,6 +454,15 @@ def session(options):
     made = Session(options)
     yield made
     made.close()
+
+
+def test_a_key_that_was_set_aside_is_not_gone_and_without_a_legible_one_nothing_is(session):
+    keep = Keeping(session, "at")
+    keep(0, [(id, "a", 0) for id in (1, 2, 3)])
+    assert keep(1, [(1, "a", 0)], seen=marks.Seen(sql.SQL("SELECT 2::bigint AS id"))).deleted == 1
+    assert [id for id, *_, is_current in keep.versions() if is_current] == [1, 2]
+    assert keep(2, [(1, "a", 0)], seen=marks.Seen(is_complete=False)).deleted == 0
+    assert [id for id, *_, is_current in keep.versions() if is_current] == [1, 2]
 
 
 # Ways to get there

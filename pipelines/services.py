@@ -266,7 +266,7 @@ def fingerprint_of(definition: dict[str, Any]) -> str:
             "cursor": definition["cursor_column"].lower() if definition["incremental"] else "",
             **({"parameters": declared} if declared else {}),
             **({"filter": row_filter} if row_filter else {}),
-            **({"history": True} if keeps_history else {}),
+            **({"history": definition["cursor_column"].lower()} if keeps_history else {}),
         },
         sort_keys=True,
     )

@@ -109,7 +109,7 @@ class ReceiptSerializer(serializers.Serializer[Any]):
     )
     bytes = serializers.IntegerField(help_text="Bytes written by COPY.")
     changes = ChangesSerializer()
-    method = serializers.CharField(help_text="append, create, rename, in_place, merge or undo.")
+    method = serializers.CharField(help_text="append, create, rename, in_place, merge, history or undo.")
     disposition = serializers.CharField()
     target = TargetSerializer()
     snapshot_time = serializers.DateTimeField(help_text="The source was read as it was then.")

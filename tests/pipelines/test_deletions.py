@@ -106,5 +106,7 @@ def test_a_history_is_another_definition_than_a_merge_of_the_same(make_pipeline)
     history.target_table, history.source_table = merge.target_table, merge.source_table
     prints = [services.fingerprint_of(services.definition_of(each)) for each in (merge, history)]
     assert prints[0] != prints[1]
-    history.merge_key = ["other"]
+    history.cursor_column = "at"  # decides what holds when
+    assert services.fingerprint_of(services.definition_of(history)) != prints[1]
+    history.cursor_column, history.merge_key = "", ["other"]
     assert services.fingerprint_of(services.definition_of(history)) != prints[1]

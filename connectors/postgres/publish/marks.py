@@ -122,7 +122,17 @@ def ensure(session: Session, target: Target, mode: WriteMode, *, reporter: Repor
     if missing:
         with_lock(session, target, "ACCESS EXCLUSIVE", session.execute, reporter=reporter, stop=stop)
         add(session, target, missing)
+        if IS_CURRENT in missing and DELETED_AT in ours(session, target):
+            _end_marked(session, target)
         reporter.log("info", f"Added {', '.join(missing)} to {target}; no row of it was written anew for that.")
+
+
+def _end_marked(session: Session, target: Target) -> None:
+    """Rows that were marked as deleted are versions that no longer hold."""
+    statement = "UPDATE {table} SET {to} = {mark}, {current} = false WHERE {mark} IS NOT NULL"
+    names = {"to": VALID_TO, "current": IS_CURRENT, "mark": DELETED_AT}
+    parts = {place: sql.Identifier(name) for place, name in names.items()}
+    session.execute(sql.SQL(statement).format(table=sql.Identifier(target.schema, target.table), **parts))
 
 
 def clear(session: Session, target: Target) -> int:

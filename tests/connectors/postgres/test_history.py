@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from psycopg2 import sql
 
 from connectors import undo
-from connectors.base import Changes, Column, Guard, NeverStop, Refresh, Target, WriteDisposition, WriteMode
+from connectors.base import Changes, Column, Deletes, Guard, NeverStop, Refresh, Target, WriteDisposition, WriteMode
 from connectors.checks import Check, CheckKind, Severity, Status
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Held
@@ -274,6 +274,18 @@ def test_a_merged_table_becomes_a_history_whose_versions_held_since_nobody_knows
     # What is older than the beginning has no place in it.
     assert run(11, (1, "older", 1), sees_all=False).changes == Changes(0, unchanged=1)
     assert run(12, (2, "older", 1), sees_all=False).changes == Changes(0, unchanged=1)
+
+
+def test_what_a_merge_had_marked_is_no_current_version_of_the_history(world, run, admin):
+    soft = {"deletes": Deletes.SOFT, "sees_all": True}
+    world.move(disposition="merge", source=At([(1, "a", 2), (2, "b", 2)], 5), mode=soft)
+    world.move(disposition="merge", source=At([(1, "a", 2)], 6), mode=soft)
+    assert run(10, (1, "A", 9), sees_all=False).changes == Changes(1, versions=1)
+    admin.execute("SELECT id, name, _valid_to, _is_current FROM flights ORDER BY id, flights._valid_from")
+    assert [(id, name, in_hours(end), now) for id, name, end, now in admin.fetchall()] == [
+        (1, "a", 9, False), (1, "A", None, True), (2, "b", 6, False)
+    ]  # fmt: skip
+    assert run(12, (1, "A", 9), (2, "b", 2)).changes == Changes(1, unchanged=1, revived=1, versions=1)
 
 
 def test_a_key_of_the_table_that_is_a_persons_is_not_dropped_for_it(world, run, admin):

@@ -84,6 +84,7 @@ def undo(
             kept=load.totals.to_json(),
             undo={
                 "way": load.method,
+                "rows": load.rows,
                 "put_aside_by": str(former.run),
                 "as_left_by": former.made_by and str(former.made_by),
                 "put_aside_at": former.kept_at.isoformat(),

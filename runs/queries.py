@@ -94,7 +94,7 @@ def run_state(run: Run, parts: Picture | None = None) -> dict[str, Any]:
         "finished_at": run.finished_at.isoformat() if run.finished_at else None,
         "cancel_requested": run.cancel_requested,
         "can_cancel": not run.is_terminal and not run.cancel_requested,
-        "can_run_again": run.is_terminal and run.action != RunAction.BACKFILL,
+        "can_run_again": run.is_terminal and run.action not in (RunAction.BACKFILL, RunAction.UNDO),
         "is_blocked": run.status == RunStatus.BLOCKED,
         "can_settle": run.status in (RunStatus.FAILED, RunStatus.CANCELLED),
         "is_held": run.status == RunStatus.HELD,

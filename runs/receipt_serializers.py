@@ -72,6 +72,7 @@ class UndoneSerializer(serializers.Serializer[Any]):
     """What an undo put back."""
 
     way = serializers.ChoiceField(["rename", "in_place"])
+    rows = serializers.IntegerField(help_text="Rows that are back.")
     as_left_by = serializers.UUIDField(allow_null=True, help_text="Null: it was there before the first run.")
     put_aside_by = serializers.UUIDField()
     put_aside_at = serializers.DateTimeField()

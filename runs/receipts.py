@@ -146,6 +146,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
         "Undo",
         (
             ("undo.way", "Put back", _way),
+            ("undo.rows", "Rows that are back", count),
             ("undo.as_left_by", "As it was left by run", str),
             ("undo.put_aside_by", "Put aside by run", str),
             ("undo.put_aside_at", "Put aside at", _moment),
@@ -174,6 +175,8 @@ _TECHNICAL = (
     ("source.generation", "Attempt that made the plan", count),
     ("token", "Token", _said),
 )
+# What an undo has in common with a load it did to no source's rows.
+_OF_AN_UNDO = ("target", "method", "published_at", "lock_wait_ms", "lock_held_ms", "undo", "kept", "token")
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
 _BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
 _ZERO_SAYS_NOTHING = frozenset(
@@ -220,9 +223,13 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     """What a run did, for its page; what a comparison found stands elsewhere."""
     if receipt.get("method") == "compare":
         receipt = {name: receipt[name] for name in _OF_A_COMPARISON if name in receipt}
+    if receipt.get("method") == "undo":
+        names = (*_OF_AN_UNDO, *(("changes",) if receipt["undo"]["way"] == "in_place" else ()))
+        names = (*names, *(("watermark_before", "watermark_after") if receipt.get("watermark_before") else ()))
+        receipt = {name: receipt[name] for name in names if name in receipt}
     apart = ("columns", "sql")
     left = dict(_flat({name: value for name, value in receipt.items() if name not in apart}))
-    by_row = receipt.get("method") in _BY_ROW
+    by_row = receipt.get("method") in _BY_ROW or bool(receipt.get("undo"))
     found = []
     for title, lines in _GROUPS:
         facts = list(_facts(left, lines, by_row=by_row))

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from pipelines import answers, lookups
 from pipelines.models import Pipeline, PipelineState
-from runs import receipts, services, undoing
+from runs import queries, receipts, services, undoing
 from runs.models import LastEnd, Run, RunAction, Trigger
 from runs.services import RunRefused
 from runs.states import RunStatus
@@ -63,7 +63,10 @@ def test_it_puts_the_former_rows_back_and_pauses_the_pipeline(
     assert run.receipt["undo"]["in_place_of"] == str(second.pk)
     assert run.receipt["kept"]["tables"] == 1
     assert "3 rows are back in" in log_of(run)
-    assert any(group.title == "Undo" for group in receipts.groups(run.receipt))
+    told = {fact.name: fact.text for group in receipts.groups(run.receipt) for fact in group.facts}
+    assert told["Rows that are back"] == "3"
+    assert "Read and staged" not in told
+    assert not queries.run_state(run)["can_run_again"]
     assert LastEnd.objects.get(pipeline=replaced).run_id == second.pk  # it is no load
     (state,) = undoing.former_states(replaced)
     assert state.made_by is not None

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column, Guard, Refresh, WriteDisposition, WriteMode
+from connectors import comparing
+from connectors.base import Column, Guard, NeverStop, ReadRequest, Refresh, WriteDisposition, WriteMode
 from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held, TransientError
@@ -495,3 +496,18 @@ def test_a_masked_column_is_remembered_as_the_source_declares_it(world, target):
     receipt = world.move(source=source(ID, Column("price", "STRING")), disposition="append", rules=rules)
     assert [(each["before"], each["after"]) for each in receipt.drift] == [("NUMERIC(10, 2)", "STRING")]
     assert target.types() == {"id": "bigint", "price": "text"}
+
+
+def test_a_comparison_knows_columns_by_the_names_that_they_have(world):
+    world.move(source=source(ID, Column("xmin", "INT64")))
+    reading = source(ID, Column("xmin", "INT64"), Column("XMIN_", "INT64"), XMIN_=[8, 9])
+    world.move(source=reading)
+    destination = world.destination()
+    request = comparing.ComparisonRequest(
+        ReadRequest(table="a.b.c"), world.target, WriteMode(WriteDisposition.REPLACE), at_snapshot=False
+    )
+    published = destination.published(world.target)
+    found = comparing.compare(
+        reading, destination, request, published, log=lambda level, message: None, stop=NeverStop()
+    )
+    assert (found.agrees, found.missing, len(found.compared)) == (True, (), 3)

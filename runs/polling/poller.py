@@ -16,6 +16,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -75,6 +76,7 @@ class Poller:
         self._sources = Sources()
         self._connections: dict[UUID, Connection] = {}
         self._subjects: dict[UUID, Subject] = {}
+        self._unusable: dict[UUID, Assigned] = {}
         self._places: dict[Any, Place] = {}
         self._lines: dict[UUID, Line] = defaultdict(Line)
         self._agenda: list[tuple[float, int, Place]] = []
@@ -96,7 +98,12 @@ class Poller:
                     self.round()
                     self._outages = 0
                 except DatabaseError as error:
-                    self._wait_out(error, stop)
+                    log.warning("The control database does not answer: %s", error)
+                    self._wait_out(stop)
+                except Exception:
+                    # This process would end, and with it the polls of every pipeline.
+                    log.exception("A round of the poller failed")
+                    self._wait_out(stop)
                 if time.monotonic() - self._busy_at > self._idle_s and not services.has_realtime():
                     return True
             return False
@@ -134,7 +141,7 @@ class Poller:
         wanted = {row.pipeline: row for row in rows}
         for pipeline in [pk for pk, mine in self._subjects.items() if pk not in wanted or not mine.is_as(wanted[pk])]:
             self._forget(pipeline)
-        new = [row for row in rows if row.pipeline not in self._subjects]
+        new = [row for row in rows if row.pipeline not in self._subjects and self._unusable.get(row.pipeline) != row]
         if new:
             self._learn(new, now)
         for row in rows:
@@ -151,8 +158,16 @@ class Poller:
             if pipeline is None or pipeline.revision_id != row.revision or (poll.version if poll else 0) != row.version:
                 continue  # it changed a moment ago: the next look at what there is tells
             age = (clock - poll.asked_at).total_seconds() if poll and poll.asked_at else None
+            try:
+                subject = Subject.of(row, pipeline, poll, now, age)
+            except ConnectorError as error:
+                # As it is defined now it cannot be polled: nothing to try again before that changes.
+                self._unusable[row.pipeline] = row
+                self._keep([row.pipeline], partial(services.write_failure, failures=1, error=error))
+                continue
+            self._unusable.pop(row.pipeline, None)
             self._connections[pipeline.source_id] = pipeline.source
-            self._add(Subject.of(row, pipeline, poll, now, age), now)
+            self._add(subject, now)
 
     def _add(self, subject: Subject, now: float) -> None:
         place = self._places.get(subject.place)
@@ -322,8 +337,7 @@ class Poller:
         self._keep(self._good, services.write_seen)
         self._good.clear()
 
-    def _wait_out(self, error: DatabaseError, stop: threading.Event) -> None:
-        log.warning("The control database does not answer: %s", error)
+    def _wait_out(self, stop: threading.Event) -> None:
         connection.close()
         self._outages += 1
         self._share_at = self._assign_at = float("-inf")

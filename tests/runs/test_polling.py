@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -22,6 +22,7 @@ from connectors.base import ReadRequest
 from connectors.errors import ConnectorError, Unreachable
 from connectors.registry import Kind
 from connectors.watching import SourceState, TableState
+from pipelines import given
 from pipelines import services as definitions
 from pipelines.models import Connection, Mode, Pipeline, Revision
 from runs import services
@@ -381,6 +382,19 @@ def test_a_table_that_is_gone_keeps_no_other_from_being_polled(live, polled):
     assert [len(runs_of(each)) for each in (bad, good)] == [0, 1]
 
 
+def test_a_definition_that_cannot_be_polled_says_so_once_and_stops_no_other(live, polled, monkeypatch):
+    bad, good = live("Bad", source_table="", source_query="SELECT 1"), live()
+    lake.behind["SELECT 1"] = ()
+
+    def refuse(pipeline: Pipeline) -> Any:
+        raise ConnectorError("Parameter x is missing.", code="parameter")
+
+    monkeypatch.setattr(given, "sample_parameters", refuse)
+    polled.poll(3)
+    assert Poll.objects.get(pipeline=bad).error_code == "parameter"
+    assert [len(runs_of(each)) for each in (bad, good)] == [0, 1]
+
+
 def test_a_system_that_hangs_holds_up_no_other(live, polled, monkeypatch, destination):
     monkeypatch.setattr(polling, "PER_CONNECTION", 2)
     hanging = threading.Event()
@@ -551,22 +565,21 @@ def test_a_poller_that_may_have_lost_its_shares_looks_at_nothing(live, polled):
     assert len(lake.looks) == looks
 
 
-def test_an_outage_of_the_control_database_is_waited_out(live, polled, monkeypatch):
-    from django.db import OperationalError
-
+@pytest.mark.parametrize("error", [OperationalError("away"), ZeroDivisionError("a defect")])
+def test_an_outage_of_the_control_database_and_a_defect_are_waited_out(live, polled, monkeypatch, error):
     pipeline = live()
     stop, outages = threading.Event(), iter([1, 2])
     assigned = services.assigned
 
     def away_twice(me: str) -> Any:
         if next(outages, None):
-            raise OperationalError("away")
+            raise error
         return assigned(me)
 
     monkeypatch.setattr(services, "assigned", away_twice)
     monkeypatch.setattr(polling, "growing", lambda *_, **__: 0.01)
     monkeypatch.setattr(connection, "close", lambda: None)
-    timer = threading.Thread(target=lambda: (time.sleep(1.5), stop.set()))
+    timer = threading.Thread(target=lambda: (time.sleep(1.2), stop.set()))
     timer.start()
     assert polled.poller.run(stop) is False
     timer.join()

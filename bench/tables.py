@@ -34,11 +34,11 @@ def narrow_rows(start: int, count: int) -> pa.Table:
 _KINDS = ("INT64", "STRING", "FLOAT64", "TIMESTAMP", "BOOL", "DATE", "NUMERIC", "STRING")
 
 
-def wide_columns() -> dict[str, str]:
-    return {f"c{i:02}_{_KINDS[i % 8].lower()}": _KINDS[i % 8] for i in range(WIDE_COLUMNS)}
+def wide_columns(columns: int = WIDE_COLUMNS) -> dict[str, str]:
+    return {f"c{i:02}_{_KINDS[i % 8].lower()}": _KINDS[i % 8] for i in range(columns)}
 
 
-def wide_rows(count: int) -> pa.Table:
+def wide_rows(count: int, columns: int = WIDE_COLUMNS) -> pa.Table:
     ids = pa.array(range(count), pa.int64())
     text = ids.cast(pa.string())
 
@@ -57,7 +57,7 @@ def wide_rows(count: int) -> pa.Table:
             return pc.add(pc.bit_wise_and(ids, 8191), i).cast(pa.int32()).cast(pa.date32())
         return pc.add(ids, i).cast(pa.decimal128(38, 9), safe=False)
 
-    return pa.table({name: column(i, kind) for i, (name, kind) in enumerate(wide_columns().items())})
+    return pa.table({name: column(i, kind) for i, (name, kind) in enumerate(wide_columns(columns).items())})
 
 
 def client() -> bigquery.Client:

@@ -18,6 +18,8 @@ from pipelines.models import Pipeline, PipelineState
 from pipelines.objections import PipelineRefused
 
 FIELD = "checks"
+# What BigQuery bills a query at least.
+LEAST_BILLED = 10 << 20
 NAMES = tuple(field.name for field in fields(Check))
 _LISTS = ("columns", "values", "table_columns")
 
@@ -73,6 +75,18 @@ def in_words(check: Check) -> str:
     told += ["only warns"] if check.severity is Severity.WARN else []
     told += ["bad rows go into quarantine"] if check.severity is Severity.QUARANTINE else []
     return ", ".join(told)
+
+
+def minds(pipeline: Pipeline) -> list[str]:
+    """What a person should know of what a pipeline's checks cost, by the look-up that went before."""
+    if not any(check.kind is CheckKind.CHECKSUM for check in checks_of(pipeline)):
+        return []
+    found: Mapping[str, Any] = pipeline.cost_estimate or {}
+    known = [found.get(name) for name in ("query_bytes", "storage_bytes")]
+    most = "an unknown number of bytes"
+    if None not in known:
+        most = f"{max(sum(known), LEAST_BILLED) / 1e6:,.0f} MB"  # type: ignore[arg-type]
+    return [f"A checksum reads columns of the source once more: BigQuery bills up to {most} for it at every run."]
 
 
 # Checks of checks -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.options import build
 from connectors.parameters import Parameter
-from pipelines import broker, given
+from pipelines import broker, checks, given
 from pipelines.fields import fernet
 from pipelines.models import Connection, Pipeline
 from pipelines.tasks import look_up
@@ -151,7 +151,10 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
     if answer["columns"] is not None:
         pipeline.source_columns = answer["columns"]
     pipeline.cost_estimate = answer.get("cost")
-    return [Finding(**finding) for finding in answer["findings"]], answer["forecast"]
+    forecast = answer["forecast"]
+    if forecast is not None:
+        forecast = {**forecast, "minds": [*forecast["minds"], *checks.minds(pipeline)]}
+    return [Finding(**finding) for finding in answer["findings"]], forecast
 
 
 def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | None]]) -> list[int | None]:

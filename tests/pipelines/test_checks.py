@@ -136,6 +136,37 @@ def test_a_column_that_is_skipped_is_not_checked_and_not_skipped_while_it_is(pip
         services.save_pipeline(pipeline, schedules=None, by=None)
 
 
+def test_of_a_masked_column_only_what_the_mask_keeps_can_be_asked(pipeline):
+    pipeline.column_rules = {"Email": {"mask": "hmac"}}
+    kept = [Check(CheckKind.NOT_NULL, columns=("email",)), Check(CheckKind.UNIQUE, columns=("EMAIL",))]
+    lost = [Check(CheckKind.REGEX, columns=("email",), pattern="@"), Check(CheckKind.CHECKSUM, columns=("email",))]
+    assert refusals(pipeline, *kept) == []
+    assert refusals(pipeline, *lost) == [(0, "columns"), (1, "columns")]
+
+
+def test_a_renamed_column_is_checked_by_its_name_in_the_source(pipeline):
+    pipeline.column_rules = {"state": {"name": "status"}}
+    assert refusals(pipeline, Check(CheckKind.NOT_NULL, columns=("state",))) == []
+    assert refusals(pipeline, Check(CheckKind.NOT_NULL, columns=("status",))) == [(0, "columns")]
+
+
+def test_quarantine_is_for_checks_that_tell_single_rows(pipeline):
+    aside = {"severity": Severity.QUARANTINE}
+    assert refusals(pipeline, Check(CheckKind.NOT_NULL, columns=("id",), **aside)) == [(0, "severity")]
+    pipeline.quarantine = True
+    assert refusals(pipeline, Check(CheckKind.NOT_NULL, columns=("id",), **aside)) == []
+    assert refusals(pipeline, Check(CheckKind.UNIQUE, columns=("id",), **aside)) == [(0, "severity")]
+
+
+def test_what_a_checksum_costs_is_told_before_it_is_billed(pipeline):
+    assert checks.minds(pipeline) == []
+    set_checks(pipeline, Check(CheckKind.CHECKSUM))
+    pipeline.cost_estimate = {"query_bytes": 0, "storage_bytes": 3_000_000_000}
+    assert checks.minds(pipeline) == [
+        "A checksum reads columns of the source once more: BigQuery bills up to 3,000 MB for it at every run."
+    ]
+
+
 def post(client: Any, pipeline: Pipeline, *rows: dict[str, Any]) -> Any:
     """Send a pipeline's form as it is, with these checks."""
     values = again(pipeline)

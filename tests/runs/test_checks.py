@@ -81,6 +81,23 @@ def test_a_run_that_fails_a_check_is_held_shown_approved_and_kept(
     assert "Last 2 results: 1 passed, 1 failed" in page
 
 
+def test_who_approves_a_check_decides_again_where_a_guard_asks_too(
+    moving: Any, run_of: Any, work: Any, rows_of: Any, script: Script, operator: User
+) -> None:
+    at_least = Check(CheckKind.ROW_COUNT, "enough", minimum="3")
+    pipeline = checked_by(moving(write_disposition="replace"), at_least)
+    run_of(pipeline)
+    script.rows = 0
+    run = run_of(pipeline)
+    for code in ("check_failed", "guard_zero_rows"):
+        assert (run.status, run.error_code, run.decision, rows_of(pipeline)) == (RunStatus.HELD, code, "", 3)
+        services.decide(run, Decision.PUBLISH, by=operator)
+        work()
+        run.refresh_from_db()
+    assert (run.status, rows_of(pipeline)) == (RunStatus.SUCCEEDED, 0)
+    assert told(run) == [("enough", "failed", 0)]
+
+
 def test_bad_rows_are_kept_of_the_newest_failure_and_of_what_is_held(
     moving: Any, run_of: Any, script: Script, rows_of: Any
 ) -> None:

@@ -23,6 +23,8 @@ from connectors.postgres.auditing.outcome import Outcome
 from connectors.postgres.auditing.reading import bad_rows_of, read_only
 from connectors.postgres.client import Session
 from connectors.postgres.compare import PostgresSide
+from connectors.postgres.publish.merge_index import has_index
+from connectors.postgres.publish.merge_rules import inspect
 
 _CANCELLED = "57014"
 
@@ -152,7 +154,7 @@ class _Judges:
         """Rows that share their values with another of what the target will hold; as an index, NULLs are different."""
         outcome = self._scene.outcome
         names = [name for name, _ in named(check, self._scene.columns)]
-        if outcome.staying is None and len(names) == 1 and self._has_no_double(names[0]):
+        if outcome.staying is None and (self._is_indexed(names) or (len(names) == 1 and self._is_distinct(check))):
             return words.passed(check, self._scene.rows)
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         given = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in names)
@@ -173,11 +175,22 @@ class _Judges:
         shown = samples.sharing(self._session, outcome.coming, self._scene.columns, check, names, shared)
         return words.bad_rows(check, count, self._scene.rows, shown)
 
-    def _has_no_double(self, name: str) -> bool:
-        """Whether no value of a staged column comes twice: sorted it takes a third of what groups take (measured)."""
-        (doubles,) = self._row(
-            sql.SQL("SELECT count({0}) - count(DISTINCT {0}) FROM {1}").format(sql.Identifier(name), self._staged)
-        )
+    def _is_indexed(self, names: Sequence[str]) -> bool:
+        """Whether an index of the new table has seen to it already."""
+        table = inspect(self._session, self._scene.staged)
+        return table is not None and has_index(self._session, table, names)
+
+    def _is_distinct(self, check: Check) -> bool:
+        """Whether no value of the one staged column comes twice.
+
+        Sorting takes a quarter of what making groups takes (measured); texts are sorted byte by byte, which is faster
+        and finds the same ones equal.
+        """
+        ((name, type_),) = named(check, self._scene.columns)
+        value: sql.Composable = sql.Identifier(name)
+        if type_ in ("text", "character varying"):
+            value = sql.SQL('{} COLLATE "C"').format(value)
+        (doubles,) = self._row(sql.SQL("SELECT count({0}) - count(DISTINCT {0}) FROM {1}").format(value, self._staged))
         return not doubles
 
     def _relation(self, check: Check) -> CheckResult:

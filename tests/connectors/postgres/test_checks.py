@@ -52,6 +52,7 @@ CASES: list[tuple[Check, list[Any]]] = [
     (warn(CheckKind.NOT_NULL, "id", "amount"), BAD),
     (warn(CheckKind.UNIQUE, "id"), GOOD),
     (warn(CheckKind.UNIQUE, "name"), ["failed", 2]),
+    (warn(CheckKind.UNIQUE, "amount"), GOOD),
     (warn(CheckKind.UNIQUE, "name", "amount"), GOOD),  # as in an index, NULL is like nothing
     (warn(CheckKind.ACCEPTED, "name", values=("Ada", "it's")), GOOD),
     (warn(CheckKind.ACCEPTED, "name", values=("Ada",)), BAD),

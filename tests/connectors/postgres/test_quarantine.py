@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from connectors.base import Column, Deletes, Guard, Target
+from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held
 from connectors.quarantine import Beyond, QuarantineRule
@@ -282,3 +283,12 @@ def test_a_full_merge_takes_the_row_of_a_quarantined_key_for_there(world, ids, a
     assert 2 in ids()
     assert merge((1, "a", None), (None, "b", None)).changes.deleted == 0
     assert "this run deletes no rows" in world.recorder.text()
+
+
+def test_a_masked_column_is_masked_in_quarantine_too(world, aside):
+    source = Rows(rows((1, "secret@example.com", "[")))
+    masks = {"name": ColumnRule(mask="redact")}
+    world.move(source=source, quarantine=ON, rules=masks)
+    _, raw, told = aside("raw, masks")[0]
+    assert json.loads(raw) == {"id": "1", "name": "***", "doc": "["}
+    assert "redact" in told

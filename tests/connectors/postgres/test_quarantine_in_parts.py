@@ -11,8 +11,8 @@ import pytest
 
 from connectors import staged
 from connectors.base import Fence
-from connectors.errors import ConnectorError, NewGeneration, TransientError
-from connectors.quarantine import QuarantineRule
+from connectors.errors import ConnectorError, Held, NewGeneration, TransientError
+from connectors.quarantine import Beyond, QuarantineRule
 from connectors.request import TransferRequest
 from tests.connectors.memory import ID_NAME, PartedSource
 from tests.connectors.postgres.test_staged import Killed, StagedRun
@@ -171,3 +171,17 @@ def test_columns_of_a_part_with_nothing_but_bad_rows_are_done(world, aside):
     run.load(1)
     assert run.publish().rows == 300
     assert len(aside()) == 300
+
+
+def test_too_many_of_all_parts_can_be_held_and_approved(world, ids, aside):
+    world.move([1_000])
+    rule = QuarantineRule(is_on=True, most_rows=5, beyond=Beyond.HOLD)
+    run = Run(world, PartedSource(mixed(0)), rule=rule)
+    run.plan()
+    run.load(0)
+    run.load(1)
+    with pytest.raises(Held):
+        run.publish()
+    assert (ids(), aside()) == ([1_000], bad_ids("staged"))
+    assert world.publish_held(run.run, quarantine=rule).rows == 594
+    assert aside() == bad_ids("open")

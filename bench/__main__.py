@@ -1,5 +1,5 @@
-"""`python -m bench [engine] [nested] [merge] [staged] [checks] [memory] [start] [throughput] [lateness] [log]
-[realtime] [footprint]`.
+"""`python -m bench [engine] [nested] [merge] [staged] [checks] [quarantine] [memory] [start] [throughput] [lateness]
+[log] [realtime] [footprint]`.
 
 Without names it measures all.
 
@@ -22,6 +22,7 @@ ALL = (
     "merge",
     "staged",
     "checks",
+    "quarantine",
     "memory",
     "start",
     "throughput",
@@ -63,7 +64,7 @@ def _keep(figures: dict[str, float]) -> None:
 
 def _with_product(wanted: list[str]) -> None:
     with running_product() as product:
-        from bench import checks, engine, latency, merge, nested, realtime, staged, tables
+        from bench import checks, engine, latency, merge, nested, quarantine, realtime, staged, tables
 
         say("Making tables in the emulator …")
         tables.make(long="memory" in wanted or "staged" in wanted)
@@ -74,6 +75,7 @@ def _with_product(wanted: list[str]) -> None:
             "merge": lambda: merge.measure(product),
             "staged": lambda: staged.measure(product, bench),
             "checks": lambda: checks.measure(bench),
+            "quarantine": lambda: quarantine.measure(bench),
             "memory": lambda: engine.measure_memory(product),
             "start": lambda: latency.measure_start(bench),
             "throughput": lambda: latency.measure_throughput(bench),

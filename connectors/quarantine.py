@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from connectors.base import Column
+from connectors.base import Column, Mask
 from connectors.errors import ConnectorError, Held
 
 KEEP_DAYS = 30
@@ -80,12 +80,17 @@ NO_QUARANTINE = QuarantineRule()
 
 def masks_in_words(columns: Iterable[Column]) -> str:
     """What masks a row was put aside with; empty where none was: it is replayed under the same, or not at all."""
-    masks = {
-        column.name.lower(): [str(column.mask.kind), column.mask.keep, column.mask.key_id]
-        for column in columns
-        if column.mask is not None
-    }
+    masks = {path: [str(mask.kind), mask.keep, mask.key_id] for path, mask in _masks(columns)}
     return json.dumps(masks, sort_keys=True) if masks else ""
+
+
+def _masks(columns: Iterable[Column], above: str = "") -> Iterator[tuple[str, Mask]]:
+    """The masks of columns, and of fields in them, by their paths."""
+    for column in columns:
+        path = f"{above}{column.name.lower()}"
+        if column.mask is not None:
+            yield path, column.mask
+        yield from _masks(column.columns, f"{path}.")
 
 
 def count(rows: int) -> str:

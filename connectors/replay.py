@@ -27,6 +27,7 @@ from connectors.base import (
 )
 from connectors.checks import CheckKind
 from connectors.errors import ConnectorError
+from connectors.masks import is_masked
 from connectors.quarantine import count, masks_in_words
 from connectors.request import TransferRequest
 from connectors.sides import Side, Survey
@@ -63,7 +64,7 @@ class ReplaySource(Source):
         self.columns = tuple(columns)
         self.ids: tuple[str, ...] = ()
         self.left: Counter[str] = Counter()
-        hidden = {column.name.lower(): column for column in loaded if column.mask is not None}
+        hidden = {column.name.lower(): column for column in loaded if is_masked(column)}
         self._as_kept = tuple(hidden.get(column.name.lower(), column) for column in columns)
         self._batches: list[pa.RecordBatch] = []
         masks = masks_in_words(loaded)

@@ -16,6 +16,7 @@ import pytest
 from connectors import replay, transfer
 from connectors.base import Column, Mask, MaskKind, NeverStop, ReadRequest, TextPolicy, WriteDisposition, WriteMode
 from connectors.checks import Check, CheckKind, Severity
+from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Overtaken
 from connectors.postgres.quarantined import Wanted, take_back
@@ -217,6 +218,31 @@ def test_rows_of_other_masks_stay_where_they_are(load, again, world):
         world.destination().choose_quarantined(world.target, Wanted()), COLUMNS, (COLUMNS[0], hidden, COLUMNS[2])
     )
     assert (chosen.ids, chosen.left.total()) == ((), 1)
+
+
+ZIP = Column("address", "STRUCT", columns=(Column("zip", "INT64"), Column("city", "STRING")))
+ADDRESSES = (Column("id", "INT64"), Column("name", "STRING"), ZIP)
+
+
+def addressed(*names: str) -> MemorySource:
+    places = [{"zip": 10_115 + n, "city": "Berlin"} for n in range(len(names))]
+    batch = pa.record_batch({"id": pa.array(range(len(names))), "name": pa.array(names), "address": pa.array(places)})
+    return MemorySource([batch], ADDRESSES)
+
+
+def test_a_mask_of_a_field_is_kept_with_its_row_and_no_row_from_before_it_is_replayed(load, again, world, admin):
+    masks = {"address.zip": ColumnRule(mask="keep_last", keep=2)}
+    load("replace", source=addressed("a", "b\0"))
+    with pytest.raises(ConnectorError, match="nothing to replay"):
+        again("replace", rules=masks)
+    assert "under other masks. 1 row stay" in world.recorder.text()
+    load("replace", source=addressed("a", "b\0"), rules=masks)
+    admin.execute("SELECT raw::text FROM _datamantri.quarantine WHERE state = 'open'")
+    (raw,) = admin.fetchone()
+    assert json.loads(raw)["address"] == {"zip": "****16", "city": "Berlin"}
+    again("replace", rules=masks)
+    admin.execute("SELECT address FROM flights ORDER BY id")
+    assert [address["zip"] for (address,) in admin.fetchall()] == ["****15", "****16"]
 
 
 AGED = Check(CheckKind.RANGE, name="recent", columns=("at",), minimum="5", severity=Severity.QUARANTINE)

@@ -47,7 +47,8 @@ def load(world: Any) -> Callable[..., Receipt]:
 
     def run(kind: str, *given: tuple[Any, Any, Any], **more: Any) -> Receipt:
         cursor = "at" if kind == "merge" else ""
-        return world.move(**{"disposition": kind, "source": source(*given), "cursor": cursor, "quarantine": ON, **more})
+        rows = more.pop("source", None) or source(*given)
+        return world.move(**{"disposition": kind, "source": rows, "cursor": cursor, "quarantine": ON, **more})
 
     return run
 

@@ -195,26 +195,28 @@ def test_a_wider_numeric_is_a_matter_of_the_catalog(world, admin, target, dispos
 
 
 TIES = {
-    "view": "CREATE VIEW v AS SELECT price FROM flights",
-    "check": "ALTER TABLE flights ADD CONSTRAINT dear CHECK (price > 1)",
-    "generated": "ALTER TABLE flights ADD double numeric GENERATED ALWAYS AS (price * 2) STORED",
-    "trigger": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
-    "CREATE TRIGGER t BEFORE UPDATE OF price ON flights FOR EACH ROW EXECUTE FUNCTION f()",
+    "CREATE VIEW v AS SELECT price FROM flights": "DROP VIEW v",
+    "ALTER TABLE flights ADD CONSTRAINT dear CHECK (price > 1)": "ALTER TABLE flights DROP CONSTRAINT dear",
+    "ALTER TABLE flights ADD two numeric GENERATED ALWAYS AS (price * 2) STORED": "ALTER TABLE flights DROP two",
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+    "CREATE TRIGGER t BEFORE UPDATE OF price ON flights FOR EACH ROW EXECUTE FUNCTION f()": "DROP TRIGGER t ON flights",
 }
 
 
-@pytest.mark.parametrize("tie", TIES)
-def test_what_would_not_be_of_the_catalog_alone_stops_with_the_diff(world, admin, target, tie):
+def test_what_would_not_be_of_the_catalog_alone_stops_with_the_diff(world, admin, target):
     world.move(source=source(ID, PRICE, ids=[1]), disposition="append")
-    admin.execute(TIES[tie])
     reading = source(ID, WIDER, ids=[2])
-    with pytest.raises(ConnectorError) as refused:
-        world.move(source=reading, disposition="append")
-    assert refused.value.code == "schema_incompatible"
-    assert "price from numeric(10,2) to numeric(12,2)" in refused.value.message
-    assert "full refresh" in refused.value.hint
+    for tie, untie in TIES.items():
+        admin.execute(tie)
+        with pytest.raises(ConnectorError) as refused:
+            world.move(source=reading, disposition="append")
+        assert refused.value.code == "schema_incompatible", tie
+        assert "price from numeric(10,2) to numeric(12,2)" in refused.value.message
+        assert "full refresh" in refused.value.hint
+        admin.execute(untie)
     assert reading.reads == 0
-    assert target.types()["price"] == "numeric(10,2)"
+    world.move(source=reading, disposition="append")
+    assert target.types()["price"] == "numeric(12,2)"
 
 
 @pytest.mark.parametrize(
@@ -332,7 +334,7 @@ def test_a_column_whose_case_changes_keeps_its_name_through_every_replace(world,
 # Under the lock ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
+@pytest.mark.parametrize("disposition", ["append", "merge"])
 def test_readers_pass_while_rows_are_copied_and_nobody_sees_half_a_change(world, connect, disposition):
     world.move(source=source(ID, NAME, ids=[1]), disposition=disposition)
     seen = []
@@ -351,32 +353,30 @@ def test_readers_pass_while_rows_are_copied_and_nobody_sees_half_a_change(world,
 
 
 BY_HAND = {
-    "dropped": "ALTER TABLE flights DROP name",
-    "retyped": "ALTER TABLE flights ALTER name TYPE varchar(5)",
-    "added": "ALTER TABLE flights ADD price text",
+    "ALTER TABLE flights DROP name": "ALTER TABLE flights ADD name text",
+    "ALTER TABLE flights ALTER name TYPE varchar(5)": "ALTER TABLE flights ALTER name TYPE text",
+    "ALTER TABLE flights ADD price text": "ALTER TABLE flights DROP price",
 }
 
 
-@pytest.mark.parametrize("how", BY_HAND)
 @pytest.mark.parametrize("disposition", ["append", "merge", "replace", "replace in place"])
-def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_lock(
-    world, admin, target, disposition, how
-):
+def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_lock(world, admin, disposition):
     world.move(source=source(ID, NAME, ids=[1]), disposition=disposition.split()[0])
     if disposition == "replace in place":
         admin.execute("CREATE VIEW late AS SELECT id FROM flights")
+    for change, back in BY_HAND.items():
 
-    def alter(point):
-        if point == "publish.before_lock":
-            admin.execute(BY_HAND[how])
+        def alter(point, change=change):
+            if point == "publish.before_lock":
+                admin.execute(change)
 
-    with pytest.raises(ConnectorError) as noticed:
-        world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition=disposition.split()[0], crash=alter)
-    assert noticed.value.code in ("target_changed", "target_column_missing", "target_column_mismatch")
-    admin.execute("SELECT array_agg(id) FROM flights")
-    assert admin.fetchone() == ([1],)
-    if disposition == "replace":
-        assert isinstance(noticed.value, TransientError)
+        with pytest.raises(ConnectorError) as noticed:
+            world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition=disposition.split()[0], crash=alter)
+        assert noticed.value.code in ("target_changed", "target_column_missing", "target_column_mismatch"), change
+        assert isinstance(noticed.value, TransientError) == (disposition == "replace")
+        admin.execute("SELECT array_agg(id) FROM flights")
+        assert admin.fetchone() == ([1],)
+        admin.execute(back)
 
 
 def test_a_column_that_somebody_added_first_is_taken_as_it_is(world, admin, target):
@@ -413,9 +413,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(
-    "point", ["publish.before_lock", "publish.after_lock", "publish.before_commit", "publish.after_commit"]
-)
+@pytest.mark.parametrize("point", ["publish.after_lock", "publish.before_commit", "publish.after_commit"])
 def test_a_crash_anywhere_leaves_the_change_with_its_rows_or_neither(world, target, point):
     world.move(source=source(ID, NAME, ids=[1]), disposition="append")
     run = uuid.uuid4()

@@ -191,7 +191,12 @@ def _load(
     """Load in one go, or plan a load in parts: as the pipeline says, or as the size suggests."""
     from connectors import staged, transfer
 
-    limit = cost_guard.limit_of(claimed, reporter, lambda: source.estimate(transfer.reading(fence, request)))
+    try:
+        limit = cost_guard.limit_of(claimed, reporter, lambda: source.estimate(transfer.reading(fence, request)))
+    except cost_guard.OverBudget:
+        # Whatever a former attempt staged: should it go on, it makes a new plan.
+        take_away(destination, fence, lease, reporter)
+        raise
     if limit is not None:
         request = replace(request, read=replace(request.read, maximum_bytes_billed=limit))
     method = claimed.definition.get("load_method", LoadMethod.AUTO)

@@ -218,6 +218,12 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         fields = super().get_readonly_fields(request, obj)
         return fields if sql_rights.may_write(request.user) else (*fields, *sql_rights.FIELDS)
 
+    def get_form(self, request: HttpRequest, obj: Pipeline | None = None, change: bool = False, **kwargs: Any) -> Any:
+        """A class of this request's own, which knows who fills it in."""
+        form = super().get_form(request, obj, change, **kwargs)
+        form.by = request.user
+        return form
+
     def get_inlines(self, request: HttpRequest, obj: Pipeline | None) -> tuple[Any, ...]:
         return self.inlines if obj else (ScheduleInline, DependencyInline, CheckInline)
 

@@ -13,7 +13,7 @@ from django.forms.models import construct_instance
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
 
 from connectors import registry
-from pipelines import lookups, objections, services, tidy
+from pipelines import budgets, lookups, objections, services, tidy
 from pipelines.forms.bytes import BytesField
 from pipelines.forms.indexes import IndexesField
 from pipelines.forms.parameters import ParametersField
@@ -106,6 +106,9 @@ class PipelineForm(forms.ModelForm):
             "target_schema": UnfoldAdminTextInputWidget({"list": "desk-schemas", "autocomplete": "off"}),
         }
 
+    # Who fills it in; the admin says.
+    by: Any = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.warnings: list[str] = []
@@ -142,7 +145,8 @@ class PipelineForm(forms.ModelForm):
         cleaned = super().clean() or self.cleaned_data
         if not self.errors:
             candidate = construct_instance(self, copy.copy(self.instance))
-            for refused in objections.against(candidate):
+            before = None if self.instance._state.adding else self.instance
+            for refused in (*objections.against(candidate), *budgets.against(before, candidate, self.by)):
                 self.add_error(refused.field, sentence(refused))
         return cleaned
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 from django import forms
+from django.contrib.auth.models import Group
 from django.utils import timezone
 
 from pipelines import calendars, prices, services, upcoming
 from pipelines.files import fields
 from pipelines.forms.bytes import BytesField, with_unit
+from pipelines.forms.pipelines import UncheckedForm
 from pipelines.models import Calendar, Pipeline
 from pipelines.revisions import changes
 from pipelines.specs import ScheduleSpec
@@ -101,3 +103,37 @@ def test_closed_times_do_not_count(make_pipeline: Any) -> None:
     calendars.save_calendar(Calendar(name="Nights", zone="UTC", closed=["every day 00:00-06:00"]), by=None)
     pipeline = make_pipeline(schedules=[ScheduleSpec("cron", "0 * * * *", calendar="Nights")])
     assert upcoming.count_within(pipeline.schedules.select_related("calendar"), timezone.now(), 30) == 30 * 18
+
+
+@pytest.mark.django_db
+def test_only_admins_approve_costs_unless_somebody_is_told_to() -> None:
+    having = Group.objects.filter(permissions__codename="approve_cost").values_list("name", flat=True)
+    assert list(having) == ["admin"]
+
+
+@pytest.mark.django_db
+def test_the_form_refuses_a_higher_budget_at_its_field(make_pipeline: Any, operator: Any) -> None:
+    pipeline = make_pipeline(run_budget_bytes=10 * GB)
+
+    class Form(UncheckedForm):
+        by = operator
+
+    typed = {"run_budget_bytes": "11 GB", **form_values(pipeline)}
+    form = Form(typed, instance=pipeline)
+    assert form.errors == {
+        "run_budget_bytes": [
+            "A budget is raised or lifted by somebody who may approve costs. Ask for it, or leave it as it is."
+        ]
+    }
+    assert Form({**typed, "run_budget_bytes": "9.5 GB"}, instance=Pipeline.objects.get(pk=pipeline.pk)).is_valid()
+
+
+def form_values(pipeline: Pipeline) -> dict[str, Any]:
+    """What the form sends of a pipeline as it is, but for the budgets."""
+    form = UncheckedForm(instance=pipeline)
+    found = {name: form[name].value() for name in form.fields if not name.endswith("_budget_bytes")}
+    return {
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if value is not None and value is not False
+    }

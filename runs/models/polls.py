@@ -15,7 +15,7 @@ class Because(models.TextChoices):
     CHANGED = "changed", "The source has changed"
     STREAMING = "streaming", "Rows are being streamed in"
     FORCED = "forced", "Read anyway, after so many polls without a change"
-    FAILED = "failed", "The one before failed"
+    FAILED = "failed", "The one before failed or was cancelled"
 
 
 class PollShare(models.Model):

@@ -23,6 +23,10 @@ def growing(times: int, *, first: float = FIRST_WAIT_S, longest: float = LONGEST
     return min(longest, first * 2.0 ** min(times - 1, 20)) * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
 
 
+# How loads end that leave what they were to read for another one.
+_UNREAD = (RunStatus.FAILED, RunStatus.CANCELLED)
+
+
 @dataclass
 class Subject:
     """A pipeline that is polled. Times are of the monotonic clock: the machine's own may jump."""
@@ -107,7 +111,7 @@ class Subject:
             return Because.FIRST
         if state.record != self.record:
             return Because.CHANGED
-        if self.last[1] == RunStatus.FAILED and self.last[0] != self.answered:
+        if self.last[1] in _UNREAD and self.last[0] != self.answered:
             return Because.FAILED
         if (state.streaming or self.streaming) and since >= self.stream_every_s:
             return Because.STREAMING

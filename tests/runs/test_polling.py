@@ -440,10 +440,11 @@ def test_a_micro_batch_that_fails_is_asked_for_again_later_and_later(live, polle
     assert pipeline.runs.count() == 5, "at once, since it works again"
 
 
-def test_what_failed_without_a_further_change_is_tried_again(live, polled):
+@pytest.mark.parametrize("end", ["failed", "cancelled"])
+def test_what_was_not_read_is_asked_for_again_without_a_further_change(live, polled, end):
     pipeline = live()
     polled.poll()
-    end_runs("failed")
+    end_runs(end)
     polled.poll(2)
     polled.later(60)
     polled.poll(3)

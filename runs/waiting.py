@@ -60,17 +60,23 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
     short = shortages({run.lane_id for run in waiting if run.lane_id is not None})
     slots, free, has_beat = capacity.total_slots(), capacity.free_slots(), capacity.beats_alive().exists()
     line = capacity.line(PLACES) if free <= 0 else []
-    slices = {run.pipeline_id for run in waiting if run.action == RunAction.BACKFILL}
-    held = set(Run.objects.filter(pipeline__in=slices, status=RunStatus.HELD).values_list("pipeline", flat=True))
+    slices = {run.pipeline_id for run in waiting if _begins_a_slice(run)}
+    undecided = Run.objects.filter(pipeline__in=slices, status=RunStatus.HELD).exclude(action=RunAction.COMPARE)
+    held = set(undecided.values_list("pipeline", flat=True))
     for run in waiting:
         reasons[run.pk] = (
             _for_its_time(run)
             or _for_its_pipeline(run, active.get(run.pipeline_id), first.get(run.pipeline_id))
-            or (Wait(_FOR_A_DECISION) if run.action == RunAction.BACKFILL and run.pipeline_id in held else None)
+            or (Wait(_FOR_A_DECISION) if _begins_a_slice(run) and run.pipeline_id in held else None)
             or _for_a_slot(short.get(run.lane_id, ()) if slots else ())
             or _for_a_worker(run, slots, free, line, has_beat)
         )
     return reasons
+
+
+def _begins_a_slice(run: Run) -> bool:
+    """Whether it is a slice of a backfill that has yet to begin: one that somebody let go on waits for nobody."""
+    return run.action == RunAction.BACKFILL and run.status == RunStatus.QUEUED
 
 
 def _for_a_person(run: Run) -> Wait:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, OuterRef, Value
+from django.db.models import Exists, F, OuterRef, QuerySet, Value
 from django.db.models.functions import Now
 
 from pipelines.locks import AdvisoryLock
@@ -211,7 +211,7 @@ def _pause_with_their_pipelines() -> None:
 
 def _under_way() -> Any:
     """Slices that others wait for: none that waits itself, for a person or for a try that is far away."""
-    held = Run.objects.filter(pipeline=OuterRef("backfill__pipeline"), status=RunStatus.HELD)
+    held = _undecided().filter(pipeline=OuterRef("backfill__pipeline"))
     slices = _unsettled().exclude(run__status=RunStatus.HELD)
     slices = slices.exclude(Exists(held), run__status=RunStatus.QUEUED)
     return slices.exclude(run__status=RunStatus.RETRYING, run__due__gt=Now() + Value(WAITS_LONG))
@@ -222,7 +222,7 @@ def _queue() -> int:
     free = settings.BACKFILL_MAX_RUNNING - _under_way().count()
     if free <= 0:
         return 0
-    held = Run.objects.filter(pipeline=OuterRef("pipeline"), status=RunStatus.HELD)
+    held = _undecided().filter(pipeline=OuterRef("pipeline"))
     busy = BackfillSlice.objects.filter(backfill=OuterRef("pk"), status=SliceStatus.RUNNING)
     waiting = BackfillSlice.objects.filter(backfill=OuterRef("pk"), status=SliceStatus.WAITING)
     # A publish would put the rows of a held run out of date: it waits for the person who decides.
@@ -237,6 +237,11 @@ def _queue() -> int:
     if queued:
         transaction.on_commit(doorbell.ring)
     return len(queued)
+
+
+def _undecided() -> QuerySet[Run]:
+    """Held runs whose rows a slice would put out of date; of a comparison nothing is staged."""
+    return Run.objects.filter(status=RunStatus.HELD).exclude(action=RunAction.COMPARE)
 
 
 def _queue_next(backfill: Backfill) -> Run | None:

@@ -62,14 +62,16 @@ open_lanes AS MATERIALIZED (
 """
 
 # Whether a run `r` may start if there is a slot. A slice of a backfill would put out of date what a person has yet to
-# decide on, though it reads none of it. A pipeline's queued runs go in their order: one that is locked by
-# another worker holds back those behind it. Each question is answered by one row of a small index, see BY_INDEX; the
-# first compares ids so that nobody lists all active runs to answer it.
+# decide on, though it reads none of it: it does not begin before. One that somebody let go on does go on, being the
+# pipeline's one active run; a comparison, which may be held for its cost, has nothing staged. A pipeline's queued runs
+# go in their order: one that is locked by another worker holds back those behind it. Each question is answered by one
+# row of a small index, see BY_INDEX; the first compares ids so that nobody lists all active runs to answer it.
 READY = """
 r.status IN %(claimable)s AND r.lease_until IS NULL AND r.due <= statement_timestamp() - %(waited)s
 AND r.step <> 'parts' AND (r.status <> 'running' OR r.step = 'publish')
-AND CASE r.action WHEN 'backfill'
-    THEN (SELECT h.id FROM runs_run h WHERE h.pipeline_id = r.pipeline_id AND h.status = 'held' LIMIT 1) IS NULL
+AND CASE WHEN r.action = 'backfill' AND r.status = 'queued'
+    THEN (SELECT h.id FROM runs_run h
+          WHERE h.pipeline_id = r.pipeline_id AND h.status = 'held' AND h.action <> 'compare' LIMIT 1) IS NULL
     ELSE true END
 AND (r.status <> 'queued' OR (
     NOT EXISTS (

@@ -380,3 +380,22 @@ def test_the_end_of_a_run_is_told_after_it_is_committed(
 @pytest.mark.django_db
 def test_this_installation_has_one_id(operator: User) -> None:
     assert services.installation_id() == services.installation_id()
+
+
+@pytest.mark.django_db
+def test_a_slice_that_somebody_let_go_on_goes_on_whatever_else_is_held(queue: Queue, claim: Claimer) -> None:
+    allowed = queue(action="backfill", status=RunStatus.RETRYING)
+    queue(allowed.pipeline, status=RunStatus.HELD)
+    claimed = claim()
+    assert claimed is not None
+    assert claimed.run == allowed.pk
+
+
+@pytest.mark.django_db
+def test_a_slice_begins_beside_a_comparison_that_is_held_and_not_beside_a_load(queue: Queue, claim: Claimer) -> None:
+    begins = queue(action="backfill")
+    load = queue(begins.pipeline, status=RunStatus.HELD)
+    queue(begins.pipeline, status=RunStatus.HELD, action="compare")
+    assert claim() is None
+    Run.objects.filter(pk=load.pk).update(status=RunStatus.CANCELLED)
+    assert claim() is not None

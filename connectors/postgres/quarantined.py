@@ -110,7 +110,7 @@ def _shown(row: Sequence[Any]) -> dict[str, Any]:
         "seen_at": seen_at.isoformat(),
         "decided_at": decided_at and decided_at.isoformat(),
         "decided_by": by or "",
-        "decided_run": str(decided_run) if decided_run else "",
+        "decided_run": str(decided_run) if decided_run and decided_at else "",
         "note": note or "",
         "raw": raw,
         "is_cut": length > LONGEST_SHOWN,
@@ -157,23 +157,33 @@ def choose(session: Session, target: Target, wanted: Wanted) -> list[Quarantined
 def take_back(session: Session, target: Target, made_by: UUID | None, *, undo: UUID) -> None:
     """The target is again as `made_by` left it: what later runs put aside is old, what they closed is open again.
 
-    Part of the transaction of the run `undo`, which another undo takes back in the same way.
+    Part of the transaction of the run `undo`. Who had closed a row is kept with it, so that an undo of this undo closes
+    it again.
     """
-    parameters = {"target": target_key(target), "made_by": made_by and str(made_by), "undo": str(undo)}
     session.execute(
         f"""
-        WITH later AS (
-            SELECT run FROM {SCHEMA}.applied WHERE target = %(target)s AND published_at > coalesce(
-                (SELECT published_at FROM {SCHEMA}.applied WHERE run = %(made_by)s::uuid), '-infinity')
+        WITH restored AS (
+            SELECT coalesce(max(published_at), '-infinity') AS moment
+            FROM {SCHEMA}.applied WHERE run = %(made_by)s::uuid
+        ), known AS (
+            SELECT run, published_at > restored.moment AS is_later, receipt->>'method' = 'undo' AS undoes,
+                   coalesce(receipt->>'replayed', '0') <> '0' AS replays
+            FROM {SCHEMA}.applied, restored WHERE target = %(target)s
+        ), found AS (
+            SELECT q.id, CASE
+                WHEN q.state = 'open' AND brought.is_later THEN 'superseded'
+                WHEN q.state = 'open' AND NOT closed.is_later AND NOT closed.undoes
+                    THEN CASE WHEN closed.replays THEN 'replayed' ELSE 'superseded' END
+                WHEN q.state IN ('superseded', 'replayed') AND closed.is_later AND NOT brought.is_later THEN 'open'
+            END AS state, brought.is_later
+            FROM {SCHEMA}.quarantine AS q JOIN known AS brought ON brought.run = q.run
+            LEFT JOIN known AS closed ON closed.run = q.decided_run
+            WHERE q.target = %(target)s AND q.state <> 'staged'
         )
         UPDATE {SCHEMA}.quarantine AS q
-        SET state = CASE WHEN q.run IN (SELECT run FROM later) THEN 'superseded' ELSE 'open' END,
-            decided_run = CASE WHEN q.run IN (SELECT run FROM later) THEN %(undo)s::uuid END,
-            decided_at = CASE WHEN q.run IN (SELECT run FROM later) THEN clock_timestamp() END
-        WHERE q.target = %(target)s AND (
-            (q.state = 'open' AND q.run IN (SELECT run FROM later))
-            OR (q.state IN ('superseded', 'replayed') AND q.decided_run IN (SELECT run FROM later)
-                AND q.run NOT IN (SELECT run FROM later)))
+        SET state = found.state, decided_run = CASE WHEN found.is_later THEN %(undo)s::uuid ELSE q.decided_run END,
+            decided_at = CASE WHEN found.state = 'open' THEN NULL ELSE clock_timestamp() END
+        FROM found WHERE q.id = found.id AND found.state IS NOT NULL
         """,
-        parameters,
+        {"target": target_key(target), "made_by": made_by and str(made_by), "undo": str(undo)},
     )

@@ -12,7 +12,17 @@ from runs.models.looks import DatasetLook, SeenTable, TableEvent
 from runs.models.marks import DoneMark
 from runs.models.polls import Because, Poll, PollDay, PollShare
 from runs.models.processes import Installation, Process
-from runs.models.runs import MOVE_NOTHING, NO_NEWS, OVER_BUDGET, Decision, LastEnd, Run, RunAction, Trigger
+from runs.models.runs import (
+    MOVE_NOTHING,
+    NO_NEWS,
+    OVER_BUDGET,
+    READ_NOTHING,
+    Decision,
+    LastEnd,
+    Run,
+    RunAction,
+    Trigger,
+)
 from runs.models.skips import Skip
 from runs.models.steps import Attempt, PartLoad
 from runs.models.upstreams import CHAIN, Prerequisite, UpstreamSuccess
@@ -24,6 +34,7 @@ __all__ = [
     "MOVE_NOTHING",
     "NO_NEWS",
     "OVER_BUDGET",
+    "READ_NOTHING",
     "Alert",
     "AlertDelivery",
     "AlertEvent",

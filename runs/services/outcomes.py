@@ -15,7 +15,7 @@ from django.db import connection, transaction
 
 from pipelines.given import goes_by_values
 from runs import doorbell, live
-from runs.models import OVER_BUDGET, PartLoad, Run, RunAction
+from runs.models import OVER_BUDGET, READ_NOTHING, PartLoad, Run, RunAction
 from runs.services import drift
 from runs.services.check_results import note_results
 from runs.services.errors import InvalidTransition, StaleToken
@@ -130,6 +130,8 @@ def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequen
     What waits because of its cost has nothing to show: it puts only such loads out of date.
     """
     why = "A newer run of the pipeline is held instead." if _reads_it_all(claimed) else ""
+    if claimed.action == RunAction.REPLAY:
+        why = ""  # a few rows of then are no reason to read the source again
     if failure.code == OVER_BUDGET and claimed.action != RunAction.LOAD:
         why = ""  # somebody asked for it: what waits besides is something else
     _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, overtakes=why)
@@ -188,7 +190,7 @@ WITH left_run AS (
     SET status = 'cancelled', finished_at = statement_timestamp(), phase = '', last_seq = h.last_seq + 1
     FROM left_run
     WHERE %(overtakes)s <> '' AND h.pipeline_id = left_run.pipeline_id AND h.status = 'held' AND h.id <> left_run.id
-      AND CASE WHEN h.error_code = 'over_budget' THEN h.action = 'load' ELSE %(code)s <> 'over_budget' END
+      AND CASE WHEN h.error_code = 'over_budget' THEN h.action = 'load' AND %(reads)s ELSE %(code)s <> 'over_budget' END
     RETURNING h.id, h.last_seq, h.attempt, h.error_code
 ), told AS (
     INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
@@ -234,6 +236,7 @@ def _leave(
         "bytes": None if receipt is None else counts.get("bytes", 0),
         "outcome": outcome,
         "overtakes": overtakes,
+        "reads": claimed.action not in READ_NOTHING,
         "count": len(lines),
         "at": [line.at for line in lines],
         "level": [line.level for line in lines],

@@ -102,6 +102,34 @@ def test_rows_are_replayed_once_somebody_has_said_yes(
     assert "None of these rows is open any more." in again
 
 
+def test_nothing_is_replayed_while_a_run_waits_for_a_decision(loaded: Any, operator_client: Client) -> None:
+    pipeline, run = loaded
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.HELD, error_code="check_failed")
+    decide = reverse("decide_quarantine", args=[pipeline.pk])
+    answer = operator_client.post(decide, {"do": "replay", "everything": "1", "confirmed": "1"}, follow=True)
+    assert "Approve or discard it first." in answer.content.decode()
+    assert not Run.objects.filter(action=RunAction.REPLAY).exists()
+    Run.objects.filter(pk=run.pk).update(error_code="over_budget")  # nothing of that is staged
+    operator_client.post(decide, {"do": "replay", "everything": "1", "confirmed": "1"})
+    assert Run.objects.filter(action=RunAction.REPLAY).exists()
+
+
+def test_a_replay_is_no_reason_to_drop_what_waits_for_its_cost(
+    loaded: Any, operator_client: Client, work: Work
+) -> None:
+    pipeline, _ = loaded
+    mend(pipeline)
+    waiting = start(pipeline)
+    Run.objects.filter(pk=waiting.pk).update(status=RunStatus.HELD, error_code="over_budget")
+    operator_client.post(
+        reverse("decide_quarantine", args=[pipeline.pk]), {"do": "replay", "everything": "1", "confirmed": "1"}
+    )
+    work()
+    assert Run.objects.get(action=RunAction.REPLAY).status == RunStatus.SUCCEEDED
+    waiting.refresh_from_db()
+    assert waiting.status == RunStatus.HELD
+
+
 def test_rows_are_discarded_with_who_when_and_why(loaded: Any, operator_client: Client, operator: User) -> None:
     pipeline, _ = loaded
     ids = [row["id"] for row in lookups.quarantined(pipeline, {})["rows"]][:2]

@@ -318,6 +318,37 @@ def test_a_row_that_failed_a_check_comes_back_with_every_value_as_it_was(world, 
     assert admin.fetchone() == (2,)
 
 
+@pytest.mark.parametrize("closed_by", ["replay", "load"])
+def test_what_an_undo_opens_again_an_undo_of_it_closes_again(world, admin, closed_by):
+    bad, good = source((1, "a\0", 1), (2, "b", 1)), source((1, "a", 1), (2, "b", 1))
+
+    def state() -> str:
+        admin.execute("SELECT state FROM _datamantri.quarantine")
+        ((found,),) = admin.fetchall()
+        return str(found)
+
+    world.move(source=bad, run=(first := uuid.uuid4()), quarantine=ON)
+    world.move(source=good, run=(second := uuid.uuid4()), quarantine=ON)
+    assert state() == "superseded"
+    if closed_by == "replay":
+        admin.execute("UPDATE _datamantri.quarantine SET state = 'replayed'")
+        admin.execute(
+            "UPDATE _datamantri.applied SET receipt = receipt || '{\"replayed\": 1}' WHERE run = %s", (str(second),)
+        )
+    session = world.destination()._open()
+    there = [first, second]
+    for expected in ("open", "replayed" if closed_by == "replay" else "superseded", "open"):
+        undo = uuid.uuid4()
+        admin.execute(
+            "INSERT INTO _datamantri.applied SELECT %s, target, pipeline, installation, token, rows, clock_timestamp(),"
+            ' \'{"method": "undo"}\' FROM _datamantri.applied WHERE run = %s',
+            (str(undo), str(first)),
+        )
+        take_back(session, world.target, there[0], undo=undo)
+        there.reverse()
+        assert state() == expected
+
+
 def test_an_undone_run_takes_its_quarantine_back(load, again, world, admin, states):
     load("append", (1, "a\0", 1))
     run = uuid.uuid4()

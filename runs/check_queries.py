@@ -112,8 +112,5 @@ _LABELS = {"passed": "passed", "failed": "failed", "unknown": "could not be made
 def _amount(check: Check, value: float) -> str:
     if check.kind is CheckKind.FRESHNESS:
         return f"oldest {span(value)}"
-    if check.kind is CheckKind.ROW_COUNT:
-        return f"highest {compact(int(value))} rows"
-    if check.kind is CheckKind.CHECKSUM:
-        return f"at most {compact(int(value))} columns"
-    return f"at most {compact(int(value))} bad rows"
+    what = {CheckKind.ROW_COUNT: "row", CheckKind.CHECKSUM: "column"}.get(check.kind, "bad row")
+    return f"highest {compact(int(value))} {what}{'' if value == 1 else 's'}"

@@ -19,7 +19,7 @@ from psycopg2 import errorcodes, sql
 
 from connectors.base import Fence, Reporter, Target, Watermark
 from connectors.former import FormerState
-from connectors.postgres import control, snapshots
+from connectors.postgres import control, readers, snapshots
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import shorten
@@ -126,15 +126,10 @@ def put_aside(
         statements.append(_rename(target.schema, name, now))
         if not is_index:
             kept_from[now] = set(grantees)
-    for name, readers in kept_from.items():
+    for name, roles in kept_from.items():
         # Nobody is to read what was taken back, or what a newer definition masks, by its other name.
-        if others := sorted(readers - {old.owner}):
-            roles = [sql.Identifier(role) if role else sql.SQL("PUBLIC") for role in others]
-            statements.append(
-                sql.SQL("REVOKE ALL ON TABLE {} FROM {} CASCADE").format(
-                    sql.Identifier(aside.schema, name), sql.SQL(", ").join(roles)
-                )
-            )
+        if others := sorted(roles - {old.owner}):
+            statements.append(readers.revoke(Target(aside.schema, name), others))
     return statements, names
 
 
@@ -152,11 +147,13 @@ def _rename(schema: str, name: str, to: str) -> sql.Composed:
 
 
 def copy_aside(session: Session, target: Target, aside: Target) -> int:
-    """Copy a table's rows; says how many. The caller has locked it against writers."""
+    """Copy a table's rows, for its owner alone; says how many. The caller has locked it against writers."""
     here = session.one("SELECT to_regclass(%s)::oid", (control.target_key(target),))
     columns = sql.SQL(", ").join(sql.Identifier(name) for name, _ in columns_of(session, here[0] if here else 0))
     statement = sql.SQL("CREATE TABLE {} AS SELECT {} FROM {}").format(_name(aside), columns, _name(target))
-    return session.execute(statement).rowcount
+    rows = session.execute(statement).rowcount
+    readers.shut_out(session, aside)
+    return rows
 
 
 def record(

@@ -16,7 +16,7 @@ from psycopg2 import sql
 from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
 from connectors.checksums import AskSource, nobody_asked, rows_put_aside
 from connectors.errors import ConnectorError
-from connectors.postgres import control, errors, filling, snapshots, staging
+from connectors.postgres import control, errors, filling, readers, snapshots, staging
 from connectors.postgres.auditing import audit, divert
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult
@@ -334,6 +334,8 @@ class Load(AbstractContextManager["Load"]):
         if self._is_staged:
             self._bring_over(as_of)
             return
+        if self._plan is not None:
+            readers.let_in(self._session, self._new)
         asked_at = time.monotonic()
         if self._old is None:
             seen = look(self._session, self._target, self._new.table)

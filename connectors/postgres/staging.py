@@ -12,7 +12,7 @@ from psycopg2 import sql
 
 from connectors.base import Fence, Target
 from connectors.errors import ConnectorError
-from connectors.postgres import control
+from connectors.postgres import control, readers
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 
@@ -49,9 +49,10 @@ def write_plan(
     """Write down what the open transaction staged, in place of what came before; the caller commits.
 
     With `parts`, nothing is staged yet: each of them gets its checkpoint, and what another run holds, which may
-    still be approved, stays. Raises StaleToken.
+    still be approved, stays. Nobody but the owner may read what is staged. Raises StaleToken.
     """
     _sweep(session, fence, None, and_held=not parts)
+    readers.shut_out(session, staging)
     session.execute(
         f"""
         INSERT INTO {SCHEMA}.plan (run, generation, target, staging, planned_on, facts)

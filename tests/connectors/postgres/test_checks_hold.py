@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from connectors import transfer
-from connectors.base import Guard
+from connectors.base import Column, Guard
 from connectors.checks import Check, CheckKind, Severity
 from connectors.errors import ConnectorError, Held
-from tests.connectors.memory import PartedSource
+from connectors.target_options import TargetOptions
+from tests.connectors.memory import MemorySource, PartedSource
 from tests.connectors.postgres.conftest import World
 from tests.connectors.postgres.test_staged import StagedRun, parts_of
 
@@ -56,6 +59,50 @@ def test_a_first_load_that_is_held_leaves_no_table_behind(world, admin, ids, how
     world.publish_held(run)
     assert ids() == [2, 5]
     assert tables(admin) == ["flights"]
+
+
+@pytest.fixture
+def readers_by_default(admin: Any) -> None:
+    admin.execute(
+        "ALTER DEFAULT PRIVILEGES FOR ROLE loader IN SCHEMA public GRANT SELECT ON TABLES TO reader WITH GRANT OPTION;"
+        "ALTER DEFAULT PRIVILEGES FOR ROLE loader GRANT INSERT ON TABLES TO PUBLIC"
+    )
+
+
+def rights_of_others(admin: Any) -> list[tuple[str, str, str, bool]]:
+    admin.execute(
+        "SELECT relname, grantee::regrole::text, privilege_type, is_grantable FROM pg_class, aclexplode(relacl)"
+        " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND grantee <> relowner ORDER BY 1, 2"
+    )
+    return list(admin.fetchall())
+
+
+@pytest.mark.parametrize("is_divided", [False, True], ids=["a plain table", "partitions"])
+def test_held_rows_are_the_owners_alone_and_published_as_default_privileges_say(
+    world, admin, readers_by_default, is_divided
+):
+    days = pa.array([datetime.date(2026, 1, 2), datetime.date(2026, 1, 5)], pa.date32())
+    rows = pa.record_batch({"id": pa.array([2, 5], pa.int64()), "day": days})
+    source = MemorySource([rows], (Column("id", "INT64"), Column("day", "DATE")))
+    form = TargetOptions(("id", "day"), (), "day" if is_divided else "")
+    world.move(source=source, form=form)
+    as_made = rights_of_others(admin)
+    assert len(as_made) == (4 if is_divided else 2)
+    admin.execute("DROP TABLE flights")
+    run = held(world, source=source, form=form)
+    assert rights_of_others(admin) == []
+    world.publish_held(run)
+    assert rights_of_others(admin) == as_made
+
+
+def test_parts_are_staged_for_their_owner_alone(world, admin, readers_by_default):
+    run = StagedRun(world, PartedSource(parts_of(1, 300)))
+    run.plan()
+    assert rights_of_others(admin) == []
+    for part in range(3):
+        run.load(part)
+    run.publish()
+    assert [(table, role) for table, role, *_ in rights_of_others(admin)] == [("flights", "-"), ("flights", "reader")]
 
 
 def test_a_held_first_load_that_is_discarded_leaves_nothing_and_the_next_one_runs(world, admin, ids):

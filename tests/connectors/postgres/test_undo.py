@@ -179,6 +179,20 @@ def test_what_is_changed_in_place_is_copied_first_and_put_back_in_place(
     assert len(kept_tables(admin)) == 1
 
 
+def test_a_copy_is_its_owners_alone_whatever_default_privileges_say(
+    world: World, admin: Any, leaned_on: None, put_back: Any
+) -> None:
+    admin.execute("ALTER DEFAULT PRIVILEGES FOR ROLE loader IN SCHEMA public GRANT SELECT ON TABLES TO reader")
+    admin.execute("ALTER DEFAULT PRIVILEGES FOR ROLE loader GRANT ALL ON TABLES TO PUBLIC")
+    for change in (lambda: world.move([2, 3, 4], key=("id",), undo_depth=2), put_back):
+        change()
+        (name,) = kept_tables(admin)
+        admin.execute(
+            "SELECT relname FROM pg_class, aclexplode(relacl) WHERE grantee <> relowner AND relname = %s", (name,)
+        )
+        assert admin.fetchall() == []
+
+
 def test_where_nothing_changes_in_place_nothing_is_copied(world: World, admin: Any, leaned_on: None) -> None:
     world.move([1, 2, 3], key=("id",), undo_depth=2)
     assert kept_tables(admin) == []

@@ -18,7 +18,11 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
 
+    class Media:
+        css = {"all": ("admin_desk/desk.css",)}
+
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+    class Media:
+        css = {"all": ("admin_desk/desk.css",)}

@@ -117,7 +117,7 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
     @action(detail=True, methods=["post"], url_path="approve-cost")
     def approve_cost(self, request: Request, pk: Any = None) -> Response:
         """Lets a run that is held with over_budget go on and read, as much as its dry run says."""
-        services.approve_cost(self.get_object(), by=request.user, note=self._note(request))
+        services.approve_cost(self.get_object(), by=request.user, **self._told(request))
         return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(summary="Discard a held run", request=DecisionSerializer)
@@ -127,13 +127,16 @@ class RunViewSet(ApiView, viewsets.ReadOnlyModelViewSet[Run]):
         return self._decide(request, Decision.DISCARD)
 
     def _decide(self, request: Request, decision: Decision) -> Response:
-        services.decide(self.get_object(), decision, by=request.user, note=self._note(request))
+        services.decide(self.get_object(), decision, by=request.user, **self._told(request))
         return Response(self.get_serializer(self.get_object()).data)
 
     def _note(self, request: Request) -> str:
+        return self._told(request)["note"]
+
+    def _told(self, request: Request) -> dict[str, Any]:
         told = DecisionSerializer(data=request.data)
         told.is_valid(raise_exception=True)
-        return told.validated_data["note"]
+        return told.validated_data
 
     @extend_schema(summary="Read a run's log", parameters=[LogQuerySerializer], responses=LogSerializer, filters=False)
     @action(detail=True, pagination_class=None)

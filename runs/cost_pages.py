@@ -20,7 +20,7 @@ from pipelines.budgets import APPROVES
 from pipelines.models import Pipeline
 from runs import costs, ledger, services
 from runs.models import Run
-from runs.page_access import back, page
+from runs.page_access import back, page, seen_attempt
 from runs.page_forms import Filter
 
 SEES = "runs.view_ledger"
@@ -89,7 +89,7 @@ def _lines(month: date, wanted: dict[str, Any]) -> Iterator[str]:
 def approve_cost(request: HttpRequest, pk: UUID) -> HttpResponse:
     run = get_object_or_404(Run, pk=pk)
     try:
-        services.approve_cost(run, by=request.user, note=request.POST.get("note", ""))
+        services.approve_cost(run, by=request.user, note=request.POST.get("note", ""), attempt=seen_attempt(request))
     except services.RunRefused as refused:
         messages.error(request, f"{refused.message} {refused.hint}".strip())
         return back(request, run)

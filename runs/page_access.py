@@ -86,6 +86,12 @@ def render_live(request: HttpRequest, name: str, context: dict[str, Any]) -> Htt
     return render(request, f"{name}.html", {**context, "asks": not live.is_pushed()})
 
 
+def seen_attempt(request: HttpRequest) -> int | None:
+    """The attempt of a held run that the page showed: what is decided is about that one."""
+    text = request.POST.get("attempt", "")
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
 def back(request: HttpRequest, fallback: Any) -> HttpResponse:
     """Return to the page that the button was on."""
     address = request.POST.get("next", "")

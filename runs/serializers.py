@@ -262,6 +262,11 @@ class DecisionSerializer(serializers.Serializer[Any]):
     note = serializers.CharField(
         default="", allow_blank=True, max_length=500, help_text="Why, for those who come later."
     )
+    attempt = serializers.IntegerField(
+        required=False,
+        min_value=0,
+        help_text="Of a held run: the attempt that was looked at. Held again for another reason, it is refused.",
+    )
 
 
 class LogLineSerializer(serializers.ModelSerializer[LogLine]):

@@ -40,7 +40,7 @@ from runs import (
 )
 from runs.alerts.queries import open_alerts_of
 from runs.models import Decision, Run, RunAction, Trigger
-from runs.page_access import action, asks, back, data, page, render_live
+from runs.page_access import action, asks, back, data, page, render_live, seen_attempt
 from runs.page_forms import ComparisonForm, ConfirmForm, PipelinesFilter, RunsFilter, WatermarkForm
 
 # How often a run's page asks whether it missed anything: where it is told of what happens, and where not.
@@ -302,7 +302,9 @@ def discard_run(request: HttpRequest, pk: UUID) -> HttpResponse:
 def _decide(request: HttpRequest, pk: UUID, decision: Decision, done: str) -> HttpResponse:
     run = get_object_or_404(Run, pk=pk)
     try:
-        services.decide(run, decision, by=request.user, note=request.POST.get("note", ""))
+        services.decide(
+            run, decision, by=request.user, note=request.POST.get("note", ""), attempt=seen_attempt(request)
+        )
     except services.RunRefused as refused:
         return _say_refused(request, refused, run)
     messages.success(request, done)

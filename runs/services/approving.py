@@ -15,6 +15,11 @@ from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus
 
+NOT_HELD = (
+    "not_held",
+    "This run is not held (any more), or for another reason by now.",
+    "Reload the page to see how it stands.",
+)
 _GOES_ON: dict[str, Any] = {
     "status": RunStatus.RETRYING,
     "decision": "",
@@ -29,10 +34,11 @@ def is_over_budget(run: Run) -> bool:
     return run.status == RunStatus.HELD and run.error_code == OVER_BUDGET
 
 
-def approve_cost(run: Run, *, by: Any, note: str = "") -> Run:
+def approve_cost(run: Run, *, by: Any, note: str = "", attempt: int | None = None) -> Run:
     """Let a run go on and read that its budget holds back: this run, and as much as its dry run says.
 
-    Raises RunRefused if it does not wait for that, or another run of its pipeline is under way.
+    `attempt` is the one whose dry run somebody has seen; not given, that of `run`. Raises RunRefused if it does not
+    wait for that, or by another dry run, or another run of its pipeline is under way.
     """
     note = storable(note.strip())
     try:
@@ -41,6 +47,8 @@ def approve_cost(run: Run, *, by: Any, note: str = "") -> Run:
             if not is_over_budget(now):
                 message = "This run does not wait for its cost to be approved (any more)."
                 raise RunRefused("not_over_budget", message, "Reload the page to see how it stands.")
+            if now.attempt != (run.attempt if attempt is None else attempt):
+                raise RunRefused(*NOT_HELD)
             told = (now.estimated_query_bytes, now.estimated_storage_bytes)
             allowed = None if None in told else sum(part or 0 for part in told)
             CostApproval.objects.create(pipeline_id=now.pipeline_id, run=now, by=by, note=note, bytes=allowed)
@@ -61,11 +69,12 @@ def _go_on(run: Run, text: str) -> None:
     transaction.on_commit(partial(live.push_board, run.pk, run.pipeline_id, RunStatus.RETRYING))
 
 
-def discard_cost(run: Run, text: str, **decided: Any) -> None:
+def discard_cost(run: Run, text: str, attempt: int | None, **decided: Any) -> None:
     """End a run of which nothing was read: no worker has anything to take away."""
     ended = {"status": RunStatus.CANCELLED, "finished_at": Now(), "phase": ""}
-    if not Run.objects.filter(pk=run.pk, status=RunStatus.HELD, error_code=OVER_BUDGET).update(**ended, **decided):
-        raise RunRefused("not_held", "This run is not held (any more).", "Reload the page to see how it stands.")
+    seen = {"attempt": run.attempt if attempt is None else attempt, "error_code": OVER_BUDGET}
+    if not Run.objects.filter(pk=run.pk, status=RunStatus.HELD, **seen).update(**ended, **decided):
+        raise RunRefused(*NOT_HELD)
     write_lines(run.pk, [Line("warning", text)], attempt=run.attempt)
     transaction.on_commit(partial(live.push_run, run.pk))
     transaction.on_commit(partial(live.push_board, run.pk, run.pipeline_id, RunStatus.CANCELLED))

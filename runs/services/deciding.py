@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from runs import doorbell, live
 from runs.models import OVER_BUDGET, Decision, Run
-from runs.services.approving import discard_cost
+from runs.services.approving import NOT_HELD, discard_cost
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus
@@ -19,10 +19,11 @@ EXPIRED = "Nobody decided in time."
 AT_ONCE = 100
 
 
-def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
+def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | None = None) -> Run:
     """Let a worker publish what a held run staged, or take it away.
 
-    Raises RunRefused if the run is not held (any more), or another run of its pipeline is under way.
+    `attempt` is the one whose hold somebody has seen; not given, that of `run`. Raises RunRefused if the run is not
+    held (any more), or for another reason by now, or another run of its pipeline is under way.
     """
     who = by.get_username() if by is not None else ""
     told = {
@@ -31,10 +32,11 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
     }[Decision(decision)]
     note = storable(note.strip())
     if run.error_code == OVER_BUDGET:
-        return _decide_on_cost(run, decision, by, note)
+        return _decide_on_cost(run, decision, by, note, attempt)
     try:
         with transaction.atomic():
-            changed = Run.objects.filter(pk=run.pk, status=RunStatus.HELD).update(
+            seen = {"attempt": run.attempt if attempt is None else attempt, "error_code": run.error_code}
+            changed = Run.objects.filter(pk=run.pk, status=RunStatus.HELD, **seen).update(
                 status=RunStatus.RETRYING,
                 decision=decision,
                 decided_by=by,
@@ -43,9 +45,7 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
                 due=Now(),
             )
             if not changed:
-                raise RunRefused(
-                    "not_held", "This run is not held (any more).", "Reload the page to see how it stands."
-                )
+                raise RunRefused(*NOT_HELD)
             line = Line("warning", f"{told} Because: {note}" if note else told)
             write_lines(run.pk, [line], attempt=run.attempt)
             transaction.on_commit(doorbell.ring)
@@ -61,7 +61,7 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "") -> Run:
     return run
 
 
-def _decide_on_cost(run: Run, decision: str, by: Any, note: str) -> Run:
+def _decide_on_cost(run: Run, decision: str, by: Any, note: str, attempt: int | None) -> Run:
     """Of a run that waits because of what it would cost nothing is staged: it can only end here."""
     if decision == Decision.PUBLISH:
         raise RunRefused("nothing_staged", "Nothing of this run was read yet.", "Approve what it costs.")
@@ -69,7 +69,7 @@ def _decide_on_cost(run: Run, decision: str, by: Any, note: str) -> Run:
     text = f"{who} Nothing of it was read."
     with transaction.atomic():
         told = f"{text} Because: {note}" if note else text
-        discard_cost(run, told, decision=decision, decided_by=by, decided_at=Now(), decision_note=note)
+        discard_cost(run, told, attempt, decision=decision, decided_by=by, decided_at=Now(), decision_note=note)
     run.refresh_from_db()
     return run
 

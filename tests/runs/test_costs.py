@@ -331,3 +331,36 @@ def test_no_query_more_for_pipelines_without_a_budget() -> None:
     with connection.execute_wrapper(raising(AssertionError("a query"))):
         claimed = services.Claim(*[None] * 16)  # type: ignore[arg-type]
         assert cost_guard.limit_of(claimed, None, raising(AssertionError("asked"))) is None  # type: ignore[arg-type]
+
+
+def test_who_looked_at_an_earlier_hold_decides_nothing_about_a_later_one(
+    over: Any, script: Script, work: Any, operator: User
+) -> None:
+    _, run = over
+    services.approve_cost(run, by=operator, attempt=1)
+    script.estimates = [Estimate(5 * GB, 70 * GB)]
+    work()
+    again = Run.objects.get(pk=run.pk)
+    assert (again.status, again.attempt) == (RunStatus.HELD, 2)
+    for decide in (
+        lambda: services.approve_cost(again, by=operator, attempt=1),
+        lambda: services.decide(again, Decision.DISCARD, by=operator, attempt=1),
+    ):
+        with pytest.raises(RunRefused) as refused:
+            decide()
+        assert refused.value.code == "not_held"
+    Run.objects.filter(pk=run.pk).update(error_code="guard_zero_rows")
+    again.refresh_from_db()
+    with pytest.raises(RunRefused) as refused:
+        services.decide(again, Decision.PUBLISH, by=operator, attempt=1)
+    assert refused.value.code == "not_held"
+    assert Run.objects.get(pk=run.pk).status == RunStatus.HELD
+    assert CostApproval.objects.count() == 1
+
+
+def test_what_reads_nothing_of_the_source_leaves_a_load_that_waits(over: Any, queue: Any, claim: Any) -> None:
+    pipeline, run = over
+    for action, left in ((RunAction.SET_WATERMARK, "held"), (RunAction.REPLAY, "held"), (RunAction.LOAD, "cancelled")):
+        queue(pipeline, action=action)
+        services.finish(claim(), RunStatus.SUCCEEDED, receipt={})
+        assert Run.objects.get(pk=run.pk).status == left, action

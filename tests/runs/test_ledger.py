@@ -133,7 +133,11 @@ def test_a_run_that_waits_shows_its_estimate_and_only_approvers_a_button(
     assert operator_client.post(address).status_code == 403
     allow(operator, "approve_cost")
     assert "go on and read" in operator_client.get(f"/runs/{waiting.pk}/").content.decode()
-    assert operator_client.post(address, {"note": "month end"}).status_code == 302
+    assert 'name="attempt" form="act" value="1"' in page
+    assert operator_client.post(address, {"note": "too late", "attempt": "0"}).status_code == 302
+    waiting.refresh_from_db()
+    assert waiting.status == RunStatus.HELD
+    assert operator_client.post(address, {"note": "month end", "attempt": "1"}).status_code == 302
     waiting.refresh_from_db()
     assert waiting.status == RunStatus.RETRYING
     page = operator_client.get(f"/runs/{waiting.pk}/").content.decode()

@@ -465,6 +465,19 @@ def test_while_a_run_is_held_nothing_more_is_read(live, polled):
     assert Poll.objects.get().refusal == ""
 
 
+def test_what_waits_for_its_cost_stops_nothing_but_is_a_load(live, polled):
+    pipeline = live()
+    polled.poll()
+    Run.objects.update(status="held", held_until=Now() + timedelta(days=1), error_code="over_budget", action="compare")
+    lake.change()
+    polled.poll(3)
+    assert pipeline.runs.count() == 2, "a comparison that waits has read nothing that a micro-batch would"
+    Run.objects.update(action="load")
+    lake.change()
+    polled.poll(3)
+    assert pipeline.runs.count() == 2
+
+
 def test_what_breaks_off_between_seeing_and_asking_is_seen_again(live, polled, monkeypatch):
     pipeline = live()
     polled.poll()

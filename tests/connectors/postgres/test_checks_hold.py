@@ -144,7 +144,9 @@ def test_who_approves_a_check_is_asked_again_where_a_guard_has_something_to_say(
     assert ids() == [5]
 
 
+@pytest.mark.parametrize("disposition", ["append", "merge"])
 def test_what_was_held_is_refused_once_another_run_was_published(world, ids, disposition):
+    world.move([1], disposition)
     run = held(world, [2, 5], disposition)
     world.move([3], disposition, checks=(NO_FIVES,))
     with pytest.raises(ConnectorError) as refused:
@@ -157,20 +159,17 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
-@pytest.mark.parametrize("point", ["publish.checked", "publish.held"])
-def test_a_worker_that_dies_around_a_check_loses_and_doubles_nothing(world, admin, ids, disposition, point):
-    def crash(at: str) -> None:
-        if at == point:
-            raise Killed
-
+def test_a_worker_that_dies_around_a_check_loses_and_doubles_nothing(world, admin, ids, disposition):
     run = uuid.uuid4()
     with pytest.raises(Killed):
-        world.move([2, 5], disposition, run=run, checks=(NO_FIVES,), crash=crash)
+        world.move([2, 5], disposition, run=run, checks=(NO_FIVES,), crash=_at("publish.checked"))
+    with pytest.raises(Killed):
+        world.move([2, 5], disposition, run=run, checks=(NO_FIVES,), crash=_at("publish.held"))
     assert ids() == [1]
     with pytest.raises(Held):
         world.move([2, 5], disposition, run=run, checks=(NO_FIVES,))
     with pytest.raises(Killed):
-        world.publish_held(run, crash=crash if point == "publish.checked" else _at("publish.before_commit"))
+        world.publish_held(run, crash=_at("publish.before_commit"))
     assert ids() == [1]
     world.publish_held(run)
     assert ids() == KEEPS[disposition]

@@ -28,6 +28,7 @@ def publish_staged(
     fence: Fence,
     request: TransferRequest,
     *,
+    approved: str = "",
     reporter: Reporter,
     stop: StopSignal,
     crash: Crash = no_crash,
@@ -35,6 +36,8 @@ def publish_staged(
     """Publish what this run staged before a person approved it; nothing is read from the source.
 
     What decided which rows those are, and how they become visible, was kept with them; `request` says the rest.
+    `approved` is the code that it was held for when it was approved, empty for the one that was kept with the rows:
+    an attempt that died may have held them again, of which nobody was told.
 
     Raises ConnectorError: overtaken, staging_gone, and what a publish may raise.
     """
@@ -50,14 +53,14 @@ def publish_staged(
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode.from_json(facts["mode"])
     # Who approved what was held for one reason was told of no other: those have yet to look.
-    held_by = facts.get("held_by", "")
-    approved = replace(request, quarantine=request.quarantine.without_limits())
+    held_by = approved or facts.get("held_by", "")
+    left = replace(request, quarantine=request.quarantine.without_limits())
     if held_by != QUARANTINE_LIMIT:
-        approved = replace(approved, checks=(), guard=request.guard if held_by == CHECK_FAILED else NO_GUARD)
+        left = replace(left, checks=(), guard=request.guard if held_by == CHECK_FAILED else NO_GUARD)
     seconds = dict(draft.seconds)
     with (
         already_applied(reporter) as earlier,
-        destination.load(fence, columns, mode, approved, reporter=reporter, stop=stop) as load,
+        destination.load(fence, columns, mode, left, reporter=reporter, stop=stop) as load,
     ):
         load.reopen(plan, draft.rows)
         try:

@@ -13,7 +13,7 @@ from connectors import check_rules, column_rules
 from connectors.base import column_from_json
 from connectors.checks import LABELS, Check, CheckKind, Severity
 from connectors.errors import ConnectorError
-from pipelines import models, tidy
+from pipelines import models, sql_rights, tidy
 from pipelines.models import Pipeline, PipelineState
 from pipelines.objections import PipelineRefused
 
@@ -172,15 +172,22 @@ def place_of(number: int, refused: PipelineRefused) -> PipelineRefused:
 # Writes ---------------------------------------------------------------------------------------
 
 
-def keep_or_replace(pipeline: Pipeline, checks: Sequence[Check] | None, *, before: Pipeline | None) -> None:
+def keep_or_replace(
+    pipeline: Pipeline, checks: Sequence[Check] | None, *, before: Pipeline | None, by: Any = None
+) -> None:
     """Let a pipeline have these checks and no others, None: those it has; the caller holds the row lock.
 
-    Raises PipelineRefused, also where those it has do not go with columns that are others than before.
+    Raises PipelineRefused, also where those it has do not go with columns that are others than before, and where
+    `by` may not write SQL.
     """
     if checks is None and (before is None or _reads(before) == _reads(pipeline)):
         return
     there = checks_of(pipeline)
     wanted = there if checks is None else list(checks)
+    moves = before is not None and before.destination_id != pipeline.destination_id
+    new = [check for check in wanted if check.kind is CheckKind.SQL and (moves or check not in there)]
+    if new and not sql_rights.may_write(by):
+        raise sql_rights.refused(FIELD)
     for number, refused in against(pipeline, wanted) if pipeline.state != PipelineState.ARCHIVED else ():
         raise place_of(number, refused)
     if there != wanted:
@@ -189,7 +196,7 @@ def keep_or_replace(pipeline: Pipeline, checks: Sequence[Check] | None, *, befor
 
 
 def _reads(pipeline: Pipeline) -> tuple[Any, ...]:
-    return pipeline.source_columns, pipeline.column_rules
+    return pipeline.source_columns, pipeline.column_rules, pipeline.destination_id
 
 
 def _columns(check: Check) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def save_pipeline(
             _replace_schedules(pipeline, specs, now)
         if dependencies is not None:
             graph.replace(pipeline, dependencies)
-        keep_or_replace(pipeline, checks, before=before)
+        keep_or_replace(pipeline, checks, before=before, by=by)
         return revise(pipeline, by)
 
 

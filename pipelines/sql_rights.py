@@ -28,9 +28,14 @@ def refuse(before: Pipeline | None, now: Pipeline, by: Any) -> None:
         if changed is None and has_sql and before.destination_id != now.destination_id:
             changed = "destination"
     if changed is not None:
-        raise PipelineRefused(
-            "sql_not_allowed",
-            "SQL around the load runs in the destination: you may not write it, or have it run elsewhere.",
-            "Ask somebody with the permission “Can write SQL that runs around a pipeline's loads”.",
-            changed,
-        )
+        raise refused(changed)
+
+
+def refused(field: str) -> PipelineRefused:
+    """SQL that a person wrote reads whatever the connection's role may read."""
+    return PipelineRefused(
+        "sql_not_allowed",
+        "SQL of a pipeline runs in the destination: you may not write it, or have it run elsewhere.",
+        "Ask somebody with the permission “Can write SQL that runs around a pipeline's loads”.",
+        field,
+    )

@@ -102,7 +102,9 @@ def _perform(
     if claimed.decision == Decision.PUBLISH:
         standing.is_loading = True
         request = transfer_request(claimed, fence, destination)
-        return _engine().publish_staged(destination, fence, request, reporter=reporter, stop=lease)
+        return _engine().publish_staged(
+            destination, fence, request, approved=claimed.approved, reporter=reporter, stop=lease
+        )
     if claimed.step == Step.PUBLISH:
         return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
     return _read(claimed, standing, connections, destination, fence, lease, reporter)

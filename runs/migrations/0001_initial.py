@@ -89,6 +89,7 @@ class Migration(migrations.Migration):
                 ('decision', models.CharField(blank=True, choices=[('publish', 'Publish'), ('discard', 'Discard')], max_length=10)),
                 ('decided_at', models.DateTimeField(blank=True, null=True)),
                 ('decision_note', models.TextField(blank=True)),
+                ('approved_code', models.CharField(blank=True, db_default='', max_length=60)),
                 ('rows', models.BigIntegerField(default=0)),
                 ('bytes', models.BigIntegerField(default=0)),
                 ('estimated_rows', models.BigIntegerField(blank=True, null=True)),

@@ -127,6 +127,8 @@ class Run(models.Model):
     )
     decided_at = models.DateTimeField(null=True, blank=True)
     decision_note = models.TextField(blank=True)
+    # What it was held for when it was approved: of another reason, that comes up then, nobody was told yet.
+    approved_code = models.CharField(max_length=60, blank=True, db_default="")
 
     rows = models.BigIntegerField(default=0)
     bytes = models.BigIntegerField(default=0)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from runs import doorbell, live
@@ -42,6 +43,7 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
                 decided_by=by,
                 decided_at=Now(),
                 decision_note=note,
+                approved_code=F("error_code"),
                 due=Now(),
             )
             if not changed:

@@ -59,6 +59,8 @@ class Claim:
     billed: Bill = NOTHING_BILLED
     run_budget: int | None = None
     month_budget: int | None = None
+    # What a person approved of it, by the code that it was held for.
+    approved: str = ""
 
     def renew(self, *, process: str) -> Renewal:
         return renew(self.run, self.token, process=process)
@@ -136,7 +138,8 @@ SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_reques
        {slots.ONE_IS_IDLE} AND EXISTS (
            SELECT FROM picked, (SELECT lane_id FROM candidates UNION ALL SELECT lane_id FROM parts) o
            WHERE o.lane_id <> picked.lane_id),
-       c.query_bytes, c.storage_bytes, p.run_budget_bytes, p.month_budget_bytes
+       c.query_bytes, c.storage_bytes, p.run_budget_bytes, p.month_budget_bytes,
+       c.approved_code
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
 """
 
@@ -157,7 +160,7 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             continue
         if row is None:
             return None
-        *row, query_bytes, storage_bytes, run_budget, month_budget = row
+        *row, query_bytes, storage_bytes, run_budget, month_budget, approved = row
         run, token, attempt, status, *rest, options, definition, step, others_wait = row
         documents = from_json(options), from_json(definition)
         billed = Bill(query_bytes, storage_bytes)
@@ -173,6 +176,7 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
             billed,
             run_budget,
             month_budget,
+            approved,
         )
     return None
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
 
 from connectors.checks import Check, CheckKind, Severity
 from pipelines import checks, lookups, revisions, services
 from pipelines.files.exporting import export
-from pipelines.models import Pipeline
+from pipelines.models import Connection, Pipeline
 from pipelines.objections import PipelineRefused
 from tests.pipelines.test_admin_pipelines import again, change_url
 from tests.pipelines.test_files import applied, refused
@@ -59,6 +60,8 @@ def refusals(pipeline: Pipeline, *wanted: Check) -> list[tuple[int, str]]:
 
 
 def test_checks_are_part_of_a_revision_and_come_back_with_it(pipeline, operator):
+    operator.user_permissions.add(Permission.objects.get(codename="sql_pipeline"))
+    operator = User.objects.get(pk=operator.pk)  # whose permissions nobody has looked up yet
     before = services.definition_of(pipeline)
     assert "checks" not in before
     fingerprint = pipeline.revision.fingerprint
@@ -134,6 +137,29 @@ def test_a_column_that_is_skipped_is_not_checked_and_not_skipped_while_it_is(pip
     pipeline.source_columns = COLUMNS if are_known else None
     with pytest.raises(PipelineRefused, match="email"):
         services.save_pipeline(pipeline, schedules=None, by=None)
+
+
+def test_sql_of_a_check_needs_the_right_to_write_sql(pipeline, destination, operator):
+    asks = Check(CheckKind.SQL, query="SELECT * FROM {staged} WHERE id < 0")
+    plain = Check(CheckKind.NOT_NULL, columns=("id",))
+
+    def save(*wanted: Check) -> None:
+        services.save_pipeline(pipeline, schedules=None, checks=wanted, by=operator)
+
+    save(plain)
+    with pytest.raises(PipelineRefused) as refused_it:
+        save(plain, asks)
+    assert (refused_it.value.code, refused_it.value.field) == ("sql_not_allowed", "checks")
+    set_checks(pipeline, asks)
+    save(asks, plain)  # as it is, it may stay
+    with pytest.raises(PipelineRefused, match="may not write it"):
+        save(replace(asks, query="SELECT * FROM secrets, {staged}"))
+    with pytest.raises(PipelineRefused, match="may not write it"):
+        services.duplicate(pipeline, by=operator)
+    other = Connection.objects.create(name="Elsewhere", kind="postgres", options=destination.options)
+    pipeline.destination = other
+    with pytest.raises(PipelineRefused, match="run elsewhere"):
+        services.save_pipeline(pipeline, schedules=None, by=operator)
 
 
 def test_of_a_masked_column_only_what_the_mask_keeps_can_be_asked(pipeline):

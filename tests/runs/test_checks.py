@@ -92,6 +92,7 @@ def test_who_approves_a_check_decides_again_where_a_guard_asks_too(
     for code in ("check_failed", "guard_zero_rows"):
         assert (run.status, run.error_code, run.decision, rows_of(pipeline)) == (RunStatus.HELD, code, "", 3)
         services.decide(run, Decision.PUBLISH, by=operator)
+        assert run.approved_code == code, "what the next owner, whoever it is, takes for approved"
         work()
         run.refresh_from_db()
     assert (run.status, rows_of(pipeline)) == (RunStatus.SUCCEEDED, 0)

@@ -15,7 +15,7 @@ from connectors.postgres import errors
 from connectors.postgres.auditing import words
 from connectors.postgres.auditing.conditions import condition
 from connectors.postgres.auditing.judging import Scene, judge, other_rows
-from connectors.postgres.auditing.reading import places_of, read_only
+from connectors.postgres.auditing.reading import STAGED, bad_rows_of, places_of, read_only
 from connectors.postgres.client import Session
 from connectors.postgres.quarantine import Quarantine
 
@@ -39,7 +39,7 @@ def put_aside(
         found = result
         if result.status is Status.FAILED:
             try:
-                bad = _bad(session, check, scene)
+                bad, places = _bad(session, check, scene)
             except (psycopg2.Error, ConnectorError) as error:
                 said = error.message if isinstance(error, ConnectorError) else error.diag.message_primary
                 found = words.result(check, Status.UNKNOWN, f"Its bad rows cannot be told apart: {said}")
@@ -49,25 +49,38 @@ def put_aside(
                 session.execute(_AS_BEFORE)
                 moved += rows
                 found = replace(result, message=f"{result.message} They are in quarantine.", sample=None)
+                if places is not None and (rows < places or _finds_more(session, check, scene)):
+                    message = f"{result.message} Not all of them could be put aside: its ctid is not {STAGED}'s."
+                    found = words.result(check, Status.UNKNOWN, message, result.value)
         results.append(found)
     return tuple(results), moved
 
 
-def _bad(session: Session, check: Check, scene: Scene) -> sql.Composable:
-    """Place, column and reason of each bad row."""
+def _finds_more(session: Session, check: Check, scene: Scene) -> bool:
+    """Whether a query still gives rows when those that it told are gone."""
+    with read_only(session, limit_s=check.time_limit_s):
+        return bad_rows_of(session, check.query, scene.staged)[0] > 0
+
+
+def _bad(session: Session, check: Check, scene: Scene) -> tuple[sql.Composable, int | None]:
+    """Place, column and reason of each bad row, and of a query's how many places they are."""
+    places = None
     if check.kind is CheckKind.SQL:
         _refuse_partitions(session, scene.staged)
         with read_only(session, limit_s=check.time_limit_s):
-            places = places_of(session, check.query, scene.staged, most=MOST_PLACES)
+            places = places_of(session, check.query, scene.staged, most=MOST_PLACES + 1)
+        if len(places) > MOST_PLACES:
+            raise ConnectorError(f"they are more than {MOST_PLACES:,}.", code="check_failed", field="checks")
         where: sql.Composable = sql.SQL("s.ctid = ANY({}::tid[])").format(sql.Literal(places))
     else:
         where = condition(check, scene.columns, other=other_rows(check, scene))
-    return sql.SQL("SELECT s.tableoid, s.ctid, {}, {} FROM {} AS s WHERE {}").format(
+    told = sql.SQL("SELECT s.tableoid, s.ctid, {}, {} FROM {} AS s WHERE {}").format(
         sql.Literal(check.columns[0] if check.columns else ""),
         sql.Literal(f"Check {check.name} failed: {check.what}."),
         sql.Identifier(scene.staged.schema, scene.staged.table),
         where,
     )
+    return told, None if places is None else len(places)
 
 
 def _refuse_partitions(session: Session, staged: Target) -> None:

@@ -164,6 +164,7 @@ class World:
         run: uuid.UUID,
         *,
         destination: PostgresDestination | None = None,
+        approved: str = "",
         crash: Callable[[str], None] = lambda point: None,
         **request: Any,
     ) -> transfer.Receipt:
@@ -177,7 +178,9 @@ class World:
             WriteMode(WriteDisposition.REPLACE),  # that of the kept rows counts
             **request,
         )
-        return transfer.publish_staged(destination, fence, asked, reporter=self.recorder, stop=NeverStop(), crash=crash)
+        return transfer.publish_staged(
+            destination, fence, asked, approved=approved, reporter=self.recorder, stop=NeverStop(), crash=crash
+        )
 
 
 @pytest.fixture

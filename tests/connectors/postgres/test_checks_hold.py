@@ -14,6 +14,8 @@ from connectors import transfer
 from connectors.base import Column, Guard
 from connectors.checks import Check, CheckKind, Severity
 from connectors.errors import ConnectorError, Held
+from connectors.postgres.auditing import diverting
+from connectors.quarantine import QuarantineRule
 from connectors.target_options import TargetOptions
 from tests.connectors.memory import MemorySource, PartedSource
 from tests.connectors.postgres.conftest import World
@@ -144,6 +146,20 @@ def test_who_approves_a_check_is_asked_again_where_a_guard_has_something_to_say(
     assert ids() == [5]
 
 
+def test_a_worker_that_dies_when_a_guard_holds_what_a_check_had_held_leaves_the_guard_to_be_asked(world, ids):
+    """The approval was of the check: that the rows are held again at the destination was told to nobody."""
+    guard = Guard(shrink_percent=50)
+    world.move([1, 2, 3, 4])
+    run = held(world, [5], guard=guard)
+    with pytest.raises(Killed):
+        world.publish_held(run, approved="check_failed", guard=guard, crash=_at("publish.held"))
+    with pytest.raises(Held, match="would take 3 of 4 rows"):
+        world.publish_held(run, approved="check_failed", guard=guard)
+    assert ids() == [1, 2, 3, 4]
+    world.publish_held(run, approved="guard_shrink", guard=guard)
+    assert ids() == [5]
+
+
 @pytest.mark.parametrize("disposition", ["append", "merge"])
 def test_what_was_held_is_refused_once_another_run_was_published(world, ids, disposition):
     world.move([1], disposition)
@@ -214,3 +230,23 @@ def test_rows_without_checks_still_go_straight_into_the_target(world, admin):
     world.move([2], "append", crash=lambda at: seen.append(tables(admin)) if at == "publish.checked" else None)
     assert seen == [["flights"]]
     assert world.recorder.results == ()
+
+
+@pytest.mark.parametrize("others", ["(9), (8), (5)", "(5)"], ids=["no row has this place", "a good row has it"])
+def test_a_query_that_tells_other_places_than_those_of_the_bad_rows_publishes_none(world, connect, ids, others):
+    with connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE TABLE other (id bigint); INSERT INTO other VALUES {others}")
+    query = "SELECT o.ctid FROM {staged} AS s JOIN other AS o USING (id) WHERE s.id > 4"
+    aside = Check(CheckKind.SQL, "aside", severity=Severity.QUARANTINE, query=query)
+    held(world, [1, 5], checks=(aside,), quarantine=QuarantineRule(is_on=True))
+    assert "Not all of them could be put aside" in world.recorder.text()
+    assert ids() is None
+
+
+def test_more_bad_rows_of_a_query_than_can_be_put_aside_hold_the_run(world, ids, monkeypatch):
+    monkeypatch.setattr(diverting, "MOST_PLACES", 1)
+    aside = Check(CheckKind.SQL, "aside", severity=Severity.QUARANTINE, query="SELECT ctid FROM {staged} WHERE id > 4")
+    world.move([1, 5], checks=(aside,), quarantine=QuarantineRule(is_on=True))
+    assert ids() == [1]
+    held(world, [1, 5, 6], checks=(aside,), quarantine=QuarantineRule(is_on=True))
+    assert ids() == [1]

@@ -147,6 +147,16 @@ def loaded_columns(fence: Fence, request: TransferRequest, columns: tuple[Column
     return tuple(drift.followed(fence, replace(request, refresh=Refresh.KEEP), columns))
 
 
+def refuse_redefined(fence: Fence, request: TransferRequest) -> None:
+    """Raise ConnectorError where a run has yet to write the table by the definition of today."""
+    if fence.fingerprint != request.fingerprint:
+        raise ConnectorError(
+            f"What goes into {fence.target} was defined differently when its rows were written.",
+            hint="Run the pipeline by its new definition first, then replay what is still in quarantine.",
+            code="definition_changed",
+        )
+
+
 def request_of(request: TransferRequest, fence: Fence, source: ReplaySource) -> TransferRequest:
     """What the engine is asked for: a merge goes on merging, everything else adds the rows to those that are there.
 

@@ -62,7 +62,7 @@ def set_watermark(
         watermark_after=after.value,
     )
     with already_applied(reporter) as earlier:
-        written = destination.move_watermark(fence, after, draft.to_json(), request.fingerprint)
+        written = destination.move_watermark(fence, after, draft.to_json(), fence.fingerprint)
         before = fence.watermark.value or "nothing"
         reporter.log("info", f"The watermark was {before} and is {after.value or 'nothing'} now.")
         return Receipt.from_json(written)

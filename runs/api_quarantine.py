@@ -32,18 +32,30 @@ RUN = "pipelines.run_pipeline"
 class WantedSerializer(NoUnknownFields, serializers.Serializer[Any]):
     """Which rows; what is left out does not count."""
 
-    ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=MOST_IDS)
+    ids = serializers.ListField(child=serializers.UUIDField(), required=False, min_length=1, max_length=MOST_IDS)
     run = serializers.UUIDField(required=False, help_text="The run that put them aside.")
     column = serializers.CharField(required=False, max_length=300, help_text="The column at fault.")
     code = serializers.CharField(required=False, max_length=60, help_text="Why, for example nul_character.")
 
     def wanted(self) -> dict[str, Any]:
         told = dict(self.validated_data)
-        found = {name: str(value) for name, value in told.items() if name not in ("ids", "note")}
+        found = {name: str(value) for name, value in told.items() if name not in ("ids", "note", "everything")}
         return {**found, "ids": [str(one) for one in told.get("ids") or ()]}
 
 
-class DiscardSerializer(WantedSerializer):
+class ChosenSerializer(WantedSerializer):
+    """Which open rows something is done with: by at least one of these, or `everything`, which has to be said."""
+
+    everything = serializers.BooleanField(required=False, default=False, help_text="All open rows of the pipeline.")
+
+    def validate(self, values: dict[str, Any]) -> dict[str, Any]:
+        if not values.get("everything") and not values.keys() & {"ids", "run", "column", "code"}:
+            message = "Say which rows: by ids, run, column or code; or everything."
+            raise serializers.ValidationError({"ids": message}, "required")
+        return values
+
+
+class DiscardSerializer(ChosenSerializer):
     """Which open rows nobody is to replay any more, and why."""
 
     note = serializers.CharField(required=False, default="", allow_blank=True, max_length=quarantining.NOTE_LENGTH)
@@ -143,12 +155,12 @@ class ReplayView(_View):
                 description="Makes a repeated request safe: the same key gives the same run.",
             )
         ],
-        request=WantedSerializer,
+        request=ChosenSerializer,
         responses={201: RunSerializer, 200: RunSerializer},
     )
     def post(self, request: Request, pipeline_id: UUID) -> Response:
         """Queues a run that takes the open rows that are wanted into their table, each once."""
-        asked = WantedSerializer(data=request.data)
+        asked = ChosenSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         key = idempotency_key(request)
         digest = request_digest(request, pipeline_id, "replay") if key else ""

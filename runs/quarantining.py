@@ -109,6 +109,7 @@ def replay(
     from connectors import replay as replays
     from connectors import transfer
 
+    replays.refuse_redefined(fence, request)
     end: PostgresDestination = destination  # type: ignore[assignment] # the only kind there is
     rows = end.choose_quarantined(fence.target, Wanted.from_json(claimed.options["quarantine"]))
     columns = replays.columns_of(fence, source, request.read)

@@ -7,6 +7,7 @@ refuses and why.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from connectors.base import Column
 from connectors.columns import casts
 from connectors.columns.binary import hex_text
 from connectors.columns.buffers import Mask
-from connectors.columns.characters import Verbatim
+from connectors.columns.characters import Characters
 from connectors.columns.raw import raw_texts, scalar_text
 from connectors.errors import ConnectorError
 
@@ -67,9 +68,11 @@ class Diverter:
         never_null: Sequence[tuple[str, str]] = (),
         key: Sequence[str] = (),
         cursor: str = "",
+        text_policy: str = "fail",
         is_strict: bool = False,
     ) -> None:
         self.columns = tuple(columns)
+        self._policy = text_policy
         self.is_strict = is_strict
         self.rows = 0
         self._take = take
@@ -84,47 +87,49 @@ class Diverter:
 
     def sift(self, rows: pa.RecordBatch, prepare: Sequence[Prepare]) -> pa.RecordBatch:
         """The rows that can be stored; the others are taken. `prepare` makes each column, or raises."""
-        found: dict[int, tuple[int, Reason]] = {}
+        found: dict[int, Reason] = {}
+        faults: dict[int, set[int]] = defaultdict(set)  # of each row, which columns
         for place, (column, change) in enumerate(zip(self.columns, prepare, strict=True)):
             for row, reason in refused(rows.column(place), change, column.name):
-                found.setdefault(row, (place, reason))
+                found.setdefault(row, reason)
+                faults[row].add(place)
         for place, code in self._never_null:
             column = self.columns[place]
             for row in np.flatnonzero(rows.column(place).is_null().to_numpy(zero_copy_only=False)).tolist():
-                found.setdefault(row, (place, Reason(column.name, code, _WITHOUT[code].format(column.name))))
+                found.setdefault(row, Reason(column.name, code, _WITHOUT[code].format(column.name)))
+                faults[row].add(place)
         if not found:
             return rows
         is_bad = np.zeros(rows.num_rows, bool)
         is_bad[list(found)] = True
-        bad = [found[row] for row in sorted(found)]
-        self._hand_over(rows.filter(pa.array(is_bad)), bad)
+        bad = sorted(found)
+        self._hand_over(rows.filter(pa.array(is_bad)), [found[row] for row in bad], [faults[row] for row in bad])
         return rows.filter(pa.array(~is_bad))
 
-    def _hand_over(self, rows: pa.RecordBatch, bad: Sequence[tuple[int, Reason]]) -> None:
+    def _hand_over(self, rows: pa.RecordBatch, bad: Sequence[Reason], faults: Sequence[set[int]]) -> None:
         self.rows += rows.num_rows
-        at_fault = np.array([place for place, _ in bad])
-        reasons = tuple(replace(reason, text=reason.text[:LONGEST_REASON]) for _, reason in bad)
-        keys = self._texts(rows, self._key, at_fault, lambda arrays, columns: raw_texts(arrays, columns))
+        reasons = tuple(replace(reason, text=reason.text[:LONGEST_REASON]) for reason in bad)
+        keys = self._texts(rows, self._key, faults, lambda arrays, columns: raw_texts(arrays, columns))
         cursor = () if self._cursor is None else (self._cursor,)
-        cursors = self._texts(rows, cursor, at_fault, lambda arrays, _: arrays[0])
+        cursors = self._texts(rows, cursor, faults, lambda arrays, _: arrays[0])
         self._take(Diverted(raw_texts(rows.columns, self.columns), keys, cursors, reasons))
 
     def _texts(
         self,
         rows: pa.RecordBatch,
         places: Sequence[int],
-        at_fault: np.ndarray[tuple[int], np.dtype[np.int64]],
+        faults: Sequence[set[int]],
         of: Callable[[list[pa.Array], list[Column]], pa.Array],
     ) -> pa.Array:
-        """What `of` makes of these columns as the target would have them; NULL where one of them is at fault."""
+        """What `of` makes of these columns as the target would have them; NULL where one of them is at fault, too."""
         nothing = pa.nulls(rows.num_rows, pa.string())
         if not places:
             return nothing
-        legible = ~np.isin(at_fault, places)
+        legible = np.array([fault.isdisjoint(places) for fault in faults], bool)
         for place in places:
             legible &= rows.column(place).is_valid().to_numpy(zero_copy_only=False)
         some = rows.filter(pa.array(legible))
-        texts = [stored_text(some.column(place), self.columns[place]) for place in places]
+        texts = [stored_text(some.column(place), self.columns[place], self._policy) for place in places]
         made = of(texts, [Column(self.columns[place].name, "STRING") for place in places])
         return pc.replace_with_mask(nothing, pa.array(legible), made)
 
@@ -135,15 +140,16 @@ _WITHOUT = {
 }
 
 
-def stored_text(array: pa.Array, column: Column) -> pa.Array:
-    """The values as texts that the target's type reads as what is stored there."""
+def stored_text(array: pa.Array, column: Column, text_policy: str) -> pa.Array:
+    """The values as texts that the target's type reads as what is stored there, with characters mended as there."""
+    characters = Characters(text_policy)
     if column.target_type:
-        cast = casts.cast_of(column, Verbatim())
+        cast = casts.cast_of(column, characters)
         if cast.column.type in ("STRING", "DATETIME", "TIMESTAMP"):
-            return scalar_text(cast.change(array), cast.column)
+            return characters.mend(scalar_text(cast.change(array), cast.column), cast.column.type, column.name)
     if column.type == "BYTES":
         return pc.binary_join_element_wise("\\x", hex_text(array), "")
-    return scalar_text(array, column)
+    return characters.mend(scalar_text(array, column), column.type, column.name)
 
 
 def refused(array: pa.Array, prepare: Prepare, column: str) -> Iterator[tuple[int, Reason]]:

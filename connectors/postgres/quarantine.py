@@ -54,6 +54,7 @@ class Quarantine:
         self._columns = columns
         self._mode = mode
         self._rule: QuarantineRule = request.quarantine
+        self._text_policy = request.text_policy
         read = request.read.cursor
         # What orders the versions of a row, or tells of which range it is.
         self._cursor = mode.cursor or (read.column if read else "")
@@ -94,6 +95,7 @@ class Quarantine:
             never_null=(*((name, "null_key") for name in keys), *((name, "null_partition") for name in parted)),
             key=key,
             cursor=self._cursor,
+            text_policy=self._text_policy,
             is_strict=self.is_strict,
         )
 

@@ -161,5 +161,11 @@ def test_programs_list_replay_and_discard(
     rest = {"run": str(run.pk), "note": "no use"}
     answer = operator_client.post(f"{address}discard/", rest, content_type="application/json")
     assert answer.json() == {"discarded": 2}
-    answer = operator_client.post(f"{address}replay/", {}, content_type="application/json")
+    for nothing in ({}, {"ids": []}, {"note": "all?"}):  # an empty list is no wish for all
+        for door in ("discard", "replay"):
+            told = {name: value for name, value in nothing.items() if door == "discard" or name != "note"}
+            answer = operator_client.post(f"{address}{door}/", told, content_type="application/json")
+            assert (answer.status_code, list(answer.json()["fields"])) == (400, ["ids"])
+    everything = {"everything": True}
+    answer = operator_client.post(f"{address}replay/", everything, content_type="application/json")
     assert (answer.status_code, answer.json()["code"]) == (409, "nothing_quarantined")

@@ -145,6 +145,17 @@ def test_a_key_without_a_value_is_illegible_and_so_is_a_bad_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "keys"),
+    [("fail", [None, None, '{"k":"c"}']), ("strip", ['{"k":"ab"}', '{"k":"xy"}', '{"k":"c"}'])],
+)
+def test_a_key_is_told_as_it_is_stored_or_illegible_whatever_else_is_wrong(policy: str, keys: list[Any]) -> None:
+    columns = [Column("v", "STRING", target_type="jsonb"), Column("k", "STRING")]
+    arrays = [pa.array(["[", "[", "["]), pa.array([b"a\0b", b"x\xffy", b"c"]).view(pa.string())]
+    taken, _, _ = divert(columns, arrays, policy, key=["k"], text_policy=policy, is_strict=True)
+    assert taken[0].keys.to_pylist() == keys
+
+
+@pytest.mark.parametrize(
     ("column", "array", "text"),
     [
         (Column("k", "BYTES"), pa.array([b"\xff\0"]), "\\xff00"),

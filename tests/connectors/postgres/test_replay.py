@@ -80,6 +80,7 @@ def again(world: Any) -> Callable[..., Receipt]:
         columns = replay.columns_of(fence, source((1, "", 1)), asked.read)
         chosen = replay.ReplaySource(rows, columns, replay.loaded_columns(fence, asked, columns))
         if fence.applied is None:
+            replay.refuse_redefined(fence, asked)
             replay.tell(chosen, world.recorder, chosen=len(rows))
         if before:
             before()
@@ -210,6 +211,14 @@ def test_a_column_of_another_type_by_now_leaves_its_rows(load, again, world, adm
         again("append")
     assert "Column name is of another type by now. 1 row stay" in world.recorder.text()
     assert states() == [(1, "open"), (2, "open")]
+
+
+@pytest.mark.parametrize("kind", ["append", "replace", "merge"])
+def test_nothing_is_replayed_by_a_definition_that_no_run_has_written_by(load, again, states, kind):
+    load(kind, (1, "a\0", 1))
+    with pytest.raises(ConnectorError) as caught:
+        again(kind, fingerprint="another")
+    assert (caught.value.code, states()) == ("definition_changed", [(1, "open")])
 
 
 def test_rows_of_other_masks_stay_where_they_are(load, again, world):

@@ -97,6 +97,9 @@ def _kinds_own(check: Check) -> Iterator[ConnectorError]:
         case CheckKind.ACCEPTED:
             if not 1 <= len(check.values) <= MOST_VALUES:
                 yield _wrong("values", f"Give 1 to {MOST_VALUES:,} values.", "One on each line.")
+            elif any(value != value.strip() or not value or len(value.splitlines()) > 1 for value in check.values):
+                message = "A value is one line, not empty and without blanks around it."
+                yield _wrong("values", message, "A regular expression can say what this list cannot.")
         case CheckKind.RANGE:
             if check.minimum == check.maximum == "":
                 yield _wrong("minimum", "A range has a lowest value, a highest, or both.")

@@ -29,7 +29,8 @@ class CheckResultSerializer(serializers.ModelSerializer[CheckResult]):
         allow_null=True, help_text="Bad rows; of a row count the rows, of freshness the seconds, of sums the columns."
     )
     bad_rows = serializers.SerializerMethodField(
-        help_text="Of the newest failure and of held runs; null for those who may not run the pipeline."
+        help_text="Of the newest failure and of held runs, where one `run` is asked for; null for those who may not "
+        "run the pipeline."
     )
 
     class Meta:
@@ -42,7 +43,9 @@ class CheckResultSerializer(serializers.ModelSerializer[CheckResult]):
 
     @extend_schema_field(BadRowsSerializer(allow_null=True))
     def get_bad_rows(self, result: CheckResult) -> dict[str, Any] | None:
-        return result.sample if self.context["request"].user.has_perm("pipelines.run_pipeline") else None
+        request = self.context["request"]
+        shows = "run" in request.query_params and request.user.has_perm("pipelines.run_pipeline")
+        return result.sample if shows else None
 
 
 class CheckResultFilter(filters.FilterSet):
@@ -63,4 +66,5 @@ class CheckResultViewSet(ApiView, mixins.ListModelMixin, viewsets.GenericViewSet
     action_permissions: ClassVar = {"list": "runs.view_run"}
 
     def get_queryset(self) -> QuerySet[CheckResult]:
-        return CheckResult.objects.order_by("-at", "-pk")
+        found = CheckResult.objects.order_by("-pk")
+        return found if "run" in self.request.query_params else found.defer("sample")

@@ -655,6 +655,10 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('run', 'name'), name='check_result_once')],
             },
         ),
+        migrations.AddIndex(
+            model_name='checkresult',
+            index=models.Index(condition=models.Q(('sample__isnull', False)), fields=['pipeline', 'name'], name='check_result_with_rows'),
+        ),
         migrations.CreateModel(
             name='Watch',
             fields=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from connectors.checks import LABELS, LONGEST_NAME, Severity, Status
@@ -38,7 +39,11 @@ class CheckResult(models.Model):
     class Meta:
         ordering = ["pk"]
         constraints = [models.UniqueConstraint(fields=["run", "name"], name="check_result_once")]
-        indexes = [models.Index(fields=["pipeline", "-at"], name="check_result_of_pipeline")]
+        indexes = [
+            models.Index(fields=["pipeline", "-at"], name="check_result_of_pipeline"),
+            # Few of many: those whose rows go when newer ones come.
+            models.Index(fields=["pipeline", "name"], condition=Q(sample__isnull=False), name="check_result_with_rows"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.run_id} {self.name}: {self.status}"

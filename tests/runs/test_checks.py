@@ -70,6 +70,8 @@ def test_a_run_that_fails_a_check_is_held_shown_approved_and_kept(
     assert [(each["status"], each["bad_rows"]) for each in listed] == [("failed", None)]
     (listed,) = logged_in(operator).get(f"/api/v1/check-results/?run={run.pk}&status=failed").json()["results"]
     assert listed["bad_rows"]["rows"] == [["3", "row 3"], ["4", "row 4"]]
+    (listed,) = logged_in(operator).get("/api/v1/check-results/?status=failed").json()["results"]
+    assert listed["bad_rows"] is None, "only of one run"
     services.decide(run, Decision.PUBLISH, by=operator)
     work()
     run.refresh_from_db()

@@ -34,6 +34,10 @@ SELECT set_config('work_mem', '64MB', true) WHERE pg_size_bytes(current_setting(
 """
 
 
+# A lock of the session is all that a subtransaction does not give back, however it ended.
+_END = "ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading; SELECT pg_advisory_unlock_all()"
+
+
 @contextmanager
 def read_only(session: Session, *, limit_s: float) -> Iterator[None]:
     """Within, statements of the open transaction write nothing and end after `limit_s` each; leaves no trace."""
@@ -42,7 +46,7 @@ def read_only(session: Session, *, limit_s: float) -> Iterator[None]:
         yield
     finally:
         if not session.connection.closed:
-            session.execute("ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading")
+            session.execute(_END)
 
 
 def bad_rows_of(session: Session, query: str, staged: Target) -> tuple[int, BadRows]:
@@ -52,7 +56,7 @@ def bad_rows_of(session: Session, query: str, staged: Target) -> tuple[int, BadR
     columns = tuple(column.name for column in shown.description or ())
     rows = tuple(tuple(map(as_text, row)) for row in shown.fetchall())
     rest = session.execute(f"MOVE FORWARD ALL FROM {_CURSOR}").statusmessage or "MOVE 0"
-    session.execute(f"CLOSE {_CURSOR}; SELECT pg_advisory_unlock_all()")
+    session.execute(f"CLOSE {_CURSOR}")
     return len(rows) + int(rest.split()[1]), BadRows(columns, rows)
 
 

@@ -14,7 +14,8 @@ class FormerState:
     """A former state of `target`, which `run` put aside as `made_by` left it (None: it was there before).
 
     It stands in `table`, unless somebody took it away (not `is_there`), with `bytes` on disk and about `rows` rows.
-    `last_run` is who published last: an undo is asked for on that ground.
+    `last_run` is who published last: an undo is asked for on that ground. What is there now is of another definition
+    if `is_redefined`: it may mask, filter or leave out what this state has.
     """
 
     run: UUID
@@ -28,3 +29,4 @@ class FormerState:
     rows: int | None
     bytes: int
     last_run: UUID | None
+    is_redefined: bool = False

@@ -16,6 +16,8 @@ from connectors.request import Crash, no_crash
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
 
+MAY_DIFFER = "What is masked, filtered or left out by now may be in it as it was, for all who may read the table."
+
 
 @dataclass(frozen=True)
 class UndoRequest:
@@ -61,6 +63,9 @@ def undo(
         how = "takes its name back" if load.method == "rename" else "gets its rows back in place"
         made_by = f"run {former.made_by} left it" if former.made_by else "it was before its first run"
         reporter.log("info", f"{request.target} {how}: as {made_by}, {load.rows:,} rows.")
+        redefined = former.fingerprint != fence.fingerprint
+        if redefined:
+            reporter.log("warning", f"It was written under another definition than what is there now. {MAY_DIFFER}")
         reporter.publishing()
         load.wait_for_readers()
         crash("publish.before_lock")
@@ -89,6 +94,7 @@ def undo(
                 "as_left_by": former.made_by and str(former.made_by),
                 "put_aside_at": former.kept_at.isoformat(),
                 "in_place_of": fence.last_run and str(fence.last_run),
+                "redefined": redefined,
             },
         )
         written = load.record(draft.to_json())

@@ -42,6 +42,9 @@ class FormerStateSerializer(serializers.Serializer[undoing.Former]):
     is_there = serializers.BooleanField(help_text="False: somebody dropped or renamed it.")
     rows = serializers.IntegerField(allow_null=True, help_text="About; null where nobody knows.")
     bytes = serializers.IntegerField(help_text="On disk.")
+    is_redefined = serializers.BooleanField(
+        help_text="Written under another definition than what is there now, which may mask or leave out what it has."
+    )
 
 
 class UndoSerializer(NoUnknownFields, serializers.Serializer[Any]):

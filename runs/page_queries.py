@@ -26,6 +26,7 @@ from runs.words import span
 BARS = 14
 CHART = 60
 PER_PAGE = 50
+KEPT_LOOKED_AT = 200  # runs
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,9 @@ def watermark_of(pipeline: Pipeline) -> str:
 
 def kept_of(pipeline: Pipeline) -> dict[str, int]:
     """How many former states are kept for an undo, and their bytes, as the newest published run left them."""
-    published = pipeline.runs.filter(status=RunStatus.SUCCEEDED, receipt__kept__tables__isnull=False)
+    # Every load says so; where none has yet, not all receipts are read.
+    newest = pipeline.runs.filter(status=RunStatus.SUCCEEDED).order_by("-created_at").values("pk")[:KEPT_LOOKED_AT]
+    published = pipeline.runs.filter(pk__in=newest, receipt__kept__tables__isnull=False)
     receipt = published.order_by("-created_at").values_list("receipt", flat=True).first()
     return (receipt or {}).get("kept") or {"tables": 0, "bytes": 0}
 

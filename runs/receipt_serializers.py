@@ -77,6 +77,9 @@ class UndoneSerializer(serializers.Serializer[Any]):
     put_aside_by = serializers.UUIDField()
     put_aside_at = serializers.DateTimeField()
     in_place_of = serializers.UUIDField(allow_null=True, help_text="The run that had published last.")
+    redefined = serializers.BooleanField(
+        required=False, help_text="It was written under another definition than what was there."
+    )
 
 
 class SchemaChangeSerializer(serializers.Serializer[Any]):

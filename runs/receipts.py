@@ -77,6 +77,10 @@ def _method(value: Any) -> str:
     return METHODS.get(value, str(value))
 
 
+def _same(is_other: bool) -> str:
+    return "no" if is_other else "yes"
+
+
 def _way(value: Any) -> str:
     return {"rename": "the former table took its name back", "in_place": "rows were changed in place"}.get(value, value)
 
@@ -151,6 +155,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("undo.put_aside_by", "Put aside by run", str),
             ("undo.put_aside_at", "Put aside at", _moment),
             ("undo.in_place_of", "In the place of what run", str),
+            ("undo.redefined", "Of the same definition", _same),
             ("kept.tables", "Former states kept", count),
             ("kept.bytes", "They take", size),
             ("kept.copied_rows", "Rows copied before they were changed", count),

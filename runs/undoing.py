@@ -37,6 +37,7 @@ class Former:
     is_there: bool
     rows: int | None
     bytes: int
+    is_redefined: bool
 
     @property
     def target(self) -> str:
@@ -69,6 +70,7 @@ def _former(one: Mapping[str, Any], runs: Mapping[UUID, Run]) -> Former:
         is_there=one["is_there"],
         rows=one["rows"],
         bytes=one["bytes"],
+        is_redefined=one["is_redefined"],
     )
 
 

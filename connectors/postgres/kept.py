@@ -226,7 +226,8 @@ def _kept(target: Target, run: UUID, schema: str, table: str, oid: int, *rest: A
 
 _FORMER = f"""
 SELECT k.run, k.schema_name, k.target_table, k.table_name, k.kept_at, k.made_by, coalesce(k.head->>'watermark', ''),
-       k.is_copy, c.oid IS NOT NULL, k.rows, coalesce(size.bytes, 0), h.last_run
+       k.is_copy, c.oid IS NOT NULL, k.rows, coalesce(size.bytes, 0), h.last_run,
+       coalesce(k.head->>'fingerprint', '') <> h.fingerprint
 FROM {SCHEMA}.kept k JOIN {SCHEMA}.head h ON h.target = k.target
 LEFT JOIN (pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace)
   ON c.oid = k.oid AND n.nspname = k.schema_name AND c.relname = k.table_name

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from pipelines import answers, lookups
 from pipelines.models import Pipeline, PipelineState
-from runs import queries, receipts, services, undoing
+from runs import page_queries, queries, receipts, services, undoing
 from runs.models import LastEnd, Run, RunAction, Trigger
 from runs.services import RunRefused
 from runs.states import RunStatus
@@ -60,11 +60,12 @@ def test_it_puts_the_former_rows_back_and_pauses_the_pipeline(
     run.refresh_from_db()
     assert (run.status, run.error_code, rows_of(replaced)) == (RunStatus.SUCCEEDED, "", 3)
     assert run.receipt["undo"]["as_left_by"] == str(first.pk)
+    assert run.receipt["undo"]["redefined"] is False
     assert run.receipt["undo"]["in_place_of"] == str(second.pk)
     assert run.receipt["kept"]["tables"] == 1
     assert "3 rows are back in" in log_of(run)
     told = {fact.name: fact.text for group in receipts.groups(run.receipt) for fact in group.facts}
-    assert told["Rows that are back"] == "3"
+    assert (told["Rows that are back"], told["Of the same definition"]) == ("3", "yes")
     assert "Read and staged" not in told
     assert not queries.run_state(run)["can_run_again"]
     assert LastEnd.objects.get(pipeline=replaced).run_id == second.pk  # it is no load
@@ -163,6 +164,7 @@ def test_pages_tell_what_is_kept_and_an_operator_puts_it_back(
     page = client.get(f"/pipelines/{replaced.pk}/undo/").content.decode()
     assert "on disk" in page
     assert "The pipeline is paused first" in page
+    assert "another definition" not in page
     (state,) = undoing.former_states(replaced)
     stale = client.post(f"/pipelines/{replaced.pk}/undo/", {"state": f"{state.kept}.{uuid.uuid4()}"})
     assert "Something was published since" in stale.content.decode()
@@ -175,6 +177,27 @@ def test_pages_tell_what_is_kept_and_an_operator_puts_it_back(
     assert "Kept for an undo" not in client.get(f"/pipelines/{replaced.pk}/").content.decode()
 
 
+def test_the_page_tells_of_a_state_that_a_mask_of_today_was_not_made_for(
+    replaced: Pipeline, client: Any, operator: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(operator, *VIEW, *OPERATE)
+    client.force_login(operator)
+    ask = lookups._ask
+    other = {"is_redefined": True}
+    monkeypatch.setattr(lookups, "_ask", lambda what, **details: [{**one, **other} for one in ask(what, **details)])
+    page = client.get(f"/pipelines/{replaced.pk}/undo/").content.decode()
+    assert "Written under another definition than what is there now" in page
+
+
+def test_what_is_kept_is_looked_for_in_so_many_receipts(
+    replaced: Pipeline, queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(replaced, status=RunStatus.SUCCEEDED)
+    for most, tables in ((1, 0), (2, 1)):
+        monkeypatch.setattr(page_queries, "KEPT_LOOKED_AT", most)
+        assert page_queries.kept_of(replaced)["tables"] == tables
+
+
 def test_the_api_lists_and_undoes(replaced: Pipeline, work: Work, rows_of: Any, client: Any, operator: User) -> None:
     address = f"/api/v1/pipelines/{replaced.pk}/undo/"
     allow(operator, *VIEW)
@@ -183,6 +206,7 @@ def test_the_api_lists_and_undoes(replaced: Pipeline, work: Work, rows_of: Any, 
     allow(operator, *OPERATE)
     (state,) = client.get(address).json()
     assert (state["table"], state["is_there"], state["is_copy"]) == (replaced.target_table, True, False)
+    assert state["is_redefined"] is False
     wish = {"kept": state["kept"], "expected": str(uuid.uuid4())}
     refused = client.post(address, wish, content_type="application/json")
     assert (refused.status_code, refused.json()["code"]) == (409, "undo_overtaken")

@@ -242,6 +242,17 @@ def test_the_watermark_and_the_fingerprint_go_back_with_the_table(world: World, 
     assert (done.watermark_before, done.watermark_after) == ("", "2026-01-01")
 
 
+def test_what_was_written_under_another_definition_is_told(world: World, put_back: Any) -> None:
+    world.move([1], undo_depth=2, fingerprint="unmasked")
+    world.move([2], undo_depth=2, fingerprint="masked")
+    world.move([3], undo_depth=2, fingerprint="masked")
+    assert [one.is_redefined for one in world.destination().former_states(world.pipeline)] == [False, True]
+    assert put_back(0).undo["redefined"] is False
+    assert "another definition" not in world.recorder.text()
+    assert put_back(1).undo["redefined"] is True
+    assert "It was written under another definition than what is there now." in world.recorder.text()
+
+
 def test_it_is_refused_once_something_else_was_published(world: World, ids: Any, put_back: Any) -> None:
     world.move([1], undo_depth=1)
     world.move([2], undo_depth=1)

@@ -88,6 +88,7 @@ class RunAdmin(ReadOnly, ModelAdmin):
     list_filter = (
         ("status", ChoicesDropdownFilter),
         ("action", ChoicesDropdownFilter),
+        ("trigger", ChoicesDropdownFilter),
         ("pipeline", AutocompleteSelectFilter),
     )
     list_filter_submit = True
@@ -106,6 +107,13 @@ class RunAdmin(ReadOnly, ModelAdmin):
     )
     readonly_fields = ("page", "how_parts_stand", "what_it_did")
     actions = ("clear",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        """In the list of all runs micro-batches are left out: no index has them in their order with the others."""
+        found = super().get_queryset(request)
+        is_list = getattr(request.resolver_match, "url_name", "") == "runs_run_changelist"
+        asked = (name.partition("__")[0] in ("q", "status", "trigger", "pipeline") for name in request.GET)
+        return found.exclude(trigger=Trigger.REALTIME) if is_list and not any(asked) else found
 
     def has_run_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.has_perm("pipelines.run_pipeline")

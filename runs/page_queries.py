@@ -243,7 +243,7 @@ def runs_page(
     Of all pipelines, and whatever their status, micro-batches are left out unless they are asked for.
     """
     runs = listed(Run.objects.select_related("pipeline", "requested_by"))
-    is_without = not (text or status or trigger or pipeline)
+    is_without = not (status or trigger or pipeline)
     if is_without:
         runs = runs.exclude(trigger=Trigger.REALTIME)
     told = (is_without and _has_micro_batches(), trigger == Trigger.REALTIME)

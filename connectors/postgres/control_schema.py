@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg2
 from psycopg2 import errorcodes
 
+from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 
@@ -13,7 +14,11 @@ VERSION = 1
 # Any number will do, as long as every installation takes the same.
 _CREATION_LOCK = 0x64617461_6D616E
 
+# Whoever compares holds the tables for as long as that takes, and fences must not queue behind a change of theirs.
+LOCK_TIMEOUT_MS = 1_000
+
 CREATE = f"""
+SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
 SELECT pg_advisory_xact_lock({_CREATION_LOCK});
 -- IF NOT EXISTS would ask for the right to create one even where it is there.
 DO $$ BEGIN IF to_regnamespace('{SCHEMA}') IS NULL THEN CREATE SCHEMA {SCHEMA}; END IF; END $$;
@@ -36,7 +41,12 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.head (
     -- the target's columns: of which of the source's each is, under which name and type
     columns jsonb
 );
-ALTER TABLE {SCHEMA}.head ADD COLUMN IF NOT EXISTS columns jsonb;
+-- ADD COLUMN IF NOT EXISTS would lock everybody out even where there is nothing to add.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{SCHEMA}.head'::regclass AND attname = 'columns') THEN
+        ALTER TABLE {SCHEMA}.head ADD COLUMN columns jsonb;
+    END IF;
+END $$;
 -- Staged rows that wait for their publish, and what that has to know. `planned_on` is head.last_run as it
 -- was: once that has moved on, the staged rows are of no use.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (
@@ -139,8 +149,23 @@ def create_schema(session: Session) -> None:
     try:
         session.execute(CREATE)
     except psycopg2.Error as error:
+        if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
+            raise TransientError(
+                f"Another session holds the tables of {SCHEMA}, which lack what this version needs.",
+                hint="A comparison may be under way: it is tried again.",
+                code="fence_blocked",
+            ) from error
         if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE:
             raise
+        owner = session.one(f"SELECT tableowner FROM pg_tables WHERE schemaname = '{SCHEMA}' AND tablename = 'head'")
+        if owner is not None and owner[0] != session.role:
+            raise ConnectorError(
+                f"The tables of {SCHEMA} lack what this version needs, and only their owner, {owner[0]}, can add it.",
+                hint=f"Run a pipeline whose connection logs in as {owner[0]} once, then let that role run: "
+                f"{errors.control_grants(session.role)}",
+                code="missing_grant",
+                field="user",
+            ) from error
         dbname = str(session.connection.info.dbname)
         raise errors.missing_grant(
             f"{session.role} may not create the schema {SCHEMA} in {dbname}.",

@@ -405,6 +405,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='run',
+            index=models.Index(condition=models.Q(('attempt', 1), ('decision', ''), ('status', 'succeeded'), ('trigger', 'realtime')), fields=['created_at'], name='run_uneventful'),
+        ),
+        migrations.AddIndex(
+            model_name='run',
             index=models.Index(condition=models.Q(('status', 'queued')), fields=['pipeline', 'priority', 'due', 'id'], name='run_queue'),
         ),
         migrations.AddIndex(
@@ -717,6 +721,7 @@ class Migration(migrations.Migration):
                 ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='poll_days', to='pipelines.pipeline')),
             ],
             options={
+                'indexes': [models.Index(fields=['day'], name='poll_day_by_age')],
                 'constraints': [models.UniqueConstraint(fields=('pipeline', 'day'), name='poll_day_once')],
             },
         ),

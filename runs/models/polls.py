@@ -71,6 +71,7 @@ class PollDay(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["pipeline", "day"], name="poll_day_once")]
+        indexes = [models.Index(fields=["day"], name="poll_day_by_age")]
 
     def __str__(self) -> str:
         return f"{self.pipeline_id} {self.day}"

@@ -190,6 +190,12 @@ class Run(models.Model):
             models.Index(fields=["pipeline", "-created_at"], name="run_of_pipeline"),
             # Lists of all runs leave micro-batches out, unless they are about them.
             models.Index(fields=["-created_at"], condition=~Q(trigger=Trigger.REALTIME), name="run_newest"),
+            # Micro-batches that go after a day; those that stay for longer are not walked through on the way.
+            models.Index(
+                fields=["created_at"],
+                condition=Q(trigger=Trigger.REALTIME, status=RunStatus.SUCCEEDED, attempt=1, decision=""),
+                name="run_uneventful",
+            ),
             models.Index(fields=["status", "-created_at"], name="run_by_status"),
         ]
 

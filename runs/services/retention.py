@@ -54,6 +54,7 @@ def trim(*, batch: int = 200) -> int:
     others = (
         (Skip.objects, "last"),
         (DatasetLook.objects, "at"),
+        (PollDay.objects, "day"),
         (Alert.objects, "closed_at"),
         (AlertDelivery.objects.filter(alert=None), "ended_at"),  # tests of channels; others go with their alerts
     )
@@ -61,7 +62,6 @@ def trim(*, batch: int = 200) -> int:
     ended = Backfill.objects.filter(ended_at__lt=long_ago).order_by("ended_at").values_list("pk", flat=True)
     if keys := list(ended[: max(1, batch // ROWS_PER_RUN)]):
         trimmed += Backfill.objects.filter(pk__in=keys).delete()[0]
-    trimmed += PollDay.objects.filter(day__lt=long_ago).delete()[0]
     long_spent = Now() - Value(LEDGER_KEPT)
     for spent, field in ((Ledger.objects, "day"), (CostApproval.objects, "at")):
         found = spent.filter(**{f"{field}__lt": long_spent}).order_by(field).values_list("pk", flat=True)

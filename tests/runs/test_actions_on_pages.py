@@ -53,6 +53,24 @@ def test_a_full_refresh_says_what_it_replaces_and_starts(browser: Client, mergin
     assert run.action == RunAction.FULL_REFRESH
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"write_disposition": "merge", "deletes": "hard"}, "those rows are deleted, in this run already"),
+        ({"write_disposition": "merge", "deletes": "soft"}, "those rows are marked as deleted"),
+        ({"write_disposition": "history"}, "their current versions end"),
+        ({"write_disposition": "merge"}, ""),
+    ],
+)
+def test_who_keeps_rows_is_told_which_of_them_go_all_the_same(
+    browser: Client, make_pipeline: Callable[..., Pipeline], changes: dict[str, str], said: str
+) -> None:
+    pipeline = make_pipeline(merge_key=["id"], **changes)
+    page = browser.get(f"/pipelines/{pipeline.pk}/start/keep/").content.decode()
+    assert ("counts as gone" in page) == bool(said)
+    assert said in page
+
+
 def test_a_watermark_is_kept_in_one_form_and_nonsense_is_an_error_of_the_field(
     browser: Client, merging: Pipeline
 ) -> None:

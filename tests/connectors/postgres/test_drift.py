@@ -440,6 +440,23 @@ def test_a_head_of_an_earlier_version_learns_its_columns_at_the_next_run(world, 
     assert list(target.memory()) == ["id", "name", "price"]
 
 
+def test_who_completes_an_earlier_schema_keeps_nobody_waiting_and_names_its_owner(world, admin, connect):
+    world.move(source=source(ID, NAME, ids=[1]), disposition="append")
+    admin.execute("ALTER TABLE _datamantri.head DROP columns")
+    comparing = connect()
+    comparing.cursor().execute("BEGIN; SELECT FROM _datamantri.head")
+    with pytest.raises(TransientError) as busy:
+        world.fence()
+    assert busy.value.code == "fence_blocked"
+    comparing.rollback()
+    admin.execute("ALTER TABLE _datamantri.head OWNER TO landlord; GRANT ALL ON _datamantri.head TO loader")
+    with pytest.raises(ConnectorError, match="their owner, landlord") as refused:
+        world.fence()
+    assert refused.value.code == "missing_grant"
+    admin.execute("ALTER TABLE _datamantri.head OWNER TO loader")
+    assert world.fence().columns == {}
+
+
 def test_a_run_without_a_change_does_not_write_the_memory_again(world, admin):
     world.move(source=source(ID, NAME, ids=[1]), disposition="append")
     admin.execute("UPDATE _datamantri.head SET columns = columns || '{\"mark\": 1}'")

@@ -68,9 +68,13 @@ class NewGeneration(TransientError):
 
 
 class Held(ConnectorError):
-    """The rows are staged, and a person must say whether they may be published; `code` says which guard asks."""
+    """The rows are staged, and a person must say whether they may be published; `code` says which guard asks.
+
+    `staged` are how many rows and bytes, where they are known.
+    """
 
     code = "held"
+    staged: tuple[int, int] | None = None
 
 
 class StaleToken(ConnectorError):

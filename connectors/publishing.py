@@ -102,6 +102,7 @@ def publish(
             crash("publish.before_lock")
             load.lock(draft.rows, draft.snapshot_time)
         except Held as held:
+            held.staged = draft.rows, draft.bytes
             if facts is not None:
                 load.hold({**facts(), "draft": draft.to_json(), "held_by": held.code})
                 crash("publish.held")

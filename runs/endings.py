@@ -134,7 +134,9 @@ def held(claimed: Claim, error: Held) -> End:
     """The rows are staged at the destination, and a person must decide."""
     keep_for = timedelta(days=claimed.definition["held_days"])
     told = Line("warning", f"{error.message} The run is held. {error.hint}")
-    return lambda lines: services.hold(claimed, _failure(error), keep_for=keep_for, lines=[*lines, told])
+    return lambda lines: services.hold(
+        claimed, _failure(error), keep_for=keep_for, staged=error.staged, lines=[*lines, told]
+    )
 
 
 def never_published(claimed: Claim, to: RunStatus, failure: Failure | None) -> End:

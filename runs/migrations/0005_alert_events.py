@@ -6,7 +6,7 @@ from django.db import migrations
 MATTERS = (
     "NEW.status <> OLD.status AND ('held' IN (NEW.status, OLD.status)"
     " OR NEW.status IN ('succeeded', 'failed', 'cancelled')"
-    " AND NEW.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill') AND NEW.trigger <> 'backfill')"
+    " AND NEW.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill', 'replay') AND NEW.trigger <> 'backfill')"
 )
 
 

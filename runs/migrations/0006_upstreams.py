@@ -13,7 +13,7 @@ BEGIN
 END $$;
 CREATE TRIGGER run_has_succeeded AFTER UPDATE OF status ON runs_run
     FOR EACH ROW WHEN (
-        NEW.status = 'succeeded' AND OLD.status <> 'succeeded' AND NEW.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill'))
+        NEW.status = 'succeeded' AND OLD.status <> 'succeeded' AND NEW.action NOT IN ('set_watermark', 'compare', 'undo', 'backfill', 'replay'))
     EXECUTE FUNCTION runs_note_success();
 """
 

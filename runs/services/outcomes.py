@@ -84,7 +84,8 @@ def finish(
     with transaction.atomic() if is_micro or has_drift or checks else nullcontext():
         if has_drift:
             drift.note(claimed, receipt or {})
-        _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, overtakes=why)
+        moved = None if receipt is None else (receipt.get("rows", 0), receipt.get("bytes", 0))
+        _leave(claimed, to, failure, outcome or to.value, lines, receipt=receipt, moved=moved, overtakes=why)
         if is_micro:
             count_micro_batch(claimed.pipeline, to, receipt)
         if checks:
@@ -124,7 +125,14 @@ def resolve_later(
     _leave(claimed, RunStatus.RESOLVING, failure, "unresolved", lines, delay=delay)
 
 
-def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequence[Line] = ()) -> None:
+def hold(
+    claimed: Claim,
+    failure: Failure,
+    *,
+    keep_for: timedelta,
+    staged: tuple[int, int] | None = None,
+    lines: Sequence[Line] = (),
+) -> None:
     """A person must decide, of staged rows or of a cost; what this pipeline held before is out of date with it.
 
     What waits because of its cost has nothing to show: it puts only such loads out of date.
@@ -134,7 +142,7 @@ def hold(claimed: Claim, failure: Failure, *, keep_for: timedelta, lines: Sequen
         why = ""  # a few rows of then are no reason to read the source again
     if failure.code == OVER_BUDGET and claimed.action != RunAction.LOAD:
         why = ""  # somebody asked for it: what waits besides is something else
-    _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, overtakes=why)
+    _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, moved=staged, overtakes=why)
 
 
 def _reads_it_all(claimed: Claim) -> bool:
@@ -213,11 +221,15 @@ def _leave(
     failures: int = 0,
     keep_for: timedelta | None = None,
     receipt: dict[str, Any] | None = None,
+    moved: tuple[int, int] | None = None,
     overtakes: str = "",
 ) -> None:
-    """Let go of a run exactly once; raises as `move_run` does. `overtakes` says why what was held is of no use now."""
+    """Let go of a run exactly once; raises as `move_run` does. `overtakes` says why what was held is of no use now.
+
+    `moved` are its rows and bytes, None for those that its progress told of.
+    """
     told = failure or NOTHING_WRONG
-    counts = receipt or {}
+    rows, size = moved or (None, None)
     values = {
         "run": claimed.run,
         "token": claimed.token,
@@ -232,8 +244,8 @@ def _leave(
         "failures": failures,
         "keep_for": keep_for,
         "receipt": None if receipt is None else json.dumps(receipt),
-        "rows": None if receipt is None else counts.get("rows", 0),
-        "bytes": None if receipt is None else counts.get("bytes", 0),
+        "rows": rows,
+        "bytes": size,
         "outcome": outcome,
         "overtakes": overtakes,
         "reads": claimed.action not in READ_NOTHING,

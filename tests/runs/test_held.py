@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from pipelines import services as definitions
 from pipelines.models import Pipeline
-from runs import services
+from runs import reporter, services
 from runs.models import Decision, LogLine, Run, RunAction
 from runs.services import RunRefused
 from runs.states import RunStatus
@@ -67,6 +67,24 @@ def test_a_run_that_would_empty_the_table_is_held_and_says_so(held: Any, rows_of
     assert run.held_until - run.created_at > timedelta(days=6)
     assert run.attempts.get().outcome == "held"
     assert "The run is held" in log_of(run)
+
+
+def test_how_many_rows_are_staged_is_known_at_once(
+    moving: Callable[..., Pipeline],
+    queue: Callable[..., Run],
+    work: Callable[..., int],
+    script: Script,
+    monkeypatch: Any,
+) -> None:
+    monkeypatch.setattr(reporter, "PROGRESS_EVERY_S", 60.0)
+    queue(moving(write_disposition="replace"))
+    script.rows = 10
+    work()
+    script.rows = 2
+    run = queue(Pipeline.objects.get())
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.rows) == (RunStatus.HELD, 2)
 
 
 def test_approved_it_publishes_without_reading_again(

@@ -11,6 +11,7 @@ import pytest
 from connectors.base import Guard
 from connectors.errors import ConnectorError, Held
 from connectors.postgres import keep
+from connectors.postgres.publish import around as publish_around
 from connectors.sql_around import SqlAround
 from tests.connectors.memory import Button, in_thread
 from tests.connectors.postgres.conftest import ROLE, World
@@ -144,6 +145,43 @@ def test_nothing_leaves_the_transaction_or_the_role(
             world.move([2], sql=SqlAround(before=("INSERT INTO notes VALUES ('here', 1)", statement), role=role))
         assert failed.value.code in ("sql_failed", "sql_escaped"), statement
         assert (ids(), notes()) == ([1], []), statement
+
+
+def test_nothing_of_a_lesser_role_is_left_to_run_at_the_commit(
+    world: World, admin: Any, ids: Any, notes: Any, lesser: str
+) -> None:
+    admin.execute("CREATE TABLE private (word text); INSERT INTO private VALUES ('untouched')")
+    admin.execute(f"GRANT ALL ON private TO {ROLE}")
+    world.move([1])
+    function = (
+        "CREATE FUNCTION pg_temp.later() RETURNS text LANGUAGE plpgsql AS"
+        " 'BEGIN UPDATE public.private SET word = current_user; RETURN current_user; END'"
+    )
+    cursor = "DECLARE c CURSOR WITH HOLD FOR SELECT pg_temp.later()"
+    world.move([2], sql=SqlAround(after=(function, cursor), role=lesser))
+    assert ids() == [2]
+    admin.execute("SELECT word FROM private")
+    assert admin.fetchall() == [("untouched",)]
+
+
+@pytest.mark.parametrize("role", ["", LESSER])
+def test_before_18_a_trigger_that_a_lesser_role_put_off_is_refused(
+    world: World, admin: Any, ids: Any, lesser: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_around, "_RUNS_AS_QUEUED", 999999)  # an older server is not to be had here
+    statements = (
+        "CREATE TEMP TABLE once (id int)",
+        "CREATE FUNCTION pg_temp.later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER later AFTER INSERT ON once DEFERRABLE FOR EACH ROW EXECUTE FUNCTION pg_temp.later()",
+    )
+    if role:
+        with pytest.raises(ConnectorError) as refused:
+            world.move([2], sql=SqlAround(after=statements, role=role))
+        assert refused.value.code == "sql_escaped"
+        assert ids() is None
+    else:
+        world.move([2], sql=SqlAround(after=statements))
+        assert ids() == [2]
 
 
 SETTINGS = [

@@ -41,10 +41,15 @@ def discard(pipeline: Pipeline, wanted: Mapping[str, Any], *, by: Any, note: str
     Raises LookupFailed.
     """
     who = by.get_username() if by is not None else ""
-    rows: int = lookups.discard_quarantined(pipeline, dict(wanted), by=who, note=note[:NOTE_LENGTH])
-    if rows and by is not None and by.is_authenticated:
-        said = f"Discarded {rows:,} of the quarantine. {note[:NOTE_LENGTH]}".strip()
+    if by is not None and by.is_authenticated:
+        # First, for the destination may do it although its answer comes too late.
+        chosen = {name: value for name, value in wanted.items() if value and name not in ("ids", "state")}
+        told = ", ".join(f"{name} {value}" for name, value in chosen.items())
+        count = len(wanted.get("ids") or ())
+        which = f"{count:,} rows" if count else f"all open rows{f' of {told}' if told else ''}"
+        said = f"Discards {which} of the quarantine. {note[:NOTE_LENGTH]}".strip()
         LogEntry.objects.log_actions(by.pk, Pipeline.objects.filter(pk=pipeline.pk), CHANGE, said)
+    rows: int = lookups.discard_quarantined(pipeline, dict(wanted), by=who, note=note[:NOTE_LENGTH])
     return rows
 
 
@@ -61,6 +66,8 @@ def request_replay(
 
     Raises RunRefused where there are none, or they are of several targets; LookupFailed.
     """
+    if idempotency_key and (before := services.requested_before(by, idempotency_key, request_digest)):
+        return before, False  # whatever has become of the rows since
     held = Run.objects.filter(pipeline=pipeline, status=RunStatus.HELD).exclude(error_code=OVER_BUDGET).first()
     if held is not None:
         raise RunRefused(
@@ -111,7 +118,7 @@ def replay(
 
     replays.refuse_redefined(fence, request)
     end: PostgresDestination = destination  # type: ignore[assignment] # the only kind there is
-    rows = end.choose_quarantined(fence.target, Wanted.from_json(claimed.options["quarantine"]))
+    rows = end.choose_quarantined(fence.target, claimed.pipeline, Wanted.from_json(claimed.options["quarantine"]))
     columns = replays.columns_of(fence, source, request.read)
     chosen = replays.ReplaySource(rows, columns, replays.loaded_columns(fence, request, columns))
     replays.tell(chosen, reporter, chosen=len(rows))

@@ -134,6 +134,7 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.quarantine (
     note text
 );
 CREATE INDEX IF NOT EXISTS quarantine_of_target ON {SCHEMA}.quarantine (target, state);
+CREATE INDEX IF NOT EXISTS quarantine_of_pipeline ON {SCHEMA}.quarantine (pipeline, state, seen_at DESC);
 CREATE INDEX IF NOT EXISTS quarantine_of_run ON {SCHEMA}.quarantine (run, generation, part);
 INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
 """

@@ -271,11 +271,11 @@ class PostgresDestination(Destination):
         with session.explained():
             return quarantined.discard(session, pipeline, wanted, by=by, note=note)
 
-    def choose_quarantined(self, target: Target, wanted: Wanted) -> list[QuarantinedRow]:
-        """The open rows of a target that are wanted, to be replayed."""
+    def choose_quarantined(self, target: Target, pipeline: UUID, wanted: Wanted) -> list[QuarantinedRow]:
+        """A pipeline's open rows of a target that are wanted, to be replayed."""
         session = self._open()
         with session.explained(target):
-            return quarantined.choose(session, target, wanted)
+            return quarantined.choose(session, target, pipeline, wanted)
 
     def published(self, target: Target) -> Published | None:
         with self._looking() as session:

@@ -300,9 +300,9 @@ class Quarantine:
                 f"""
                 UPDATE {SCHEMA}.quarantine
                 SET state = 'replayed', decided_run = %s, decided_at = clock_timestamp()
-                WHERE id = ANY(%s::uuid[]) AND target = %s AND state = 'open'
+                WHERE id = ANY(%s::uuid[]) AND target = %s AND pipeline = %s AND state = 'open'
                 """,
-                (run, list(self._mode.replays), target),
+                (run, list(self._mode.replays), target, str(self._fence.owner.pipeline)),
             ).rowcount
             if replayed != len(self._mode.replays):
                 raise Overtaken(

@@ -141,15 +141,19 @@ def discard(session: Session, pipeline: UUID, wanted: Wanted, *, by: str, note: 
     return int(rows)
 
 
-def choose(session: Session, target: Target, wanted: Wanted) -> list[QuarantinedRow]:
-    """The open rows of a target that are wanted, the oldest first, as many as one run takes."""
+def choose(session: Session, target: Target, pipeline: UUID, wanted: Wanted) -> list[QuarantinedRow]:
+    """A pipeline's open rows of a target that are wanted, the oldest first, as many as one run takes.
+
+    The target may have been another pipeline's before, whose rows are its own.
+    """
     where, values = wanted.where()
     found = session.execute(
         f"""
-        SELECT id::text, raw, masks FROM {SCHEMA}.quarantine WHERE target = %s AND state = %s AND {where}
+        SELECT id::text, raw, masks FROM {SCHEMA}.quarantine
+        WHERE target = %s AND pipeline = %s AND state = %s AND {where}
         ORDER BY seen_at, id LIMIT {MOST_ROWS}
         """,
-        (target_key(target), RowState.OPEN.value, *values),
+        (target_key(target), str(pipeline), RowState.OPEN.value, *values),
     ).fetchall()
     return [QuarantinedRow(*row) for row in found]
 

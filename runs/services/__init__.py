@@ -55,7 +55,7 @@ from runs.services.polls import (
 from runs.services.prerequisites import start_anyway
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
 from runs.services.recovery import give_back_lease, give_back_leases, sweep
-from runs.services.requests import cancel_run, request_run, run_again
+from runs.services.requests import cancel_run, request_run, requested_before, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
 from runs.services.undoing import request_undo
@@ -127,6 +127,7 @@ __all__ = [
     "request_chain",
     "request_run",
     "request_undo",
+    "requested_before",
     "resolve_later",
     "resume",
     "resume_backfill",

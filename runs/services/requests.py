@@ -44,7 +44,7 @@ def request_run(
     A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
     when the key came with another request.
     """
-    if idempotency_key and (run := _requested_before(by, idempotency_key, request_digest)):
+    if idempotency_key and (run := requested_before(by, idempotency_key, request_digest)):
         return run, False
     if pipeline.state == PipelineState.ARCHIVED:
         raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
@@ -73,13 +73,14 @@ def request_run(
             transaction.on_commit(lambda: live.push_board(run.id, pipeline.id, RunStatus.QUEUED))
     except IntegrityError:
         # The same key came twice at once and the other one was first.
-        if idempotency_key and (earlier := _requested_before(by, idempotency_key, request_digest)):
+        if idempotency_key and (earlier := requested_before(by, idempotency_key, request_digest)):
             return earlier, False
         raise
     return run, True
 
 
-def _requested_before(by: Any, key: str, digest: str) -> Run | None:
+def requested_before(by: Any, key: str, digest: str) -> Run | None:
+    """The run that this key made for the same request; raises KeyReused where it came with another."""
     run = Run.objects.filter(requested_by=by, idempotency_key=key).select_related("pipeline").first()
     if run and run.request_digest != digest:
         raise KeyReused(

@@ -138,7 +138,7 @@ def test_rows_are_discarded_with_who_when_and_why(loaded: Any, operator_client: 
     rows = lookups.quarantined(pipeline, {"state": "discarded"})["rows"]
     assert {row["id"] for row in rows} == set(ids)
     assert {(row["decided_by"], row["note"]) for row in rows} == {(operator.username, "test data")}
-    assert LogEntry.objects.get(user=operator).change_message == "Discarded 2 of the quarantine. test data"
+    assert LogEntry.objects.get(user=operator).change_message == "Discards 2 rows of the quarantine. test data"
     assert lookups.quarantined(pipeline, {"state": "open"})["total"] == 1
 
 
@@ -158,6 +158,8 @@ def test_programs_list_replay_and_discard(
         assert answer.status_code == expected
     work()
     assert rows_of(pipeline) == 8
+    answer = operator_client.post(f"{address}replay/", one, content_type="application/json", **key)
+    assert answer.status_code == 200  # although none of the rows is open any more
     rest = {"run": str(run.pk), "note": "no use"}
     answer = operator_client.post(f"{address}discard/", rest, content_type="application/json")
     assert answer.json() == {"discarded": 2}

@@ -76,7 +76,7 @@ def again(world: Any) -> Callable[..., Receipt]:
             WriteMode(WriteDisposition(kind), key, "at" if key else ""),
             **{"fingerprint": "f", "text_policy": TextPolicy.STRIP, **more},
         )
-        rows = destination.choose_quarantined(world.target, wanted)
+        rows = destination.choose_quarantined(world.target, world.pipeline, wanted)
         columns = replay.columns_of(fence, source((1, "", 1)), asked.read)
         chosen = replay.ReplaySource(rows, columns, replay.loaded_columns(fence, asked, columns))
         if fence.applied is None:
@@ -144,6 +144,13 @@ def test_only_what_is_chosen_is_replayed(load, again, rows, states, admin):
     assert (rows(), states()) == ([(1, "a")], [(1, "replayed"), (2, "open")])
     with pytest.raises(ConnectorError, match="nothing to replay"):
         again("append", Wanted(code="bad_json"))
+
+
+def test_rows_of_a_pipeline_that_had_the_target_before_are_not_taken(load, again, admin):
+    load("append", (1, "a\0", 1))
+    admin.execute("UPDATE _datamantri.quarantine SET pipeline = gen_random_uuid()")
+    with pytest.raises(ConnectorError, match="nothing to replay"):
+        again("append")
 
 
 def test_a_newer_version_that_came_meanwhile_stays(load, again, rows, states, world):
@@ -225,7 +232,9 @@ def test_rows_of_other_masks_stay_where_they_are(load, again, world):
     load("append", (1, "a\0", 1))
     hidden = changed(COLUMNS[1], mask=Mask(MaskKind.REDACT, COLUMNS[1]))
     chosen = replay.ReplaySource(
-        world.destination().choose_quarantined(world.target, Wanted()), COLUMNS, (COLUMNS[0], hidden, COLUMNS[2])
+        world.destination().choose_quarantined(world.target, world.pipeline, Wanted()),
+        COLUMNS,
+        (COLUMNS[0], hidden, COLUMNS[2]),
     )
     assert (chosen.ids, chosen.left.total()) == ((), 1)
 

@@ -124,4 +124,4 @@ class Check(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.name or self.kind
+        return self.name or self.get_kind_display()

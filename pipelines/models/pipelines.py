@@ -201,8 +201,8 @@ class Pipeline(models.Model):
         default=dict,
         blank=True,
         help_text="What is to be different from the usual, by column, as JSON: "
-        '{"phone": {"skip": true}, "amount": {"type": "numeric(12,2)"}, "email": {"mask": "hmac"}}. A skipped column '
-        "is not read at all; a masked one is masked before anything is written.",
+        '{"phone": {"skip": true}, "amount": {"type": "numeric(12,2)", "name": "total"}, "email": {"mask": "hmac"}}. '
+        "A skipped column is not read at all; a masked one is masked before anything is written.",
     )
     schema_policy = models.CharField(
         "when the source's columns change",

@@ -23,6 +23,7 @@ from connectors.base import (
     WriteMode,
     column_from_json,
 )
+from connectors.billing import Estimate
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.sql_around import SqlAround
@@ -194,7 +195,7 @@ def _load(
     from connectors import staged, transfer
 
     try:
-        limit = cost_guard.limit_of(claimed, reporter, lambda: source.estimate(transfer.reading(fence, request)))
+        limit = cost_guard.limit_of(claimed, reporter, lambda: _estimate(source, fence, request))
     except cost_guard.OverBudget:
         # Whatever a former attempt staged: should it go on, it makes a new plan.
         take_away(destination, fence, lease, reporter)
@@ -223,6 +224,13 @@ def _load(
             new = tuple(services.NewPart(part.name, part.rows) for part in made.parts)
             return Divided(made.generation, fence.token, new)
     return transfer.direct(source, destination, fence, request, prepared=prepared, reporter=reporter, stop=lease)
+
+
+def _estimate(source: Source, fence: Fence, request: TransferRequest) -> Estimate:
+    """What the load would bill, its checks included."""
+    from connectors import checksums, transfer
+
+    return checksums.with_checksums(source.estimate(transfer.reading(fence, request)), source, request)
 
 
 def _parts() -> int:

@@ -132,13 +132,15 @@ class BigQuerySide:
         limit = self._request.maximum_bytes_billed
         if limit is None:
             return None
-        if self._cost.bytes_billed >= limit:
+        # What the run's other queries were billed counts as well.
+        billed = max(self._cost.bytes_billed, self._meter.bill.query_bytes)
+        if billed >= limit:
             raise ConnectorError(
-                f"{self._doing.thing} has been billed for {self._cost.bytes_billed:,} bytes, which was the limit.",
+                f"{self._doing.thing} has been billed for {billed:,} bytes, which was the limit.",
                 hint="The source may have grown since the cost was told. Compare again with a higher limit.",
                 code="bytes_billed_limit",
             )
-        return limit - self._cost.bytes_billed
+        return limit - billed
 
 
 def survey(clients: Clients, request: ReadRequest, at: datetime | None, *, timeout_s: float) -> Survey:

@@ -90,7 +90,7 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(l.query_bytes + l.storage_bytes), 0) AS bytes FROM runs_ledger l
     WHERE l.pipeline_id = p.id AND l.day >= date_trunc('month', statement_timestamp() AT TIME ZONE 'UTC')) spent
-WHERE r.status = 'held' AND r.error_code = %s AND p.state <> 'archived'
+WHERE r.status = 'held' AND r.error_code = %s AND p.state = 'active'
   AND (p.run_budget_bytes IS NULL OR told.bytes <= p.run_budget_bytes)
   AND (p.month_budget_bytes IS NULL OR spent.bytes < p.month_budget_bytes
        AND spent.bytes + told.bytes - told.billed <= p.month_budget_bytes)

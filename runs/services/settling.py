@@ -16,6 +16,7 @@ from runs.models import (
     MARKED_DONE,
     NO_NEWS,
     AlertEvent,
+    CostApproval,
     DoneMark,
     PartLoad,
     Prerequisite,
@@ -97,6 +98,8 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         )
         assert changed, "its row is locked"  # noqa: S101
         PartLoad.objects.filter(run=run.pk).delete()
+        # Somebody approved the cost of what it was to do then; the ledger keeps who did.
+        CostApproval.objects.filter(run=run.pk).update(run=None)
         DoneMark.objects.filter(run=run.pk).delete()
         UpstreamSuccess.objects.filter(run=run.pk).delete()
         told = f"{_name(by)} cleared this run: it is tried again, with revision {pipeline.revision.number}."

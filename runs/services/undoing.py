@@ -8,11 +8,12 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 
 from pipelines import services as definitions
 from pipelines.models import Pipeline, PipelineState
 from runs import live
-from runs.models import Run, RunAction
+from runs.models import OVER_BUDGET, Run, RunAction
 from runs.services.errors import RunRefused
 from runs.services.requests import cancel_run, request_run
 from runs.states import ACTIVE, RunStatus
@@ -54,7 +55,9 @@ def request_undo(
                 "A run of this pipeline is under way, and would put other rows in the place of what is put back.",
                 "Cancel it or wait for its end; then look at what is there.",
             )
-        for waiting in others.filter(status__in=[RunStatus.QUEUED, RunStatus.BLOCKED]):
+        # What waits for its cost would go on by itself one day, and load over what is put back.
+        costly = Q(status=RunStatus.HELD, error_code=OVER_BUDGET)
+        for waiting in others.filter(Q(status__in=[RunStatus.QUEUED, RunStatus.BLOCKED]) | costly):
             cancel_run(waiting, by=by)
             transaction.on_commit(partial(live.push_run, waiting.pk))
         if now.state == PipelineState.ACTIVE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models.functions import Now
 
-from connectors.billing import TIB, Bill, Estimate
+from connectors.base import ReadRequest
+from connectors.billing import LEAST_BILLED, TIB, Bill, Estimate
+from connectors.checks import CheckKind
+from connectors.checksums import with_checksums
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
 from pipelines.models import Pipeline
@@ -19,7 +23,9 @@ from pipelines.services import PipelineRefused
 from runs import cost_guard, services
 from runs.models import CostApproval, Decision, Ledger, LogLine, Run, RunAction
 from runs.services import RunRefused
+from runs.services.undoing import request_undo
 from runs.states import RunStatus
+from tests.connectors.memory import MemorySource
 from tests.runs.memory import Script, nothing, raising
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -364,3 +370,40 @@ def test_what_reads_nothing_of_the_source_leaves_a_load_that_waits(over: Any, qu
         queue(pipeline, action=action)
         services.finish(claim(), RunStatus.SUCCEEDED, receipt={})
         assert Run.objects.get(pk=run.pk).status == left, action
+
+
+def test_a_paused_pipelines_run_waits_for_a_person(over: Any) -> None:
+    pipeline, _ = over
+    pipeline.run_budget_bytes = None
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    definitions.pause([pipeline], by=None)
+    assert services.release_affordable() == 0
+
+
+def test_an_undo_takes_back_what_waits_for_its_cost(over: Any, operator: User) -> None:
+    pipeline, run = over
+    target = {"schema": "public", "table": pipeline.target_table}
+    request_undo(pipeline, trigger="manual", by=operator, kept=run.pk, expected=None, target=target)
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED
+
+
+def test_a_cleared_run_is_approved_anew(over: Any, script: Script, work: Any, operator: User) -> None:
+    _, run = over
+    services.approve_cost(run, by=operator)
+    script.on_plan = [raising(ConnectorError("Gone.", code="table_not_found")), nothing]
+    work()
+    script.query_bytes = 0
+    services.clear_run(Run.objects.get(pk=run.pk), by=operator)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code) == (RunStatus.HELD, "over_budget")
+    assert CostApproval.objects.get().run is None
+
+
+def test_checksums_that_checks_ask_for_are_in_the_estimate() -> None:
+    source = MemorySource([])
+    checked = SimpleNamespace(read=ReadRequest(table="d.t"), checks=[SimpleNamespace(kind=CheckKind.CHECKSUM)])
+    assert with_checksums(Estimate(5, 7), source, checked) == Estimate(5 + LEAST_BILLED, 7)  # type: ignore[arg-type]
+    checked.checks[0].kind = CheckKind.NOT_NULL
+    assert with_checksums(Estimate(5, 7), source, checked) == Estimate(5, 7)  # type: ignore[arg-type]

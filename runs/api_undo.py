@@ -18,7 +18,7 @@ from pipelines import lookups
 from pipelines.api_base import ApiView
 from pipelines.models import Pipeline
 from pipelines.serializers import NoUnknownFields
-from runs import undoing
+from runs import services, undoing
 from runs.api import KEY_HEADER, idempotency_key, request_digest
 from runs.models import Run, Trigger
 from runs.serializers import RunSerializer
@@ -89,17 +89,23 @@ class UndoView(ApiView, APIView):
         pipeline = self._pipeline(pipeline_id)
         wanted = UndoSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
+        key = idempotency_key(request)
+        digest = request_digest(request, pipeline_id, "undo") if key else ""
+        # Before the states are looked at: that of a request that was answered once is kept no more.
+        if key and (earlier := services.requested_before(request.user, key, digest)):
+            return self._answer(request, earlier, is_new=False)
         state = undoing.find(self._states(pipeline), wanted.validated_data["kept"])
         if state is None:
             raise RunRefused("kept_gone", "This state is no longer kept.", "Look at the list as it is now.")
         if state.expected != wanted.validated_data["expected"]:
             message = f"Another run was published to {state.target} since."
             raise RunRefused("undo_overtaken", message, "Look at the list as it is now.")
-        key = idempotency_key(request)
-        digest = request_digest(request, pipeline_id, "undo") if key else ""
         run, is_new = undoing.request(
             pipeline, state, trigger=Trigger.API, by=request.user, idempotency_key=key, request_digest=digest
         )
+        return self._answer(request, run, is_new=is_new)
+
+    def _answer(self, request: Request, run: Run, *, is_new: bool) -> Response:
         found = Run.objects.select_related("pipeline", "revision", "requested_by").get(pk=run.pk)
         headers = {"Location": reverse("run-detail", [run.pk], request=request)}
         answer_status = status.HTTP_201_CREATED if is_new else status.HTTP_200_OK

@@ -217,6 +217,8 @@ def test_the_api_lists_and_undoes(replaced: Pipeline, work: Work, rows_of: Any, 
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
     work()
     assert rows_of(replaced) == 3
+    late = client.post(address, wish, content_type="application/json", headers={"Idempotency-Key": "once"})
+    assert (late.status_code, late.json()["id"]) == (200, made.json()["id"])
 
 
 def test_a_trigger_in_the_api_is_no_way_around(replaced: Pipeline, client: Any, operator: User) -> None:

@@ -196,7 +196,7 @@ def keep_or_replace(
 
 
 def _reads(pipeline: Pipeline) -> tuple[Any, ...]:
-    return pipeline.source_columns, pipeline.column_rules, pipeline.destination_id
+    return pipeline.source_columns, pipeline.column_rules, pipeline.destination_id, pipeline.quarantine
 
 
 def _columns(check: Check) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from runs.models import (
     MARKED_DONE,
     NO_NEWS,
     AlertEvent,
+    CheckResult,
     CostApproval,
     DoneMark,
     PartLoad,
@@ -82,6 +83,7 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
             generation=0,
             parts_until=None,
             decision="",
+            approved_code="",
             decided_by=None,
             decided_at=None,
             decision_note="",
@@ -101,6 +103,8 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         # Somebody approved the cost of what it was to do then; the ledger keeps who did.
         CostApproval.objects.filter(run=run.pk).update(run=None)
         DoneMark.objects.filter(run=run.pk).delete()
+        # They are of the definition that the run had before.
+        CheckResult.objects.filter(run=run.pk).delete()
         UpstreamSuccess.objects.filter(run=run.pk).delete()
         told = f"{_name(by)} cleared this run: it is tried again, with revision {pipeline.revision.number}."
         write_lines(run.pk, [Line("warning", _because(told, note))], attempt=now.attempt)

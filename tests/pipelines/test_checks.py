@@ -185,6 +185,11 @@ def test_quarantine_is_for_checks_that_tell_single_rows(pipeline):
     pipeline.quarantine = True
     assert refusals(pipeline, Check(CheckKind.NOT_NULL, columns=("id",), **aside)) == []
     assert refusals(pipeline, Check(CheckKind.UNIQUE, columns=("id",), **aside)) == [(0, "severity")]
+    set_checks(pipeline, Check(CheckKind.NOT_NULL, columns=("id",), **aside))
+    pipeline.quarantine = False
+    with pytest.raises(PipelineRefused) as still_needed:
+        services.save_pipeline(pipeline, schedules=None, by=None)
+    assert still_needed.value.field == "checks.0.severity"
 
 
 def test_what_a_checksum_costs_is_told_before_it_is_billed(pipeline):

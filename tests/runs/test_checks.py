@@ -83,6 +83,22 @@ def test_a_run_that_fails_a_check_is_held_shown_approved_and_kept(
     assert "Last 2 results: 1 passed, 1 failed" in page
 
 
+def test_a_run_that_is_cleared_forgets_what_checks_said_of_its_former_definition(
+    moving: Any, run_of: Any, work: Any, script: Script, operator: User
+) -> None:
+    script.rows = 5
+    pipeline = checked_by(moving(), LOW_IDS)
+    run = run_of(pipeline)
+    services.decide(run, Decision.DISCARD, by=operator)
+    work()
+    checked_by(pipeline, Check(CheckKind.NOT_NULL, "ids", ("id",)))
+    run.refresh_from_db()
+    services.clear_run(run, by=operator, note="another check")
+    work()
+    run.refresh_from_db()
+    assert (run.status, told(run)) == (RunStatus.SUCCEEDED, [("ids", "passed", 0)])
+
+
 def test_who_approves_a_check_decides_again_where_a_guard_asks_too(
     moving: Any, run_of: Any, work: Any, rows_of: Any, script: Script, operator: User
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import date
 from typing import Any
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
@@ -70,17 +71,21 @@ def ledger_csv(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _lines(month: date, wanted: dict[str, Any]) -> Iterator[str]:
+async def _lines(month: date, wanted: dict[str, Any]) -> AsyncIterator[str]:
+    """The file, a query at a time: a cursor of the server's would not outlive the next turn of a pooler."""
+    yield _csv([ledger.HEADER])
+    after: ledger.Place | None = None
+    while True:
+        rows, after = await sync_to_async(ledger.table)(month, after, **wanted)
+        yield _csv(rows)
+        if after is None:
+            return
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(ledger.HEADER)
-    for row in ledger.table(month, **wanted):
-        writer.writerow(row)
-        if text.tell() > 1 << 16:
-            yield text.getvalue()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 @require_POST

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 
 from runs.models import CostApproval, Ledger, RunAction
 
@@ -149,15 +149,20 @@ def months_before(month: date) -> list[date]:
     return found
 
 
+Place = tuple[date, int]
 HEADER = ("day", "pipeline", "pipeline_id", "action", "runs", "query_bytes", "storage_bytes", "cost")
 
 
-def table(month: date, **filters: Any) -> Iterator[tuple[Any, ...]]:
-    """Every entry of a month, for a file: as HEADER says."""
-    found = entries(month, **filters).order_by("day", "pipeline__name", "action", "id")
-    names = ("day", "pipeline__name", "pipeline", "action", "runs", "query_bytes", "storage_bytes", "cost")
-    for day, name, *rest in found.values_list(*names).iterator(chunk_size=CSV_AT_ONCE):
-        yield day.isoformat(), _harmless(name), *rest
+def table(month: date, after: Place | None = None, **filters: Any) -> tuple[list[tuple[Any, ...]], Place | None]:
+    """The entries of a month as HEADER says, for a file, some at a time; and after what to go on, None at the end."""
+    found = entries(month, **filters).order_by("day", "id")
+    if after is not None:
+        day, last = after
+        found = found.filter(Q(day=day, id__gt=last) | Q(day__gt=day))
+    names = ("id", "day", "pipeline__name", "pipeline", "action", "runs", "query_bytes", "storage_bytes", "cost")
+    rows = list(found.values_list(*names)[:CSV_AT_ONCE])
+    told = [(day.isoformat(), _harmless(name), *rest) for _, day, name, *rest in rows]
+    return told, (rows[-1][1], rows[-1][0]) if len(rows) == CSV_AT_ONCE else None
 
 
 def _harmless(name: str) -> str:

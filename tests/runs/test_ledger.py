@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
@@ -80,14 +81,23 @@ def test_one_pipelines_days_and_other_months(seer: Client, make_pipeline: Any) -
     assert seer.get("/ledger/?month=nonsense&page=x&pipeline=no").status_code == 200
 
 
-def test_the_file_has_every_entry_and_no_formula(seer: Client, make_pipeline: Any) -> None:
-    pipeline = make_pipeline("=SUM(A1)", target_table="sums")
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_the_file_has_every_entry_and_no_formula(
+    seer: Client, make_pipeline: Any, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "CSV_AT_ONCE", at_once)
+    pipeline, other = make_pipeline("=SUM(A1)", target_table="sums"), make_pipeline("other", target_table="others")
     spend(pipeline, 1.5)
     spend(pipeline, 9, ago=1)
+    spend(other, 2)
     answer = seer.get("/ledger.csv")
     assert answer["Content-Type"] == "text/csv; charset=utf-8"
-    rows = list(csv.DictReader(io.StringIO(b"".join(answer.streaming_content).decode())))
-    assert [row["pipeline"] for row in rows] == ["'=SUM(A1)"]
+
+    async def read() -> bytes:
+        return b"".join([part async for part in answer.streaming_content])
+
+    rows = list(csv.DictReader(io.StringIO(async_to_sync(read)().decode())))
+    assert [row["pipeline"] for row in rows] == ["'=SUM(A1)", "other"]
     assert rows[0]["cost"] == "1.500000000"
     assert (rows[0]["query_bytes"], rows[0]["pipeline_id"]) == (str(1_500_000_000), str(pipeline.pk))
 

@@ -190,11 +190,15 @@ class PartSerializer(serializers.ModelSerializer[PartLoad]):
         return _error(part)
 
 
+# Each of these has a door of its own, which asks for what it takes.
+_ASKED_ELSEWHERE = (RunAction.BACKFILL, RunAction.UNDO, RunAction.REPLAY)
+
+
 class TriggerSerializer(serializers.Serializer[Any]):
     """What a run should do; nothing means an ordinary load."""
 
     action = serializers.ChoiceField(
-        choices=[choice for choice in RunAction.choices if choice[0] not in (RunAction.BACKFILL, RunAction.UNDO)],
+        choices=[choice for choice in RunAction.choices if choice[0] not in _ASKED_ELSEWHERE],
         default=RunAction.LOAD,
     )
     watermark = serializers.CharField(

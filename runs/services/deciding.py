@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
 from runs import doorbell, live
@@ -14,7 +14,7 @@ from runs.models import OVER_BUDGET, Decision, Run
 from runs.services.approving import NOT_HELD, discard_cost
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
-from runs.states import RunStatus
+from runs.states import ACTIVE, RunStatus
 
 EXPIRED = "Nobody decided in time."
 AT_ONCE = 100
@@ -79,7 +79,11 @@ def _decide_on_cost(run: Run, decision: str, by: Any, note: str, attempt: int | 
 def discard_expired() -> int:
     """Discard held runs that nobody decided on in time; says how many."""
     discarded = 0
-    for run in Run.objects.filter(status=RunStatus.HELD, held_until__lt=Now())[:AT_ONCE]:
+    busy = Run.objects.filter(pipeline=OuterRef("pipeline"), status__in=sorted(ACTIVE))
+    due = Run.objects.filter(status=RunStatus.HELD, held_until__lt=Now())
+    # A busy pipeline's staged rows wait, and hold up no others.
+    due = due.filter(Q(error_code=OVER_BUDGET) | ~Exists(busy))
+    for run in due.order_by("held_until")[:AT_ONCE]:
         try:
             decide(run, Decision.DISCARD, by=None)
         except RunRefused:

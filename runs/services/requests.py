@@ -108,7 +108,8 @@ def run_again(run: Run, *, by: Any) -> Run:
         trigger=Trigger.MANUAL,
         by=by,
         action=run.action,
-        options=run.action_options,
+        # A person asked for it, whatever a micro-batch was asked for because of.
+        options={name: value for name, value in run.action_options.items() if name != "because"},
         interval=asked.interval,
     )
     return again

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from pipelines import services as definitions
 from pipelines.models import Pipeline
 from runs import reporter, services
 from runs.models import Decision, LogLine, Run, RunAction
-from runs.services import RunRefused
+from runs.services import RunRefused, deciding
 from runs.states import RunStatus
 from tests.runs.memory import Script
 
@@ -223,3 +224,15 @@ def test_a_viewer_may_look_but_not_decide(held: Any, client: Any, operator: User
     client.force_login(operator)
     assert "Approve and publish" not in client.get(f"/runs/{run.pk}/").content.decode()
     assert client.post(f"/runs/{run.pk}/approve/").status_code == 403
+
+
+def test_what_a_busy_pipeline_holds_is_not_in_the_way_of_others(
+    make_pipeline: Any, queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deciding, "AT_ONCE", 1)
+    busy, idle = make_pipeline("Busy"), make_pipeline("Idle")
+    queue(busy, status=RunStatus.RUNNING)
+    for pipeline, days in ((busy, 2), (idle, 1)):
+        queue(pipeline, status=RunStatus.HELD, held_until=timezone.now() - timedelta(days=days))
+    assert services.discard_expired() == 1
+    assert Run.objects.get(pipeline=idle).decision == Decision.DISCARD

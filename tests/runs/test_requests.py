@@ -155,6 +155,11 @@ def test_one_key_sent_at_once_with_two_requests_is_refused_once(
 
 
 @pytest.mark.django_db
+def test_a_micro_batch_that_a_person_runs_again_is_none(queue: Queue, operator: User) -> None:
+    run = queue(status=RunStatus.SUCCEEDED, action_options={"because": "changed"})
+    assert services.run_again(run, by=operator).action_options == {}
+
+
 def test_run_again_takes_the_definition_as_it_is_now(
     make_pipeline: Callable[..., Pipeline], queue: Queue, operator: User
 ) -> None:

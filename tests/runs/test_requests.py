@@ -160,6 +160,7 @@ def test_a_micro_batch_that_a_person_runs_again_is_none(queue: Queue, operator: 
     assert services.run_again(run, by=operator).action_options == {}
 
 
+@pytest.mark.django_db
 def test_run_again_takes_the_definition_as_it_is_now(
     make_pipeline: Callable[..., Pipeline], queue: Queue, operator: User
 ) -> None:

@@ -46,11 +46,15 @@ WHERE p.state = 'active' AND (%(pipelines)s::uuid[] IS NULL OR p.id = ANY(%(pipe
   AND ticks.newest > p.active_from
 """
 
-# In near real time data is as fresh as the last look at its source: where nothing changed there is no load.
+# In near real time data is as fresh as the last look at its source, where nothing changed and so there is no load; a
+# look counts only where nothing is owed: the micro-batch asked for last has succeeded, and none was refused since.
 _STALE = """
 SELECT p.id, greatest(load.finished_at, o.seen_at, p.active_from), greatest(load.finished_at, o.seen_at)
 FROM pipelines_pipeline p
-LEFT JOIN runs_poll o ON o.pipeline_id = p.id AND p.mode = 'realtime'
+LEFT JOIN LATERAL (
+    SELECT k.seen_at FROM runs_poll k LEFT JOIN runs_run asked ON asked.id = k.run_id
+    WHERE k.pipeline_id = p.id AND p.mode = 'realtime' AND k.refusal = ''
+      AND coalesce(asked.status, 'succeeded') = 'succeeded') o ON true
 LEFT JOIN LATERAL (
     SELECT r.finished_at FROM runs_run r
     WHERE r.pipeline_id = p.id AND r.status = 'succeeded'

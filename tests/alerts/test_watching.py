@@ -11,7 +11,7 @@ from pipelines import services as definitions
 from pipelines.models import AlertKind, AlertRule, Pipeline, Schedule
 from pipelines.services import ScheduleSpec
 from runs.alerts import watching
-from runs.models import Alert, AlertDelivery, Run, RunAction, Skip, Trigger
+from runs.models import Alert, AlertDelivery, Poll, Run, RunAction, Skip, Trigger
 
 pytestmark = pytest.mark.django_db
 LATE, STALE, RECOVERED = AlertKind.LATE, AlertKind.STALE, AlertKind.RECOVERED
@@ -167,6 +167,20 @@ def test_data_is_stale_when_nothing_was_loaded_for_so_long(hourly, make_rule):
     run_of(hourly, TICK + 10 * MINUTE)
     watching.watch(TICK + 12 * MINUTE)
     assert told()[1:] == ["recovered: Orders works again"]
+
+
+@pytest.mark.parametrize(
+    ("last", "refusal", "is_stale"),
+    [("succeeded", "", False), ("failed", "", True), ("held", "", True), ("succeeded", "Another run is held.", True)],
+)
+def test_looks_at_a_source_keep_data_fresh_only_while_nothing_is_owed(hourly, make_rule, last, refusal, is_stale):
+    make_rule(STALE, stale_after_h=3)
+    Pipeline.objects.update(mode="realtime", write_disposition="append", incremental=True, cursor_column="at")
+    run_of(hourly, TICK - 10 * HOUR)
+    asked = run_of(hourly, TICK - 9 * HOUR, last)
+    Poll.objects.create(pipeline=hourly, run=asked, seen_at=TICK, refusal=refusal)
+    watching.watch(TICK + MINUTE)
+    assert bool(told()) == is_stale
 
 
 def test_what_was_never_loaded_is_stale_from_its_beginning(hourly, make_rule):

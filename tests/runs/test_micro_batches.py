@@ -8,6 +8,7 @@ import pytest
 
 from runs.models import PollDay, Run, Trigger
 from runs.page_queries import runs_page
+from runs.services import run_again
 from runs.services.retention import trim
 from runs.states import RunStatus
 
@@ -37,6 +38,13 @@ def test_the_admins_list_leaves_them_out_unless_they_are_asked_for(runs, client,
 def test_the_apis_list_leaves_them_out_unless_they_are_asked_for(runs, client, admin_user, asked, number):
     client.force_login(admin_user)
     assert len(client.get(f"/api/v1/runs/?{asked}").json()["results"]) == number
+
+
+def test_one_that_is_run_again_by_hand_is_none(runs):
+    Run.objects.filter(pk=runs[0].pk).update(action_options={"because": "changed"})
+    runs[0].refresh_from_db()
+    again = run_again(runs[0], by=None)
+    assert (again.trigger, again.action_options) == ("manual", {})
 
 
 def test_words_find_runs_of_many_pipelines_without_them(runs):

@@ -213,6 +213,8 @@ def _load(
         is_large = method == LoadMethod.AUTO and staged.is_large(prepared.plan)
         if is_large:
             prepared = planned(parts=_parts())
+    if limit is not None:
+        cost_guard.look_again(claimed, reporter, prepared.plan)
     if is_large and staged.is_large(prepared.plan):
         reporter.log("info", "So large a read is divided into parts: each keeps what it has when something fails.")
         method = LoadMethod.STAGED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from connectors.base import ReadPlan
 from connectors.billing import Estimate
 from connectors.errors import Held
 from pipelines.prices import money, price
@@ -33,6 +35,27 @@ def limit_of(claimed: Claim, reporter: Reporter, estimate: Callable[[], Estimate
     told = estimate()
     reporter.estimate = told
     reporter.log("info", in_words(told))
+    left = _judge(claimed, told)
+    if left is not None and told.bytes is None:
+        reporter.log("warning", f"{told.why} Its queries may bill {size(left)}, and end with an error beyond that.")
+    return None if left is None else max(1, left - (told.storage_bytes or 0))
+
+
+def look_again(claimed: Claim, reporter: Reporter, plan: ReadPlan) -> None:
+    """Judge once more where no dry run knew what the read session says that it scans: nothing is read from it yet.
+
+    Raises OverBudget.
+    """
+    told, scanned = reporter.estimate, plan.facts.get("estimated_storage_bytes")
+    if told is None or told.storage_bytes is not None or not scanned:
+        return
+    reporter.estimate = told = replace(told, storage_bytes=scanned)
+    reporter.log("info", in_words(told))
+    _judge(claimed, told)
+
+
+def _judge(claimed: Claim, told: Estimate) -> int | None:
+    """What the run may still bill; None where somebody approved what nobody can tell. Raises OverBudget."""
     left, why = _left(claimed)
     approved = costs.approval_of(claimed.run)
     if approved is not None:
@@ -42,9 +65,7 @@ def limit_of(claimed: Claim, reporter: Reporter, estimate: Callable[[], Estimate
     known = (told.query_bytes or 0) + (told.storage_bytes or 0)
     if known > left or (told.bytes is None and left <= 0):
         raise OverBudget(*_refusal(claimed, told, known, why))
-    if told.bytes is None:
-        reporter.log("warning", f"{told.why} Its queries may bill {size(left)}, and end with an error beyond that.")
-    return max(1, left - (told.storage_bytes or 0))
+    return left
 
 
 def _left(claimed: Claim) -> tuple[int, str]:

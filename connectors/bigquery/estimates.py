@@ -93,7 +93,8 @@ def _of_table(found: _Sum, ref: TableRef, table: bigquery.Table) -> None:
         names = ", ".join(quote(column.name) for column in narrowed(columns, request)[0]) or "1"
         found.read(f"SELECT {names} FROM {source}{_where(condition)}")
     else:
-        found.storage_bytes = table.num_bytes
+        # Rows without bytes are those of a server that knows no sizes.
+        found.storage_bytes = table.num_bytes if table.num_bytes or not table.num_rows else None
     is_divided = table.require_partition_filter or (table.num_bytes or 0) >= _LISTED_FROM
     if is_divided and found.query_bytes is not None and ranges.partitioning_of(table, columns) is not None:
         found.query_bytes += LEAST_BILLED

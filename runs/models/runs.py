@@ -41,8 +41,9 @@ class RunAction(models.TextChoices):
 
 # Runs that move no row from the source: they are no load's success, and stand in no chart of loads.
 MOVE_NOTHING = (RunAction.SET_WATERMARK, RunAction.COMPARE, RunAction.UNDO)
-# Runs that read nothing of the source: what has yet to be read is as due after them as before.
-READ_NOTHING = (RunAction.SET_WATERMARK, RunAction.UNDO, RunAction.REPLAY)
+# Runs that read nothing of the source: what has yet to be read is as due after them as before. An undo is asked for so
+# that it is not.
+READ_NOTHING = (RunAction.SET_WATERMARK, RunAction.REPLAY)
 # Runs that pipelines which wait for theirs know nothing of: a slice of a backfill, or a replay, is about the past.
 NO_NEWS = (*MOVE_NOTHING, RunAction.BACKFILL, RunAction.REPLAY)
 

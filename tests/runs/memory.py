@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +35,7 @@ class Script:
     requests: list[ReadRequest] = field(default_factory=list)
     # What a dry run says, one a time, the last one for ever; and what planning and each read are billed.
     estimates: list[Estimate] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
     query_bytes: int = 0
     storage_bytes: int = 0
 
@@ -74,7 +75,8 @@ class ScriptedSource(PartedSource):
         script.requests.append(request)
         self.meter.job(request.job_key, script.query_bytes)
         script.call(script.on_plan, stop)
-        return super().plan(request, max_parts=max_parts, spread=spread, stop=stop)
+        plan = super().plan(request, max_parts=max_parts, spread=spread, stop=stop)
+        return replace(plan, facts={**plan.facts, **script.facts})
 
     def estimate(self, request: ReadRequest) -> Estimate:
         script.requests.append(request)

@@ -407,3 +407,20 @@ def test_checksums_that_checks_ask_for_are_in_the_estimate() -> None:
     assert with_checksums(Estimate(5, 7), source, checked) == Estimate(5 + LEAST_BILLED, 7)  # type: ignore[arg-type]
     checked.checks[0].kind = CheckKind.NOT_NULL
     assert with_checksums(Estimate(5, 7), source, checked) == Estimate(5, 7)  # type: ignore[arg-type]
+
+
+def test_what_only_the_read_session_knows_is_judged_before_a_row_is_read(
+    moving: Any, queue: Any, work: Any, script: Script, rows_of: Any, operator: User
+) -> None:
+    script.estimates = [Estimate(0, None, why="The table does not tell its size.")]
+    script.facts = {"estimated_storage_bytes": 20 * GB}
+    pipeline = moving(run_budget_bytes=10 * GB)
+    run = queue(pipeline)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code, script.reads) == (RunStatus.HELD, "over_budget", 0)
+    assert run.estimated_storage_bytes == 20 * GB
+    services.approve_cost(run, by=operator)
+    work()
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline)) == (RunStatus.SUCCEEDED, 3)

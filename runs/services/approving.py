@@ -15,11 +15,6 @@ from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import RunStatus
 
-NOT_HELD = (
-    "not_held",
-    "This run is not held (any more), or for another reason by now.",
-    "Reload the page to see how it stands.",
-)
 _GOES_ON: dict[str, Any] = {
     "status": RunStatus.RETRYING,
     "decision": "",
@@ -28,6 +23,11 @@ _GOES_ON: dict[str, Any] = {
     "error_message": "",
     "error_hint": "",
 }
+
+
+def not_held() -> RunRefused:
+    message = "This run is not held (any more), or for another reason by now."
+    return RunRefused("not_held", message, "Reload the page to see how it stands.")
 
 
 def is_over_budget(run: Run) -> bool:
@@ -48,7 +48,7 @@ def approve_cost(run: Run, *, by: Any, note: str = "", attempt: int | None = Non
                 message = "This run does not wait for its cost to be approved (any more)."
                 raise RunRefused("not_over_budget", message, "Reload the page to see how it stands.")
             if now.attempt != (run.attempt if attempt is None else attempt):
-                raise RunRefused(*NOT_HELD)
+                raise not_held()
             told = (now.estimated_query_bytes, now.estimated_storage_bytes)
             allowed = None if None in told else sum(part or 0 for part in told)
             CostApproval.objects.create(pipeline_id=now.pipeline_id, run=now, by=by, note=note, bytes=allowed)
@@ -74,7 +74,7 @@ def discard_cost(run: Run, text: str, attempt: int | None, **decided: Any) -> No
     ended = {"status": RunStatus.CANCELLED, "finished_at": Now(), "phase": ""}
     seen = {"attempt": run.attempt if attempt is None else attempt, "error_code": OVER_BUDGET}
     if not Run.objects.filter(pk=run.pk, status=RunStatus.HELD, **seen).update(**ended, **decided):
-        raise RunRefused(*NOT_HELD)
+        raise not_held()
     write_lines(run.pk, [Line("warning", text)], attempt=run.attempt)
     transaction.on_commit(partial(live.push_run, run.pk))
     transaction.on_commit(partial(live.push_board, run.pk, run.pipeline_id, RunStatus.CANCELLED))

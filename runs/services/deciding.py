@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 
 from runs import doorbell, live
 from runs.models import OVER_BUDGET, Decision, Run
-from runs.services.approving import NOT_HELD, discard_cost
+from runs.services.approving import discard_cost, not_held
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
 from runs.states import ACTIVE, RunStatus
@@ -47,7 +47,7 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
                 due=Now(),
             )
             if not changed:
-                raise RunRefused(*NOT_HELD)
+                raise not_held()
             line = Line("warning", f"{told} Because: {note}" if note else told)
             write_lines(run.pk, [line], attempt=run.attempt)
             transaction.on_commit(doorbell.ring)

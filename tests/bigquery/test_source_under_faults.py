@@ -292,7 +292,7 @@ def test_a_whole_load_through_faults_has_each_row_once(
     if disposition is not WriteDisposition.REPLACE:
         warehouse_cursor.execute(f"CREATE TABLE {name} (id bigint, text text)")
     owner = Owner(uuid.uuid4(), uuid.uuid4(), uuid.uuid4(), 1)
-    key = ("id",) if disposition is WriteDisposition.MERGE else ()
+    key = ("id",) if disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY) else ()
     target = Target("public", name)
     try:
         receipt = transfer.direct(

@@ -19,7 +19,7 @@ from datamantri.celery import app
 from datamantri.celery_beat import Ticker
 from pipelines.models import Pipeline, Schedule
 from pipelines.services import ScheduleSpec
-from runs import board_queries, doorbell, services
+from runs import board_queries, doorbell, looking_bell, lookout, services
 from runs.alerts import bell
 from runs.models import LastEnd, Run, Trigger
 from runs.services import Claim
@@ -66,6 +66,8 @@ def test_sixty_pipelines_take_as_many_queries_as_three(
     # What comes every few seconds comes once, before anything is counted.
     settings.HEARTBEAT = timedelta(hours=1)
     monkeypatch.setattr(celery_beat, "HOUSEKEEPING_EVERY_S", 3600.0)
+    monkeypatch.setattr(lookout, "ASK_EVERY_S", 3600.0)
+    monkeypatch.setattr(looking_bell, "ASK_EVERY_S", 3600.0)
     monkeypatch.setattr(bell, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(doorbell, "ring", lambda times=1: None)
 

@@ -16,13 +16,16 @@ from psycopg2 import sql
 
 from bench.place import DATASET, median, say, seconds_of, warehouse_options
 from connectors import transfer
-from connectors.base import Deletes, NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.checks import CheckResult
+from connectors.modes import Deletes, WriteDisposition, WriteMode
 from connectors.postgres.copy import READERS
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.reading import ReadPlan, ReadRequest
+from connectors.writing import Owner, Target
 from datamantri import processes
 from datamantri.embedded.product import Product
 from datamantri.embedded.stack import WAREHOUSE

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from connectors.base import Column
 from connectors.checks import LABELS, LONGEST_NAME, MAX_CHECKS, Check, CheckKind, Severity
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 STAGED = "{staged}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from connectors.base import Column, ReadPlan, Source, StopSignal
+from connectors.base import Source, StopSignal
 from connectors.billing import Estimate, billed_for
 from connectors.checks import CheckKind
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.reading import ReadPlan
 from connectors.request import TransferRequest
 from connectors.sides import Cost, Scope, TableDigest
 

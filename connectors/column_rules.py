@@ -9,9 +9,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from connectors import masks
-from connectors.base import KEYED_MASKS, Column, MaskKind, ReadRequest
+from connectors.column import KEYED_MASKS, Column, MaskKind
 from connectors.errors import ConnectorError
 from connectors.postgres.names import MAX_BYTES, check_identifier, is_reserved
+from connectors.reading import ReadRequest
 from connectors.types import NEED_ZONE, base_type, casts_of, usual_type
 
 _TYPE = re.compile(r"(?P<name>[a-z][a-z0-9 ]*?) ?(?P<lengths>\( ?\d{1,8}(?: ?, ?\d{1,8})? ?\))? ?(?P<array>\[ ?\])?")

@@ -10,21 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from connectors import column_rules, findings, keys
-from connectors.base import (
-    Column,
-    Destination,
-    ReadRequest,
-    Source,
-    StopSignal,
-    Target,
-    TextPolicy,
-    WriteDisposition,
-    WriteMode,
-)
+from connectors.base import Destination, Source, StopSignal
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError, Overtaken
 from connectors.findings import Finding
 from connectors.keys import KeyDifferences
+from connectors.modes import TextPolicy, WriteDisposition, WriteMode
+from connectors.reading import ReadRequest
 from connectors.sides import (
     COLUMNS_A_QUERY,
     NOTHING_ASIDE,
@@ -40,6 +33,7 @@ from connectors.sides import (
     TableDigest,
 )
 from connectors.target_columns import Memory, named
+from connectors.writing import Target
 
 # What BigQuery bills a query at least, and the unit it rounds up to.
 _LEAST_BILLED, _BILLED_IN = 10 << 20, 1 << 20

@@ -8,8 +8,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
-from connectors.base import ReadPlan, ReadRequest, Reporter, Source, StopSignal, Target
+from connectors.base import Reporter, Source, StopSignal
 from connectors.errors import ConnectorError, Stopped, TransientError
+from connectors.reading import ReadPlan, ReadRequest
+from connectors.writing import Target
 
 
 class Count(AbstractContextManager["Count"]):

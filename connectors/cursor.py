@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from connectors.errors import ConnectorError
 
 if TYPE_CHECKING:
-    from connectors.base import Column
+    from connectors.column import Column
 
 CURSOR_TYPES = ("DATE", "DATETIME", "INT64", "TIMESTAMP")
 FIELD = "cursor_column"

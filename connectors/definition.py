@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from connectors.base import Fence, Refresh, WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import Refresh, WriteDisposition
+from connectors.writing import Fence
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest

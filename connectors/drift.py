@@ -7,14 +7,18 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from connectors import column_rules, masks
-from connectors.base import Column, Fence, ReadPlan, Refresh, Reporter, WriteDisposition
+from connectors.base import Reporter
+from connectors.column import Column
 from connectors.column_rules import skipped, without
 from connectors.errors import ConnectorError
+from connectors.modes import Refresh, WriteDisposition
 from connectors.postgres.names import column_names, names_by_source
+from connectors.reading import ReadPlan
 from connectors.request import TransferRequest, write_mode
 from connectors.schema_policy import SchemaPolicy
 from connectors.target_columns import Known, Memory, as_declared, named, source_key, stored_as
 from connectors.types import bigquery_type, postgres_type, usual_type
+from connectors.writing import Fence
 
 
 class ChangeKind(StrEnum):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from connectors.base import Deletes, WriteDisposition
 from connectors.keys import KeyDifferences
+from connectors.modes import Deletes, WriteDisposition
 
 if TYPE_CHECKING:
     from connectors.comparing import Comparison

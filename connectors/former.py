@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from connectors.base import Target
+from connectors.writing import Target
 
 
 @dataclass(frozen=True)

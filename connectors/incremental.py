@@ -6,8 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from connectors import cursor, receipt
-from connectors.base import Fence, ReadPlan, ReadRequest, Refresh, Reporter, Watermark
+from connectors.base import Reporter
 from connectors.cursor import Span
+from connectors.modes import Refresh
+from connectors.reading import ReadPlan, ReadRequest
+from connectors.writing import Fence, Watermark
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from typing import Any
 
-from connectors.base import Column, StopSignal
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.sides import Bucket, Keyed, Row, Side
 
 # Rows whose hashes are held here at once, of each side: some tens of megabytes.

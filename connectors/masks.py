@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from connectors.base import KEYED_MASKS, Column, Mask, MaskKind
+from connectors.column import KEYED_MASKS, Column, Mask, MaskKind
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.types import bigquery_type
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from connectors import column_rules, masks
-from connectors.base import Column, TextPolicy
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import TextPolicy
 from connectors.postgres.names import MAX_BYTES, column_names, postgres_name, target_name
 from connectors.types import bigquery_text, bigquery_type, casts_of, form_of, postgres_type, usual_type
 

@@ -9,14 +9,18 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from connectors import receipt
-from connectors.base import NO_GUARD, Fence, ReadPlan, Reporter, StopSignal, Watermark, WriteMode, column_from_json
+from connectors.base import Reporter, StopSignal
+from connectors.column import column_from_json
 from connectors.errors import ConnectorError, Held, NewGeneration
+from connectors.modes import NO_GUARD, WriteMode
 from connectors.postgres.auditing import CHECK_FAILED, refuse_bad
 from connectors.postgres.control import AlreadyApplied
 from connectors.quarantine import QUARANTINE_LIMIT, in_words
+from connectors.reading import ReadPlan
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
 from connectors.sql_around import AFTER
+from connectors.writing import Fence, Watermark
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination

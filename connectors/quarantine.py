@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from connectors.base import Column, Mask
+from connectors.column import Column, Mask
 from connectors.errors import ConnectorError, Held
 
 KEEP_DAYS = 30

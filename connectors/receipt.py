@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from connectors.base import Changes, Target, TextPolicy, WriteDisposition
+from connectors.modes import TextPolicy, WriteDisposition
+from connectors.writing import Changes, Target
 
 
 @dataclass(frozen=True)

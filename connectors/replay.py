@@ -9,29 +9,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from connectors import column_rules, drift
-from connectors.base import (
-    Column,
-    Description,
-    Fence,
-    Part,
-    Preview,
-    ReadPlan,
-    ReadRequest,
-    Refresh,
-    Reporter,
-    Source,
-    StepResult,
-    StopSignal,
-    TableInfo,
-    WriteDisposition,
-)
+from connectors.base import Reporter, Source, StepResult, StopSignal
 from connectors.checks import CheckKind
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.masks import is_masked
+from connectors.modes import Refresh, WriteDisposition
 from connectors.quarantine import count, masks_in_words
+from connectors.reading import Description, Part, Preview, ReadPlan, ReadRequest, TableInfo
 from connectors.request import TransferRequest
 from connectors.sides import Side, Survey
 from connectors.target_columns import Memory
+from connectors.writing import Fence
 
 if TYPE_CHECKING:
     import pyarrow as pa

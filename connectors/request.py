@@ -6,24 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from connectors.base import (
-    NO_GUARD,
-    Column,
-    Guard,
-    Owner,
-    ReadPlan,
-    ReadRequest,
-    Refresh,
-    Target,
-    TextPolicy,
-    WriteDisposition,
-    WriteMode,
-)
 from connectors.checks import Check
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
+from connectors.modes import NO_GUARD, Guard, Refresh, TextPolicy, WriteDisposition, WriteMode
 from connectors.quarantine import NO_QUARANTINE, Beyond, QuarantineRule
+from connectors.reading import ReadPlan, ReadRequest
 from connectors.schema_policy import SchemaPolicy
 from connectors.sql_around import SqlAround
+from connectors.writing import Owner, Target
 
 Crash = Callable[[str], None]
 """Called with the name of each point that tests end the process at."""

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from connectors import cursor
-from connectors.base import Changes, Fence, Reporter, Source, Watermark
+from connectors.base import Reporter, Source
 from connectors.errors import ConnectorError
 from connectors.publishing import already_applied
 from connectors.receipt import Receipt
 from connectors.request import TransferRequest
+from connectors.writing import Changes, Fence, Watermark
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination

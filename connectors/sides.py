@@ -17,7 +17,8 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from connectors.base import Column, TextPolicy
+from connectors.column import Column
+from connectors.modes import TextPolicy
 
 HASH_BITS = 60
 HASH_DIGITS = HASH_BITS // 4

@@ -13,18 +13,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connectors import drift, masks, receipt
-from connectors.base import Fence, Part, ReadPlan, Reporter, Source, StopSignal, WriteDisposition
+from connectors.base import Reporter, Source, StopSignal
 from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
 from connectors.incremental import interval_facts, watermark_after
+from connectors.modes import WriteDisposition
 from connectors.postgres.checkpoints import Checkpoint, PartKey
 from connectors.postgres.copy import Feed
 from connectors.publishing import already_applied, kept_facts, publish
+from connectors.reading import Part, ReadPlan
 from connectors.receipt import Receipt
 from connectors.request import Crash, Prepared, TransferRequest, no_crash, write_mode
 from connectors.transfer import tell_plan
+from connectors.writing import Fence
 
 if TYPE_CHECKING:
     import pyarrow as pa

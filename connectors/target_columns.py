@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from connectors import masks
-from connectors.base import Column, ReadRequest
+from connectors.column import Column
 from connectors.postgres.names import free_column_name, postgres_name
+from connectors.reading import ReadRequest
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from connectors import column_rules, drift, masks, receipt
-from connectors.base import (
-    Fence,
-    ReadPlan,
-    ReadRequest,
-    Reporter,
-    Source,
-    StopSignal,
-)
+from connectors.base import Reporter, Source, StopSignal
 from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
 from connectors.definition import refuse_redefined
 from connectors.incremental import interval_facts, narrowed, tell_interval, watermark_after
 from connectors.publishing import already_applied, kept_facts, publish, publish_staged, timed
+from connectors.reading import ReadPlan, ReadRequest
 from connectors.receipt import Receipt
 from connectors.request import Crash, Prepared, TransferRequest, no_crash, write_mode
 from connectors.set_watermark import set_watermark
+from connectors.writing import Fence
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 _RANGES = {"DATE": "daterange", "DATETIME": "tsrange", "TIMESTAMP": "tstzrange"}

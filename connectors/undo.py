@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from connectors.base import Changes, Fence, Reporter, StopSignal, Target, WriteDisposition
+from connectors.base import Reporter, StopSignal
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition
 from connectors.publishing import already_applied
 from connectors.receipt import Receipt
 from connectors.request import Crash, no_crash
+from connectors.writing import Changes, Fence, Target
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination

@@ -16,29 +16,23 @@ from uuid import UUID
 from cryptography.fernet import InvalidToken
 
 from connectors import column_rules, comparing, registry
-from connectors.base import (
-    Column,
-    Deletes,
-    Description,
-    ReadRequest,
-    StepResult,
-    Target,
-    WriteDisposition,
-    WriteMode,
-    declared_to_json,
-)
+from connectors.base import StepResult
 from connectors.billing import Estimate
+from connectors.column import Column, declared_to_json
 from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
+from connectors.modes import Deletes, WriteDisposition, WriteMode
 from connectors.options import build
 from connectors.parameters import Parameter
 from connectors.postgres.names import column_names
 from connectors.postgres.quarantined import Wanted
+from connectors.reading import Description, ReadRequest
 from connectors.row_filter import FIELD as FILTER_FIELD
 from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type, postgres_type
+from connectors.writing import Target
 from pipelines.fields import fernet
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from django.db import Error as DatabaseError
 from django.db import connection, transaction
 
 from connectors import check_rules, column_rules
-from connectors.base import column_from_json
 from connectors.checks import LABELS, Check, CheckKind, Severity
+from connectors.column import column_from_json
 from connectors.errors import ConnectorError
 from pipelines import models, sql_rights, tidy
 from pipelines.models import Pipeline, PipelineState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from connectors import column_rules, masks, row_filter
-from connectors.base import KEYED_MASKS
+from connectors.column import KEYED_MASKS
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError
 from pipelines.models import Pipeline

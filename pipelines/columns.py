@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from connectors.base import TextPolicy, column_from_json
+from connectors.column import column_from_json
+from connectors.modes import TextPolicy
 from connectors.preflight import Preflight, look_ahead
 from pipelines import lookups
 from pipelines.given import sample_parameters

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from connectors.base import Deletes, WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import Deletes, WriteDisposition
 from connectors.parameters import INTERVAL, declared, names_it
 from pipelines.models import Pipeline
 

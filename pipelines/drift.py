@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from connectors import column_rules
-from connectors.base import Column, column_from_json, declared_to_json
+from connectors.column import Column, column_from_json, declared_to_json
 from pipelines import services
 from pipelines.models import Pipeline
 

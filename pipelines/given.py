@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connectors import naming
-from connectors.base import Target
 from connectors.parameters import (
     BUILT_IN,
     INTERVAL,
@@ -19,6 +18,7 @@ from connectors.parameters import (
     resolved,
     uses_built_in,
 )
+from connectors.writing import Target
 from pipelines.models import Pipeline
 
 # What of a target may be a template.

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from django.db import IntegrityError, transaction
 
 from connectors import naming, parameters, sql_around, target_options
-from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition
 from connectors.postgres.names import check_identifier
 from pipelines import column_objections, deletions, queries, realtime
 from pipelines.given import kinds_of, sample_target

@@ -12,8 +12,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from connectors import registry
-from connectors.base import MaskKind
 from connectors.checks import MAX_CHECKS, Check
+from connectors.column import MaskKind
 from connectors.masks import KEEP_MOST
 from connectors.options import secret_names
 from connectors.parameters import TYPES

@@ -18,8 +18,8 @@ from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule
 
 from connectors import parameters, registry
-from connectors.base import WriteDisposition
 from connectors.checks import Check
+from connectors.modes import WriteDisposition
 from connectors.options import build
 from pipelines import (
     budgets,

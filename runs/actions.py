@@ -10,24 +10,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from connectors import column_rules, masks
-from connectors.base import (
-    Deletes,
-    Destination,
-    Fence,
-    Guard,
-    ReadRequest,
-    Refresh,
-    Source,
-    TextPolicy,
-    WriteDisposition,
-    WriteMode,
-    column_from_json,
-)
+from connectors.base import Destination, Source
 from connectors.billing import Estimate
+from connectors.column import column_from_json
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
+from connectors.modes import Deletes, Guard, Refresh, TextPolicy, WriteDisposition, WriteMode
+from connectors.reading import ReadRequest
 from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
+from connectors.writing import Fence
 from pipelines import deletions, quarantines, schema_policies
 from pipelines.models import Connection, LoadMethod
 from runs import capacity, cost_guard, endings, ends, quarantining, services, undoing

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from connectors.base import Deletes, WriteDisposition
 from connectors.cursor import CURSOR_TYPES, number_of, text_of
+from connectors.modes import Deletes, WriteDisposition
 from pipelines import deletions
 from pipelines.models import Pipeline
 from runs import services

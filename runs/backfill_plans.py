@@ -9,8 +9,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from connectors import cursor
-from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition
 from connectors.parameters import given_to
 from pipelines import given, queries, schedules
 from pipelines.models import Pipeline, PipelineState

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from connectors import column_rules, comparing, masks
-from connectors.base import Deletes, Destination, ReadRequest, Source, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import Destination, Source
 from connectors.billing import Estimate
 from connectors.errors import ConnectorError
+from connectors.modes import Deletes, TextPolicy, WriteDisposition, WriteMode
 from connectors.parameters import INTERVAL, names_it
+from connectors.reading import ReadRequest
 from connectors.sides import Published
 from runs import actions, cost_guard, ends
 from runs.lease import Lease

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from connectors.base import ReadPlan
 from connectors.billing import Estimate
 from connectors.errors import Held
+from connectors.reading import ReadPlan
 from pipelines.prices import money, price
 from runs import costs
 from runs.reporter import Reporter

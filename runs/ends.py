@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from connectors import registry
-from connectors.base import Destination, Fence, Owner, Source
+from connectors.base import Destination, Source
 from connectors.billing import Meter
 from connectors.errors import ConnectorError
+from connectors.writing import Fence, Owner
 from pipelines.fields import KeyLost
 from pipelines.models import Connection
 from runs import services

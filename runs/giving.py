@@ -9,8 +9,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition
 from connectors.parameters import BUILT_IN, INTERVAL, given_to, names_it
 from connectors.postgres.names import check_identifier
 from pipelines import deletions, given, schedules

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
 
-from connectors.base import Destination, Fence, Source
+from connectors.base import Destination, Source
 from connectors.postgres.quarantined import Wanted
+from connectors.writing import Fence
 from pipelines import lookups
 from pipelines.models import Pipeline
 from runs import services

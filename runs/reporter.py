@@ -9,9 +9,9 @@ import time
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from connectors.base import ReadPlan
 from connectors.billing import NOTHING_BILLED, Estimate, Meter
 from connectors.checks import CheckResult
+from connectors.reading import ReadPlan
 from runs import live, services
 from runs.services import Line, Progress
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from connectors.base import Fence, WriteDisposition
+from connectors.modes import WriteDisposition
+from connectors.writing import Fence
 from runs.models import Run, Trigger
 from runs.services import Claim, PartClaim
 from runs.services.poll_days import is_micro_batch

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from connectors.base import Destination, Fence
+from connectors.base import Destination
+from connectors.writing import Fence
 from pipelines import lookups
 from pipelines.models import Pipeline
 from runs import services

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from connectors import naming
-from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.parameters import INTERVAL, Declared, Parameter, declared, names_it, resolved, uses_built_in
+from connectors.writing import Target
 from pipelines.given import NAMES, built_in, goes_by_values
 from runs.models import MOVE_NOTHING, Run, RunAction
 from runs.services import Claim, PartClaim

@@ -12,7 +12,7 @@ import pytest
 from django.urls import Resolver404, resolve
 
 from connectors import column_rules
-from connectors.base import Column
+from connectors.column import Column
 from connectors.types import _RANGES, CASTS, FORMS, base_type, bigquery_text
 from runs.states import TRANSITIONS
 from tests.deployment import compose

@@ -11,8 +11,8 @@ from google.cloud import bigquery
 
 from connectors import cursor
 from connectors import row_filter as filters
-from connectors.base import Column
 from connectors.bigquery.digest import quote
+from connectors.column import Column
 from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.sides import Reach

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 _TEXT = pa.string()

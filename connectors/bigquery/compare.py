@@ -10,14 +10,16 @@ from typing import Any
 from google.cloud import bigquery
 
 from connectors import masks
-from connectors.base import Column, NeverStop, ReadRequest, StopSignal
+from connectors.base import NeverStop, StopSignal
 from connectors.bigquery import bounds, digest, pages, query
 from connectors.bigquery.client import REUSE_ONCE, Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import columns_of, parse_table
 from connectors.billing import NOT_METERED, Meter
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
+from connectors.reading import ReadRequest
 from connectors.sides import COLUMNS_A_QUERY, Bucket, ColumnDigest, Cost, Keyed, Row, Scope, Survey, TableDigest
 from connectors.types import bigquery_text
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from connectors.base import Column, TextPolicy
+from connectors.column import Column
 from connectors.masks import is_masked
+from connectors.modes import TextPolicy
 from connectors.sides import HASH_DIGITS, HIDDEN, LONGEST_TEXT, SUM_MASK, VALUE_DIGITS, Keyed
 from connectors.types import bigquery_text
 

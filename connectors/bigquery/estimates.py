@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 from google.cloud import bigquery
 
-from connectors.base import Column, ReadRequest
 from connectors.bigquery import bounds, query, ranges
 from connectors.bigquery.client import Clients
 from connectors.bigquery.digest import quote
 from connectors.bigquery.errors import Doing
 from connectors.bigquery.schema import TableRef, columns_of
 from connectors.billing import LEAST_BILLED, Estimate, billed_for
+from connectors.column import Column
 from connectors.column_rules import narrowed
 from connectors.cursor import CursorRead
+from connectors.reading import ReadRequest
 
 # From this size on a read may be divided, for which the partitions are listed.
 _LISTED_FROM = 2 << 30

@@ -13,11 +13,12 @@ from urllib.parse import quote
 import pyarrow as pa
 from google.cloud import bigquery
 
-from connectors.base import Column, StopSignal
+from connectors.base import StopSignal
 from connectors.bigquery.cells import to_batch
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, columns_of
+from connectors.column import Column
 from connectors.column_rules import without
 from connectors.errors import ConnectorError, Stopped, TransientError
 

@@ -9,12 +9,13 @@ from typing import Any
 from google.cloud import bigquery
 
 from connectors import row_filter as filters
-from connectors.base import Column, Part
 from connectors.bigquery import ranges
 from connectors.bigquery.bounds import Bounds
 from connectors.bigquery.ranges import Partitioning, Range
 from connectors.bigquery.schema import TableRef
+from connectors.column import Column
 from connectors.errors import ConnectorError, Stopped
+from connectors.reading import Part
 
 Listed = tuple[str | None, int, int]
 List = Callable[[str], tuple[list[Listed], bigquery.QueryJob]]

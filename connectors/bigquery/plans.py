@@ -9,7 +9,7 @@ from functools import partial
 from google.cloud import bigquery
 
 from connectors import row_filter as filters
-from connectors.base import Column, Part, ReadPlan, ReadRequest, StopSignal
+from connectors.base import StopSignal
 from connectors.bigquery import bounds, pages, partitions, query, streams
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing
@@ -19,9 +19,11 @@ from connectors.bigquery.ranges import all_of
 from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
 from connectors.billing import NOT_METERED, Meter, billed_for
+from connectors.column import Column
 from connectors.column_rules import narrowed
 from connectors.cursor import Interval
 from connectors.errors import ConnectorError
+from connectors.reading import Part, ReadPlan, ReadRequest
 
 _PAGE_ROWS = 10_000
 _RESULT = Doing("The query's result", permission="bigquery.readsessions.create")

@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from connectors import column_rules
-from connectors.base import Column, Preview
 from connectors.bigquery.cells import to_batch
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.columns.masking import Masking
 from connectors.masks import with_key
+from connectors.reading import Preview
 
 
 def to_preview(rows: Sequence[dict[str, Any]], columns: tuple[Column, ...], rules: Mapping[str, ColumnRule]) -> Preview:

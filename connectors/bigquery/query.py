@@ -14,12 +14,13 @@ import requests
 from google.api_core import exceptions as google_errors
 from google.cloud import bigquery
 
-from connectors.base import Column, NeverStop, StopSignal
+from connectors.base import NeverStop, StopSignal
 from connectors.bigquery import parameters as query_parameters
 from connectors.bigquery.client import REUSE_ONCE, Clients, TimeLimit
 from connectors.bigquery.errors import Doing, explain_job, explained
 from connectors.bigquery.schema import columns_of
 from connectors.billing import NOT_METERED, Meter
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
 from connectors.parameters import Parameter, used_in
 

@@ -13,10 +13,11 @@ from itertools import pairwise
 from google.cloud import bigquery
 
 from connectors import cursor
-from connectors.base import Column, Part
 from connectors.bigquery.digest import quote
 from connectors.bigquery.schema import TableRef
+from connectors.column import Column
 from connectors.cursor import Interval
+from connectors.reading import Part
 
 # Opening a part takes BigQuery about a second; a part that is lost is read again from its beginning.
 PART_BYTES_LEAST, PART_BYTES_MOST = 64 << 20, 256 << 20

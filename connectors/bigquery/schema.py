@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from google.cloud import bigquery
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 # The API answers with the names of legacy SQL.

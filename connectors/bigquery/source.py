@@ -11,18 +11,7 @@ import pyarrow as pa
 from google.cloud import bigquery
 
 from connectors import row_filter as filters
-from connectors.base import (
-    Column,
-    Description,
-    Part,
-    Preview,
-    ReadPlan,
-    ReadRequest,
-    Source,
-    StepResult,
-    StopSignal,
-    TableInfo,
-)
+from connectors.base import Source, StepResult, StopSignal
 from connectors.bigquery import bounds, checks, compare, estimates, pages, preview, query, streams, watching, wkb
 from connectors.bigquery.client import CACHE, REUSE_ONCE, Clients, Endpoints, TimeLimit
 from connectors.bigquery.errors import Doing, explained
@@ -34,10 +23,12 @@ from connectors.bigquery.ranges import Range, all_of
 from connectors.bigquery.reading import Reading
 from connectors.bigquery.schema import TableRef, check_project, columns_of, parse_table
 from connectors.billing import Estimate
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, narrowed
 from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
+from connectors.reading import Description, Part, Preview, ReadPlan, ReadRequest, TableInfo
 from connectors.sides import Cost, Scope, Survey
 from connectors.watching import TableState
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from connectors.base import ReadRequest
 from connectors.bigquery import query
 from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing, explained
 from connectors.bigquery.schema import TableRef, parse_table
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
+from connectors.reading import ReadRequest
 from connectors.watching import TableState
 
 # What else there is reads from these, or from elsewhere.

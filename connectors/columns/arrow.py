@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from connectors.base import Column
+from connectors.column import Column
 
 
 def fits(column: Column, type_: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.buffers import Mask, Numbers, cut, is_valid, offsets, value_bytes, value_offsets
 
 # PostgreSQL counts from 2000-01-01, Arrow from 1970-01-01.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns import json_text
 from connectors.columns.binary import fixed, hex_text
 from connectors.columns.buffers import cut, is_valid, offsets, value_bytes

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns import casts
 from connectors.columns.binary import hex_text
 from connectors.columns.buffers import Mask

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pgpq import encoders
 from pgpq.schema import Jsonb
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns import binary, casts, strict
 from connectors.columns.arrow import fits
 from connectors.columns.characters import Characters

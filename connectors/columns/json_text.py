@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.binary import hex_text, interval_parts
 from connectors.columns.buffers import Numbers, cut, is_valid, offsets, value_bytes
 from connectors.columns.characters import Characters

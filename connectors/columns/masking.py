@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import KEYED_MASKS, Column, Mask, MaskKind, Part, StopSignal
+from connectors.base import StopSignal
+from connectors.column import KEYED_MASKS, Column, Mask, MaskKind
 from connectors.columns import binary
 from connectors.columns.arrow import fits
 from connectors.columns.casts import text_of
 from connectors.errors import ConnectorError
 from connectors.masks import KEPT_BEHIND, REDACTED, declared, is_masked, refuse_other_key
+from connectors.reading import Part
 
 if TYPE_CHECKING:
     from connectors.base import Source

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.binary import hex_text, relist
 from connectors.columns.buffers import cut, offsets, value_bytes, value_offsets
 from connectors.columns.characters import Verbatim

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns import json_checks
 from connectors.columns.casts import decimals
 from connectors.columns.characters import RefusedValues

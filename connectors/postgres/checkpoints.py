@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Column, Fence, StopSignal, Target, TextPolicy
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.errors import NewGeneration, StaleToken, TransientError
+from connectors.modes import TextPolicy
 from connectors.postgres import control
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
@@ -27,6 +29,7 @@ from connectors.postgres.publish import merge_rules
 from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.transactions import begin_long
 from connectors.request import TransferRequest, write_mode
+from connectors.writing import Fence, Target
 
 if TYPE_CHECKING:
     import pyarrow as pa

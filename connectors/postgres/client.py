@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import extensions, extras, sql
 
-from connectors.base import Target
 from connectors.errors import ConnectorError, OutcomeUnknown, TransientError
 from connectors.postgres import errors
 from connectors.postgres.options import PostgresOptions
+from connectors.writing import Target
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor

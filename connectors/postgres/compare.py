@@ -9,15 +9,18 @@ from uuid import UUID
 
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal, TableInfo, Target, WriteMode
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.masks import is_masked
+from connectors.modes import WriteMode
 from connectors.postgres import errors, published, quarantined, superseding
 from connectors.postgres.client import Session
 from connectors.postgres.control import target_key
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import column_names
 from connectors.postgres.publish import marks
+from connectors.reading import TableInfo
 from connectors.sides import (
     HASH_BITS,
     HASH_DIGITS,
@@ -34,6 +37,7 @@ from connectors.sides import (
     TableDigest,
 )
 from connectors.types import postgres_text
+from connectors.writing import Target
 
 # A SELECT may have 1,664 columns; we need two for each of the table's.
 COLUMNS_PER_QUERY = 400

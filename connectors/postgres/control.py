@@ -17,11 +17,11 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes
 
-from connectors.base import Applied, Fence, Owner, Target, Watermark
 from connectors.errors import ConnectorError, Overtaken, StaleToken, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import APPLICATION, Session
 from connectors.postgres.control_schema import INCOMPLETE, IS_COMPLETE, SCHEMA, VERSION, create_schema
+from connectors.writing import Applied, Fence, Owner, Target, Watermark
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor as Cursor

@@ -20,10 +20,12 @@ import psycopg2
 import pyarrow as pa
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal, TextPolicy
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.columns.divert import Diverter
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
+from connectors.modes import TextPolicy
 from connectors.postgres.names import column_names
 
 if TYPE_CHECKING:

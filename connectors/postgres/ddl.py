@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from psycopg2 import sql
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.names import column_names
 from connectors.types import postgres_type

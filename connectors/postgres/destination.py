@@ -7,23 +7,12 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from connectors.base import (
-    Column,
-    Destination,
-    Fence,
-    Owner,
-    Reporter,
-    StepResult,
-    StopSignal,
-    TableInfo,
-    Target,
-    Watermark,
-    WriteDisposition,
-    WriteMode,
-)
+from connectors.base import Destination, Reporter, StepResult, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
 from connectors.former import FormerState
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres import checks, compare, control, control_schema, keep, kept, published, quarantined, staging
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
@@ -35,8 +24,10 @@ from connectors.postgres.publish.forecast import forecast
 from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.quarantined import Wanted
 from connectors.postgres.undo import Undo
+from connectors.reading import TableInfo
 from connectors.sides import Published
 from connectors.sql_around import SqlAround
+from connectors.writing import Fence, Owner, Target, Watermark
 
 if TYPE_CHECKING:
     from connectors.postgres.checkpoints import Checkpoint, PartKey, PartLoad

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from connectors.base import Target
 from connectors.errors import ConnectorError, TransientError, Unreachable
 from connectors.postgres.options import PostgresOptions
+from connectors.writing import Target
 
 CONTROL_SCHEMA = "_datamantri"
 

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal, Target, TextPolicy
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.columns.divert import Diverter
 from connectors.errors import ConnectorError
+from connectors.modes import TextPolicy
 from connectors.postgres.client import Session
 from connectors.postgres.copy import CopyResult, copy_parts
 from connectors.postgres.ddl import without_zones
 from connectors.postgres.publish.partitions import NewTree, Partitioning
 from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.split_copy import copy_into_tree
+from connectors.writing import Target
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,13 +17,14 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Fence, Reporter, Target, Watermark
+from connectors.base import Reporter
 from connectors.former import FormerState
 from connectors.postgres import control, readers, snapshots
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import shorten
 from connectors.postgres.publish.existing import Existing
+from connectors.writing import Fence, Target, Watermark
 
 # What dropping a kept table that somebody reads may wait for: the next publish tries again.
 DROP_TRY_MS = 200

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Watermark, WriteMode
+from connectors.base import Reporter, StopSignal
 from connectors.checksums import AskSource, nobody_asked, rows_put_aside
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteMode
 from connectors.postgres import control, errors, filling, readers, snapshots, staging
 from connectors.postgres.auditing import audit, divert
 from connectors.postgres.client import Session
@@ -44,6 +46,7 @@ from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
 from connectors.sql_around import BEFORE
+from connectors.writing import Changes, Fence, Watermark
 
 if TYPE_CHECKING:
     import pyarrow as pa

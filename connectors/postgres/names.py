@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from connectors.base import Target
 from connectors.postgres.client import Session
 from connectors.postgres.control import target_key
 from connectors.postgres.control_schema import SCHEMA
 from connectors.sides import Published
+from connectors.writing import Target
 
 SET_WATERMARK, UNDO = "set_watermark", "undo"
 # How far back what was last loaded is looked for, through undos of undos.

@@ -13,14 +13,17 @@ from typing import IO, TYPE_CHECKING
 
 from psycopg2 import sql
 
-from connectors.base import Column, Fence, Reporter, Target, WriteMode
+from connectors.base import Reporter
+from connectors.column import Column
 from connectors.errors import NewGeneration, Overtaken
+from connectors.modes import WriteMode
 from connectors.postgres import stored_rows, superseding
 from connectors.postgres.client import Session
 from connectors.postgres.control import target_key
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import column_names
 from connectors.quarantine import QuarantineRule, masks_in_words
+from connectors.writing import Fence, Target
 
 if TYPE_CHECKING:
     from connectors.columns.divert import Diverted, Diverter

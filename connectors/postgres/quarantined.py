@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from connectors.base import Target
 from connectors.postgres.client import Session
 from connectors.postgres.control import target_key
 from connectors.postgres.control_schema import SCHEMA
 from connectors.quarantine import RowState
 from connectors.replay import MOST_ROWS, QuarantinedRow
+from connectors.writing import Target
 
 SHOWN_ROWS = 50
 LONGEST_SHOWN = 4_000  # characters of a raw row on a page

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 from psycopg2 import sql
 
-from connectors.base import Target
 from connectors.postgres import control
 from connectors.postgres.client import Session
+from connectors.writing import Target
 
 # The table and its partitions.
 _TREE = """

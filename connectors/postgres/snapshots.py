@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 
-from connectors.base import Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
 from connectors.postgres.client import Session
+from connectors.writing import Target
 
 LIMIT_S = 30.0
 POLL_S = 0.1

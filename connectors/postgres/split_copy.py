@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connectors.base import Column, StopSignal, TextPolicy
+from connectors.base import StopSignal
+from connectors.column import Column
 from connectors.columns.divert import Diverter
 from connectors.columns.encode import BatchEncoder
+from connectors.modes import TextPolicy
 from connectors.postgres.copy import CopyResult, Feed, copy_parts
 from connectors.postgres.publish.partitions import NewTree, Partitioning
 

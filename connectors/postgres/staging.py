@@ -10,11 +10,11 @@ from uuid import UUID
 
 from psycopg2 import sql
 
-from connectors.base import Fence, Target
 from connectors.errors import ConnectorError
 from connectors.postgres import control, readers
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
+from connectors.writing import Fence, Target
 
 # What the plans that are gone had put aside goes with them.
 SWEEP = f"""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg2 import sql
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.types import base_type, element_of, postgres_type
 
 # A row constructor, and a function, take at most some hundred arguments.

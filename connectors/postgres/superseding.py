@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Column, Fence, Target, WriteDisposition, WriteMode
+from connectors.column import Column
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.control import target_key
 from connectors.postgres.control_schema import SCHEMA
 from connectors.postgres.names import column_names
 from connectors.types import postgres_type
+from connectors.writing import Fence, Target
 
 _TABLE = sql.Identifier(SCHEMA, "quarantine")
 

@@ -16,7 +16,8 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Fence, Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import control, errors, kept, quarantined, snapshots
 from connectors.postgres.client import Session
@@ -27,6 +28,7 @@ from connectors.postgres.publish.existing import Look, look, refuse_create, refu
 from connectors.postgres.publish.final_names import free_names
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.transactions import begin_long
+from connectors.writing import Changes, Fence, Target
 
 
 class Undo(AbstractContextManager["Undo"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from connectors.base import WriteDisposition
+from connectors.modes import WriteDisposition
 from pipelines import lookups, queries, services
 from pipelines.models import Connection, Pipeline, PipelineState
 from pipelines.services import ScheduleSpec

@@ -13,7 +13,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
-from connectors.base import TextPolicy
+from connectors.modes import TextPolicy
 from pipelines import lookups, prices
 from pipelines.admin.meaning import preview_of
 from pipelines.columns import preflight

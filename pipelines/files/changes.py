@@ -9,8 +9,8 @@ from difflib import unified_diff
 from typing import Any
 
 from connectors import check_rules, masks
-from connectors.base import column_from_json
 from connectors.checks import Check
+from connectors.column import column_from_json
 from connectors.types import bigquery_type
 from pipelines.checks import in_words as check_words
 from pipelines.dependencies import in_words

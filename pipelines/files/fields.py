@@ -19,8 +19,8 @@ from django.db import models
 from django.utils.text import capfirst
 
 from connectors import registry
-from connectors.base import MaskKind
 from connectors.checks import MAX_CHECKS
+from connectors.column import MaskKind
 from connectors.masks import KEEP_MOST
 from connectors.parameters import TYPES
 from pipelines import schedules

@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
-from connectors.base import WriteDisposition
+from connectors.modes import WriteDisposition
 from pipelines.forms.pipelines import destinations, say_when_too_long, sources
 from pipelines.models import Connection, Pipeline, PipelineState
 

@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.urls import reverse
 from django.utils import timezone
 
-from connectors.base import Deletes, TextPolicy, WriteDisposition
+from connectors.modes import Deletes, TextPolicy, WriteDisposition
 from connectors.quarantine import KEEP_DAYS, Beyond
 from connectors.schema_policy import SchemaPolicy
 from connectors.sql_around import LIMIT_S

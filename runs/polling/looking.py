@@ -11,8 +11,9 @@ from datetime import datetime
 from uuid import UUID
 
 from connectors import registry
-from connectors.base import ReadRequest, Source
+from connectors.base import Source
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 from connectors.watching import SourceState, TableState
 from pipelines.fields import KeyLost
 from pipelines.models import Connection

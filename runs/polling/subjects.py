@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from connectors.base import ReadRequest
+from connectors.reading import ReadRequest
 from connectors.watching import SourceState
 from pipelines import given
 from pipelines.models import Pipeline

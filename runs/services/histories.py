@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from connectors.base import WriteDisposition
+from connectors.modes import WriteDisposition
 from pipelines.models import Pipeline
 from runs.models import RunAction
 from runs.services.errors import RunRefused

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from connectors.base import WriteDisposition
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition
 from connectors.parameters import names_it
 from pipelines import given
 from pipelines.models import Pipeline

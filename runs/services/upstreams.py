@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
-from connectors.base import WriteDisposition
+from connectors.modes import WriteDisposition
 from pipelines import given
 from pipelines.locks import AdvisoryLock
 from pipelines.models import Dependency, DependencyRule, Overlap, Pipeline, PipelineState, Schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from connectors.base import Column
+from connectors.column import Column
 from runs.models import Backfill, Run
 from runs.states import RunStatus
 from tests.acceptance.conftest import ended, numbers

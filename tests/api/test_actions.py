@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from runs.models import Run
 from runs.states import RunStatus
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from pipelines.models import Pipeline
 
 COLUMNS = [asdict(column) for column in (Column("id", "INT64"), Column("x" * 70, "JSON"), Column("email", "STRING"))]

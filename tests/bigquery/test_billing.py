@@ -9,12 +9,13 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, ReadPlan, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.query import DryRun
 from connectors.bigquery.source import BigQuerySource
 from connectors.billing import LEAST_BILLED, MIB, Bill, Estimate, Meter
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError
+from connectors.reading import ReadPlan, ReadRequest
 
 ROWS = 40_000
 SCHEMA = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("text", "STRING")]

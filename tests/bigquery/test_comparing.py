@@ -13,24 +13,19 @@ import pytest
 from google.cloud.bigquery import SchemaField
 
 from connectors import comparing, transfer
-from connectors.base import (
-    NeverStop,
-    Owner,
-    ReadRequest,
-    Target,
-    TextPolicy,
-    WriteDisposition,
-    WriteMode,
-)
+from connectors.base import NeverStop
 from connectors.bigquery.source import BigQuerySource
 from connectors.column_rules import ColumnRule
 from connectors.comparing import Comparison, ComparisonRequest
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError
+from connectors.modes import TextPolicy, WriteDisposition, WriteMode
 from connectors.postgres import keep
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.reading import ReadRequest
 from connectors.sides import Cost, Keyed, Scope
+from connectors.writing import Owner, Target
 from pipelines import answers
 from tests.connectors.memory import Recorder
 from tests.emulator_tables import EVERY_TYPE, every_type_rows

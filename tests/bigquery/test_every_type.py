@@ -15,10 +15,11 @@ import pytest
 from google.cloud.bigquery import SchemaField
 from psycopg2 import sql
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.column_rules import ColumnRule, apply
 from connectors.postgres.copy import copy_parts
 from connectors.postgres.ddl import create_table
+from connectors.reading import ReadRequest
 from tests.connectors.columns.test_the_ends_of_types import BIG_MAX, BIG_MIN, FACES, FIRST, LAST, of_77_digits
 
 UTC_FIRST, UTC_LAST = FIRST.replace(tzinfo=dt.UTC), LAST.replace(tzinfo=dt.UTC)

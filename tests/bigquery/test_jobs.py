@@ -9,8 +9,8 @@ import pytest
 from google.api_core import exceptions
 from google.cloud.bigquery import QueryJobConfig, SchemaField
 
-from connectors.base import ReadRequest
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 from tests.bigquery.conftest import PROJECT
 from tests.bigquery.sizes import MIB
 from tests.emulator_tables import EVERY_TYPE, every_type_rows

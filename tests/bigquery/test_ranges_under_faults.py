@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField, TimePartitioning
 
-from connectors.base import NeverStop, Part, ReadPlan, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery import ranges, streams
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import TransientError
+from connectors.reading import Part, ReadPlan, ReadRequest
 from tests.bigquery.conftest import PROJECT
 
 ROWS = 5_000

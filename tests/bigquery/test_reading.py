@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, Part, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError, TransientError
+from connectors.reading import Part, ReadRequest
 from tests.bigquery.conftest import PROJECT
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 

@@ -13,14 +13,17 @@ import pytest
 from google.cloud.bigquery import SchemaField
 
 from connectors import transfer
-from connectors.base import NeverStop, Owner, ReadPlan, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.bigquery import query, streams
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError, Stopped, TransientError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.reading import ReadPlan, ReadRequest
+from connectors.writing import Owner, Target
 from tests.bigquery.conftest import PROJECT
 from tests.connectors.bigquery.test_streams import Stopper
 from tests.connectors.memory import Recorder

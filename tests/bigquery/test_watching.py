@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import ReadRequest
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 from connectors.watching import SourceState, TableState
 from tests.emulator_tables import EmulatorTables
 

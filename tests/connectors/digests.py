@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Column, Destination, NeverStop, ReadRequest, Source, Target
+from connectors.base import Destination, NeverStop, Source
+from connectors.column import Column
+from connectors.reading import ReadRequest
 from connectors.sides import Cost, Scope, TableDigest
+from connectors.writing import Target
 
 
 def of_source(source: Source, request: ReadRequest, columns: Sequence[Column]) -> TableDigest:

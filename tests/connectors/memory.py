@@ -11,21 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from connectors.base import (
-    Column,
-    Description,
-    Part,
-    Preview,
-    ReadPlan,
-    ReadRequest,
-    Source,
-    StepResult,
-    StopSignal,
-    TableInfo,
-)
+from connectors.base import Source, StepResult, StopSignal
 from connectors.checks import CheckResult
+from connectors.column import Column
 from connectors.column_rules import narrowed
 from connectors.errors import Stopped
+from connectors.reading import Description, Part, Preview, ReadPlan, ReadRequest, TableInfo
 from connectors.sides import (
     HASH_DIGITS,
     SUM_MASK,

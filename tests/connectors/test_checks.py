@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column
 from connectors.checks import Check, CheckKind, CheckResult, Severity, Status
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.auditing.conditions import condition
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from connectors import column_rules
-from connectors.base import Column
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError
 from connectors.types import casts_of, postgres_type

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column, NeverStop, StopSignal
+from connectors.base import NeverStop, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError, Stopped, TransientError
 from connectors.postgres.copy import QUEUE_BYTES, CopyResult, copy_parts
 from connectors.postgres.ddl import create_table

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.postgres.ddl import compare_catalog, create_table
 from tests.connectors.columns.values import KINDS
 

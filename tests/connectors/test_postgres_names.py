@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2 import sql
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.ddl import create_table
 from connectors.postgres.names import MAX_BYTES, check_identifier, column_names, shorten

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from connectors.base import Column, TextPolicy
+from connectors.column import Column
+from connectors.modes import TextPolicy
 from connectors.preflight import ColumnPlan, look_ahead
 
 STRUCT = Column("s", "STRUCT", columns=(Column("x", "STRING"), Column("y", "BIGNUMERIC", repeated=True)))

@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from connectors.base import Changes, Column, Target, WriteDisposition
+from connectors.column import Column
 from connectors.drift import differences, widens
+from connectors.modes import WriteDisposition
 from connectors.receipt import Receipt
 from connectors.target_columns import Known, Memory
+from connectors.writing import Changes, Target
 
 
 def test_a_receipt_comes_back_from_json_as_it_was():

@@ -22,7 +22,8 @@ import pytest
 from google.cloud import bigquery
 from psycopg2 import sql
 
-from connectors.base import Column, NeverStop
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, apply
 from connectors.errors import ConnectorError
 from connectors.postgres.copy import copy_batches

@@ -12,16 +12,19 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column, NeverStop, ReadRequest, Target
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, apply, skipped
 from connectors.postgres import keep
 from connectors.postgres.copy import copy_parts
 from connectors.postgres.ddl import compare_catalog, create_table
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.reading import ReadRequest
+from connectors.writing import Target
 from tests.connectors import digests
 from tests.emulator_tables import EVERY_TYPE, EmulatorTables, every_type_rows
 

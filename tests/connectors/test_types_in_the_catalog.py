@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column, NeverStop, Target
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, apply
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
@@ -21,6 +22,7 @@ from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog, create_table
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish.append import hold_target
+from connectors.writing import Target
 from tests.connectors.memory import Recorder
 
 TARGET = Target("changed", "by_hand")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.preflight import look_ahead
 from tests.pipelines.test_admin_picker import CHROMIUM, FLAGS, STATIC
 

@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.models.functions import Now
 
 from connectors import registry
-from connectors.base import WriteDisposition
+from connectors.modes import WriteDisposition
 from connectors.postgres import keep
 from pipelines import services as definitions
 from pipelines.models import Connection, Pipeline

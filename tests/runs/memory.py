@@ -9,12 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from connectors.base import Column, Fence, Owner, Part, ReadPlan, ReadRequest, StopSignal, Target
+from connectors.base import StopSignal
 from connectors.billing import Estimate
+from connectors.column import Column
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.load import Load
+from connectors.reading import Part, ReadPlan, ReadRequest
 from connectors.registry import Kind
 from connectors.sides import Cost, Scope, Survey
+from connectors.writing import Fence, Owner, Target
 from tests.connectors.memory import MemorySide, PartedSource, batch
 
 

@@ -10,7 +10,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from connectors.base import Column
+from connectors.column import Column
 from pipelines.models import Pipeline
 from runs import services
 from runs.models import Run, RunAction, Trigger

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import Column
+from connectors.column import Column
 from pipelines import services as definitions
 from pipelines.models import Connection, Pipeline
 from runs import services

@@ -12,11 +12,11 @@ from django.contrib.auth.models import User
 from django.db import connection
 from django.db.models.functions import Now
 
-from connectors.base import ReadRequest
 from connectors.billing import LEAST_BILLED, TIB, Bill, Estimate
 from connectors.checks import CheckKind
 from connectors.checksums import with_checksums
 from connectors.errors import ConnectorError, TransientError
+from connectors.reading import ReadRequest
 from pipelines import services as definitions
 from pipelines.models import Pipeline
 from pipelines.services import PipelineRefused

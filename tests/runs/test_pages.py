@@ -17,7 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from connectors.base import Column
+from connectors.column import Column
 from pipelines import services as definitions
 from pipelines.models import Connection, PipelineState
 from pipelines.services import ScheduleSpec

@@ -18,8 +18,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connectors import registry
-from connectors.base import ReadRequest
 from connectors.errors import ConnectorError, Unreachable
+from connectors.reading import ReadRequest
 from connectors.registry import Kind
 from connectors.watching import SourceState, TableState
 from pipelines import given

@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from connectors.base import Fence, Owner, Target
+from connectors.writing import Fence, Owner, Target
 from datamantri.management.commands import doctor
 from pipelines import objections
 from pipelines.models import AlertRule, Mode, Pipeline, Revision

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection
 
-from connectors.base import Part, ReadPlan
+from connectors.reading import Part, ReadPlan
 from runs import reporter as reporters
 from runs import services
 from runs.models import LogLine, Run

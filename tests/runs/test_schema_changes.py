@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from pipelines import services as definitions
 from runs.models import Run, SchemaChange, Trigger
 from runs.states import RunStatus

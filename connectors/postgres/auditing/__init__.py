@@ -6,16 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from connectors.base import Column, Reporter, StopSignal, Target, WriteMode
+from connectors.base import Reporter, StopSignal
 from connectors.checks import CheckResult, Status
 from connectors.checksums import AskSource
+from connectors.column import Column
 from connectors.errors import Held
+from connectors.modes import WriteMode
 from connectors.postgres.auditing.diverting import are_put_aside, put_aside
 from connectors.postgres.auditing.judging import Scene, judge
 from connectors.postgres.auditing.outcome import outcome
 from connectors.postgres.client import Session
 from connectors.postgres.publish.marks import Seen
 from connectors.postgres.quarantine import Quarantine
+from connectors.writing import Target
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest

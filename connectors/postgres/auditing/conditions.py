@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from psycopg2 import sql
 
-from connectors.base import Column
 from connectors.checks import Check, CheckKind
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.names import column_names
 from connectors.types import base_type, postgres_type

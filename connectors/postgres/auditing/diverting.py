@@ -8,7 +8,7 @@ from dataclasses import replace
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import StopSignal, Target
+from connectors.base import StopSignal
 from connectors.checks import Check, CheckKind, CheckResult, Severity, Status
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
@@ -18,6 +18,7 @@ from connectors.postgres.auditing.judging import Scene, judge, other_rows
 from connectors.postgres.auditing.reading import STAGED, bad_rows_of, places_of, read_only
 from connectors.postgres.client import Session
 from connectors.postgres.quarantine import Quarantine
+from connectors.writing import Target
 
 CODE = "check_failed"
 # Of a query's rows: more would be no few bad ones.

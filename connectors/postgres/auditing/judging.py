@@ -12,9 +12,10 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from connectors.base import Column, StopSignal, Target
+from connectors.base import StopSignal
 from connectors.checks import LEAST_RUNS, Check, CheckKind, CheckResult, Status
 from connectors.checksums import AskSource, nobody_asked
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.auditing import samples, words
@@ -25,6 +26,7 @@ from connectors.postgres.client import Session
 from connectors.postgres.compare import PostgresSide
 from connectors.postgres.publish.merge_index import has_index
 from connectors.postgres.publish.merge_rules import inspect
+from connectors.writing import Target
 
 _CANCELLED = "57014"
 

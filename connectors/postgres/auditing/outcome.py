@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from connectors.base import Column, Deletes, Target, WriteMode
+from connectors.column import Column
+from connectors.modes import Deletes, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
 from connectors.postgres.publish import marks
@@ -15,6 +16,7 @@ from connectors.postgres.publish.fragments import relation
 from connectors.postgres.publish.marks import NOTHING_SEEN, Seen
 from connectors.postgres.publish.merge_rules import Table, inspected, named
 from connectors.types import base_type, postgres_type
+from connectors.writing import Target
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from psycopg2 import sql
 
-from connectors.base import Target
 from connectors.checks import LONGEST_TEXT, SHOWN_ROWS, BadRows
 from connectors.postgres.client import Session
+from connectors.writing import Target
 
 STAGED = "{staged}"
 _CURSOR = "datamantri_check"

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from psycopg2 import sql
 
-from connectors.base import Column, Target
 from connectors.checks import LONGEST_TEXT, SHOWN_ROWS, BadRows, Check
+from connectors.column import Column
 from connectors.postgres.auditing.conditions import named
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names
+from connectors.writing import Target
 
 MAX_COLUMNS = 30
 

@@ -9,12 +9,14 @@ from collections.abc import Collection, Sequence
 
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog
 from connectors.postgres.names import column_names
 from connectors.postgres.publish.lock import with_lock
+from connectors.writing import Changes, Target
 
 # What INSERT takes: readers and writers pass, changes of the table's form wait until we are done.
 MODE = "ROW EXCLUSIVE"

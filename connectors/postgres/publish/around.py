@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Fence, Reporter, StopSignal
+from connectors.base import Reporter, StopSignal
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 from connectors.sql_around import BEFORE, SqlAround, first_words
+from connectors.writing import Fence
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest

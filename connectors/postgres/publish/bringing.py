@@ -7,11 +7,14 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from connectors.base import Changes, Column, Deletes, Guard, Reporter, Target, WriteMode
+from connectors.base import Reporter
+from connectors.column import Column
+from connectors.modes import Deletes, Guard, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import append, full_merge, history, in_place, marks, merge, span
 from connectors.postgres.publish.guard import check_changes
 from connectors.postgres.publish.merge_rules import inspected
+from connectors.writing import Changes, Target
 
 
 def bring_over(

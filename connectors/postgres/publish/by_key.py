@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from connectors.base import Column, Reporter, StopSignal, Target, WriteDisposition, WriteMode
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import append, history_form, marks, merge_index, replace
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.writing import Target
 
 METHODS = ("merge", "history")
 

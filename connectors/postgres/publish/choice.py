@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Column, Target, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import deletion_rules, history_form, in_place_rules, merge_rules, span
 from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Look, refuse_append, refuse_create
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.writing import Target
 
 
 def choose(

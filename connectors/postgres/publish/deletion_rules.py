@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from connectors.base import Column, Deletes, Target, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import Deletes, WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import in_place_rules, marks
 from connectors.postgres.publish.existing import Existing
+from connectors.writing import Target
 
 
 def refuse(

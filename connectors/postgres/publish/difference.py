@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from connectors.base import Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import column_names, names_by_source, shorten
+from connectors.writing import Target
 
 # Generated columns are no extras: they follow. Of an index with an expression or a condition, any column
 # of the table may matter. The key is unique if some unique index has no column beyond it.

@@ -14,16 +14,20 @@ from uuid import UUID
 from psycopg2 import sql
 
 from connectors import drift
-from connectors.base import Column, Fence, Owner, ReadRequest, Refresh, Reporter, Target, WriteMode
+from connectors.base import Reporter
+from connectors.column import Column
 from connectors.drift import ChangeKind
 from connectors.errors import ConnectorError
+from connectors.modes import Refresh, WriteMode
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.control import Head
 from connectors.postgres.ddl import CatalogColumn, expected_catalog
 from connectors.postgres.publish.existing import Existing
+from connectors.reading import ReadRequest
 from connectors.request import TransferRequest
 from connectors.target_columns import Memory, named
+from connectors.writing import Fence, Owner, Target
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.publish.indexes import MARK
+from connectors.writing import Target
 
 # grantee ("" is PUBLIC), privilege, with grant option
 Grant = tuple[str, str, bool]

@@ -11,11 +11,11 @@ from itertools import count
 
 from psycopg2 import sql
 
-from connectors.base import Target
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import MAX_BYTES, shorten, taken_names
 from connectors.postgres.publish.indexes import Wanted, temporary_name
+from connectors.writing import Target
 
 # Partitions of the new table with their indexes, and what each of those belongs to; constraints that say
 # NOT NULL have names of their own from PostgreSQL 18 on.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from connectors.base import Column, Deletes, Target, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.forecast import Forecast, LastLock
+from connectors.modes import Deletes, WriteDisposition, WriteMode
 from connectors.postgres import control, control_schema, kept
 from connectors.postgres.client import Session
 from connectors.postgres.publish import (
@@ -21,6 +22,7 @@ from connectors.postgres.publish.evolve import Alterations
 from connectors.postgres.publish.existing import Existing, Look
 from connectors.postgres.publish.lock import LIMIT_S, TRY_MS
 from connectors.postgres.publish.target_form import TargetForm
+from connectors.writing import Target
 
 _ASKED = f"It is asked for {TRY_MS // 1000} s at a time, for up to {LIMIT_S:.0f} s, and others pass between."
 _WAITS = {

@@ -8,11 +8,14 @@ from typing import Any
 
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Fence, Reporter, WriteMode
+from connectors.base import Reporter
+from connectors.column import Column
+from connectors.modes import WriteMode
 from connectors.postgres import kept
 from connectors.postgres.client import Session
 from connectors.postgres.publish.existing import Existing
 from connectors.postgres.publish.merge_rules import named
+from connectors.writing import Changes, Fence
 
 
 class Former:

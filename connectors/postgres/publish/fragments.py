@@ -7,9 +7,9 @@ from typing import Any
 
 from psycopg2 import sql
 
-from connectors.base import Target
 from connectors.postgres.publish.difference import comma, relation
 from connectors.postgres.publish.merge_rules import Table, TableColumn
+from connectors.writing import Target
 
 __all__ = ["comma", "differs", "fill", "key_value", "newest", "one_row", "relation", "same_key"]
 

@@ -12,8 +12,9 @@ from datetime import datetime
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Changes, Column, Deletes, Target, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import Deletes, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.names import names_by_source, shorten
 from connectors.postgres.publish import marks
@@ -22,6 +23,7 @@ from connectors.postgres.publish.marks import DELETED_AT, Seen
 from connectors.postgres.publish.merge_index import has_index
 from connectors.postgres.publish.merge_rules import Table, named
 from connectors.postgres.publish.tuning import is_small, tuned
+from connectors.writing import Changes, Target
 
 _TIED = (errorcodes.FOREIGN_KEY_VIOLATION, errorcodes.RESTRICT_VIOLATION)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from psycopg2 import sql
 
-from connectors.base import Changes, Guard, Target
 from connectors.errors import Held
+from connectors.modes import Guard
 from connectors.postgres.client import Session
+from connectors.writing import Changes, Target
 
 HINT = "Look at the source. Approve the run to publish its rows as they are, or discard it."
 # The statistics of a table that we analyse at every publish are good to a few percent.

@@ -12,8 +12,9 @@ from datetime import datetime
 
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Target, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import marks
 from connectors.postgres.publish.fragments import one_row, relation
@@ -21,6 +22,7 @@ from connectors.postgres.publish.history_sql import History
 from connectors.postgres.publish.marks import Seen
 from connectors.postgres.publish.merge_rules import inspected
 from connectors.postgres.publish.tuning import is_small, tuned
+from connectors.writing import Changes, Target
 
 
 def objection(mode: WriteMode, seen: Seen) -> str:

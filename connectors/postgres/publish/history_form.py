@@ -7,8 +7,10 @@ from collections.abc import Collection, Sequence
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Column, Reporter, StopSignal, Target, WriteMode
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteMode
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.names import free_name
@@ -17,6 +19,7 @@ from connectors.postgres.publish.existing import Look
 from connectors.postgres.publish.indexes import Found
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.merge_rules import named
+from connectors.writing import Target
 
 _TIMES = ("DATE", "DATETIME", "TIMESTAMP")
 # A key has one version that holds now, and PostgreSQL sees to that; its past is found by the other index.

@@ -8,10 +8,12 @@ from datetime import datetime
 
 from psycopg2 import sql
 
-from connectors.base import Column, Target, WriteMode
+from connectors.column import Column
+from connectors.modes import WriteMode
 from connectors.postgres.names import names_by_source, shorten
 from connectors.postgres.publish.fragments import comma, differs, fill, key_value, relation, same_key
 from connectors.postgres.publish.merge_rules import Table, named
+from connectors.writing import Target
 
 # What a DATE or DATETIME means, which have no zone.
 _TIMES = {

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Changes, Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import names_by_source
 from connectors.postgres.publish.difference import Difference, aliased, comma, relation
 from connectors.postgres.publish.in_place_rules import KEY_FIELD, describe, refuse
+from connectors.writing import Changes, Target
 
 __all__ = ["MODE", "apply", "describe", "prepare", "refuse"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from connectors.base import Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.publish.append import refuse_other_form
 from connectors.postgres.publish.existing import Existing, Look, refuse_replace, refuse_rights
+from connectors.writing import Target
 
 KEY_FIELD = "merge_key"
 

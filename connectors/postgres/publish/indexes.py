@@ -10,12 +10,14 @@ from typing import Any
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Column, Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import free_name, names_by_source, shorten
 from connectors.postgres.publish.lock import with_lock
 from connectors.target_options import TargetOptions
+from connectors.writing import Target
 
 # The comment of what a run made: it goes with a table that is replaced, and is made anew. Who writes
 # another comment takes the object for their own, and it then keeps the table where it is.

@@ -11,10 +11,11 @@ from typing import TypeVar
 import psycopg2
 from psycopg2 import errorcodes
 
-from connectors.base import Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
 from connectors.errors import TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
+from connectors.writing import Target
 
 T = TypeVar("T")
 

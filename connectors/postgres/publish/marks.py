@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from psycopg2 import sql
 
-from connectors.base import Column, Deletes, Reporter, StopSignal, Target, WriteDisposition, WriteMode
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import Deletes, WriteDisposition, WriteMode
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.names import names_by_source
 from connectors.postgres.publish.existing import Existing
 from connectors.postgres.publish.lock import with_lock
+from connectors.writing import Target
 
 DELETED_AT = "_deleted_at"
 VALID_FROM, VALID_TO, IS_CURRENT = "_valid_from", "_valid_to", "_is_current"

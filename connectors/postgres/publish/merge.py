@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import names_by_source
@@ -24,6 +24,7 @@ from connectors.postgres.publish.merge_rules import (
     refuse,
 )
 from connectors.postgres.publish.tuning import is_small, tuned
+from connectors.writing import Changes, Target
 
 __all__ = ["MODE", "Table", "apply", "ensure_index", "inspect", "prepare", "refuse"]
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import psycopg2
 from psycopg2 import errorcodes
 
-from connectors.base import Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.names import free_name
 from connectors.postgres.publish import indexes
 from connectors.postgres.publish.merge_rules import KEY_FIELD, Table, inspected, named
+from connectors.writing import Target
 
 _UNIQUE_INDEX = """
 SELECT i.indexrelid

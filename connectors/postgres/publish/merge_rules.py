@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from connectors.base import Column, Target, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.names import names_by_source
 from connectors.postgres.publish.existing import Look, refuse_append, refuse_create, refuse_rights
+from connectors.writing import Target
 
 KEY_FIELD = "merge_key"
 CURSOR_FIELD = "cursor_column"

@@ -13,12 +13,13 @@ from datetime import UTC, date, datetime, timedelta
 
 from psycopg2 import sql
 
-from connectors.base import Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.names import free_name, names_by_source, shorten
 from connectors.postgres.publish.indexes import MARK, missing_column
 from connectors.target_options import PartitionUnit, TargetOptions
+from connectors.writing import Target
 
 FIELD = "partition_column"
 # Each partition, its indexes and its TOAST table take a place of the server's table of locks, old ones and new

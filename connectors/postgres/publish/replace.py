@@ -8,7 +8,8 @@ from uuid import UUID
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Column, Reporter, StopSignal, Target
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
@@ -18,6 +19,7 @@ from connectors.postgres.publish.final_names import parts, renames
 from connectors.postgres.publish.indexes import Wanted
 from connectors.postgres.publish.lock import with_lock
 from connectors.postgres.publish.partitions import Partitioning
+from connectors.writing import Target
 
 MODE = "ACCESS EXCLUSIVE"
 # A client that stalls while it holds the exclusive lock is ended by the server after this long.

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 import psycopg2
 from psycopg2 import errorcodes, sql
 
-from connectors.base import Changes, Column, Target
+from connectors.column import Column
 from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.publish import append, in_place_rules, merge_rules
+from connectors.writing import Changes, Target
 
 # Shuts out other writers, who could add rows to the range between its two statements; readers pass.
 MODE = "SHARE ROW EXCLUSIVE"

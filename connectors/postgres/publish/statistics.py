@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from psycopg2 import sql
 
-from connectors.base import Target
 from connectors.postgres.client import Session
 from connectors.target_options import Analyze
+from connectors.writing import Target
 
 # Below this PostgreSQL's own guesses are good enough, and ANALYZE would be most of a small run.
 ANALYZE_ROWS = 1000

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from connectors.base import Column, Reporter, StopSignal, Target, WriteDisposition, WriteMode
+from connectors.base import Reporter, StopSignal
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import indexes, partitions
 from connectors.postgres.publish.existing import Existing
 from connectors.postgres.publish.merge_rules import named
 from connectors.postgres.publish.partitions import Partitioning
 from connectors.target_options import objections
+from connectors.writing import Target
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from connectors.base import Target
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.publish.fragments import one_row
 from connectors.postgres.publish.merge_rules import Table
+from connectors.writing import Target
 
 # A batch this many times smaller than its target is looked up in the index, as ON CONFLICT would do.
 # PostgreSQL, which reckons with disks that seek, would read the whole target: twice the work at a

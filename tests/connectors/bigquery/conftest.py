@@ -7,10 +7,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from connectors.base import NeverStop, Part
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.reading import Part
 from tests.connectors.bigquery.recorded import RestServer, StorageServer
 from tests.emulator_tables import EmulatorTables
 

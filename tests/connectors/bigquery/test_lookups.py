@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import ReadRequest
 from connectors.bigquery import compare
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.schema import columns_of
 from connectors.errors import ConnectorError, Unreachable
+from connectors.reading import ReadRequest
 from connectors.sides import ColumnDigest
 from tests.connectors import digests
 from tests.connectors.bigquery.conftest import PROJECT

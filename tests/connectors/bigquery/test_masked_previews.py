@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import ReadRequest
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 
 SCHEMA = [
     SchemaField("id", "INT64"),

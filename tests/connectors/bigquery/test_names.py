@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import Column
 from connectors.bigquery.schema import columns_of, parse_table
+from connectors.column import Column
 from connectors.errors import ConnectorError
 
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.errors import TransientError
+from connectors.reading import ReadRequest
 from datamantri.embedded.stack import EmbeddedStack
 from tests.connectors.bigquery.conftest import read_all
 from tests.emulator_tables import EmulatorTables

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from connectors.base import ReadRequest
 from connectors.bigquery import query
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.query import clean_labels, job_id
 from connectors.errors import ConnectorError, Stopped, TransientError
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 from tests.connectors.bigquery.test_streams import FIELDS, Stopper
 

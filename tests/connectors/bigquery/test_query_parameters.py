@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.query import job_id
 from connectors.errors import ConnectorError
 from connectors.parameters import Parameter
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 from tests.connectors.bigquery.test_query_jobs import Jobs
 

@@ -13,14 +13,16 @@ from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 from google.cloud.bigquery_storage_v1 import types
 
-from connectors.base import Column, NeverStop, Part, ReadPlan, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery import partitions, query, ranges
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.ranges import Partition, Partitioning, Range
 from connectors.bigquery.schema import TableRef
 from connectors.bigquery.source import BigQuerySource
+from connectors.column import Column
 from connectors.cursor import CursorRead, Interval
 from connectors.errors import ConnectorError
+from connectors.reading import Part, ReadPlan, ReadRequest
 from tests.connectors.bigquery.recorded import message
 
 ROWS = 3_000

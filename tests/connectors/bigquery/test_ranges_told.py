@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.base import ReadRequest
 from connectors.cursor import CursorRead, Span
 from connectors.parameters import Parameter
+from connectors.reading import ReadRequest
 
 
 @pytest.mark.parametrize("by", ["table", "query"])

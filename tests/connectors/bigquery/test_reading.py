@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import PROJECT, read_all
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 

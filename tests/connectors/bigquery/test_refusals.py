@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.errors import ConnectorError, TransientError
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 from tests.connectors.bigquery.test_streams import table
 

@@ -7,11 +7,12 @@ import pytest
 from google.cloud import bigquery
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery import ranges
 from connectors.bigquery.client import Endpoints
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 
 # Columns called as the alias of the rows, and as the table itself.

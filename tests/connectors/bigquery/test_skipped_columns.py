@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import NeverStop, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.errors import ConnectorError
+from connectors.reading import ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 
 SCHEMA = [SchemaField("id", "INT64"), SchemaField("email", "STRING"), SchemaField("Place", "STRING")]

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import Column, NeverStop, Part, ReadPlan, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.source import BigQuerySource
+from connectors.column import Column
 from connectors.cursor import CursorRead
 from connectors.errors import TransientError
+from connectors.reading import Part, ReadPlan, ReadRequest
 from tests.connectors.bigquery.conftest import PROJECT, read_all
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 

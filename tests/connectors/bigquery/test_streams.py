@@ -12,9 +12,10 @@ import grpc
 import pytest
 from google.cloud.bigquery_storage_v1 import types
 
-from connectors.base import NeverStop, Part, ReadRequest
+from connectors.base import NeverStop
 from connectors.bigquery.client import Endpoints
 from connectors.errors import ConnectorError, Stopped, TransientError
+from connectors.reading import Part, ReadRequest
 from tests.connectors.bigquery.conftest import read_all
 from tests.connectors.bigquery.recorded import message
 

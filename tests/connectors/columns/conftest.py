@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.encode import BatchEncoder
 from connectors.postgres.ddl import create_table
 

@@ -11,7 +11,7 @@ import psycopg2
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns import json_checks
 from connectors.columns.divert import Diverted, Diverter
 from connectors.columns.encode import BatchEncoder

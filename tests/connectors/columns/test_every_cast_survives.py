@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, apply
 from connectors.errors import ConnectorError
 from connectors.types import CASTS, base_type, postgres_type

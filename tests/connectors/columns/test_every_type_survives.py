@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg2 import sql
 
-from connectors.base import Column, NeverStop
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.postgres.copy import copy_batches
 from connectors.postgres.ddl import create_table
 from tests.connectors.columns.values import KINDS, Kind, few

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pytest
 
 from connectors import column_rules, masks
-from connectors.base import Column, MaskKind, NeverStop, Part
+from connectors.base import NeverStop
+from connectors.column import Column, MaskKind
 from connectors.column_rules import ColumnRule
 from connectors.columns import masking
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError, NewGeneration
+from connectors.reading import Part
 from tests.connectors.memory import MemorySource
 
 KEY = "0123456789abcdef0123456789abcdef"

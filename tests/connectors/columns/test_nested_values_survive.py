@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.encode import BatchEncoder
 from tests.connectors.columns.documents import as_json, equal
 from tests.connectors.columns.values import KINDS, few

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.raw import Unreadable, raw_texts, read_texts
 from tests.connectors.columns.values import KINDS, Kind, few
 

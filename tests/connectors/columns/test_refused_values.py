@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError
 

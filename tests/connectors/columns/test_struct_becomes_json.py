@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.characters import Characters
 from connectors.columns.json_text import json_text
 from connectors.errors import ConnectorError

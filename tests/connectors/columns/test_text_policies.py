@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.columns.characters import Characters
 from connectors.columns.encode import BatchEncoder
 from connectors.errors import ConnectorError

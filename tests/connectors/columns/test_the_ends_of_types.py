@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from tests.connectors.columns.values import range_arrow
 

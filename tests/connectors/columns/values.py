@@ -14,7 +14,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from connectors.base import Column
+from connectors.column import Column
 
 # The same values every time, and tables made once for all of them.
 few = settings(

@@ -15,12 +15,15 @@ import pytest
 from psycopg2 import sql
 
 from connectors import transfer
-from connectors.base import Fence, NeverStop, Owner, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.cursor import CursorRead
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres import keep
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
+from connectors.reading import ReadRequest
 from connectors.target_options import TargetOptions
+from connectors.writing import Fence, Owner, Target
 from datamantri.embedded.stack import EmbeddedStack
 from tests.connectors.memory import MemorySource, Recorder, batch
 

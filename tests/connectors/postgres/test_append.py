@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
 from tests.connectors.memory import ID_NAME, MemorySource, batch
 

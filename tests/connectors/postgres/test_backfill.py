@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import Guard
 from connectors.cursor import CursorRead, Span, span_numbers
 from connectors.errors import ConnectorError, Held, TransientError
+from connectors.modes import Guard
 from connectors.target_options import PartitionUnit, TargetOptions
 from tests.bigquery.fixtures import bigquery, bigquery_tables  # noqa: F401
 from tests.connectors.postgres.test_incremental import Flights, at, either, flights  # noqa: F401

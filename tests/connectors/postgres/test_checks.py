@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
 from connectors.checks import Check, CheckKind, CheckResult, Severity, Status
+from connectors.column import Column
 from tests.connectors.memory import MemorySource, batch
 from tests.connectors.postgres.conftest import World
 

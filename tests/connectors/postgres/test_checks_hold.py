@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from connectors import transfer
-from connectors.base import Column, Guard
 from connectors.checks import Check, CheckKind, Severity
+from connectors.column import Column
 from connectors.errors import ConnectorError, Held
+from connectors.modes import Guard
 from connectors.postgres.auditing import diverting
 from connectors.quarantine import QuarantineRule
 from connectors.target_options import TargetOptions

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from connectors.base import Deletes
 from connectors.checks import Check, CheckKind, Severity
 from connectors.cursor import CursorRead, Span
+from connectors.modes import Deletes
 from tests.connectors.memory import MemorySource, batch
 from tests.connectors.postgres.conftest import World
 from tests.connectors.postgres.test_checks import NOW, rows

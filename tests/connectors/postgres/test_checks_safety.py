@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
 from connectors.checks import LONGEST_TEXT, Check, CheckKind, Severity, Status
+from connectors.column import Column
 from connectors.errors import Held, Stopped
 from tests.connectors.memory import Button, MemorySource
 from tests.connectors.postgres.conftest import World

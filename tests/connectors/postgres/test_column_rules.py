@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
 from tests.connectors.memory import MemorySource
 
 COLUMNS = (Column("id", "INT64"), Column("name", "STRING"), Column("tags", "STRING", repeated=True))

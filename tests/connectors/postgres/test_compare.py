@@ -7,10 +7,12 @@ import time
 
 import pytest
 
-from connectors.base import Column, NeverStop, Target
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.errors import ConnectorError, Stopped
 from connectors.postgres import keep
 from connectors.types import postgres_text
+from connectors.writing import Target
 from tests.connectors import digests
 from tests.connectors.memory import ID_NAME, Button, in_thread
 

@@ -10,10 +10,13 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
-from connectors.base import Changes, Column, Deletes, Guard, NeverStop, Refresh, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.checks import Check, CheckKind, Severity, Status
+from connectors.column import Column
 from connectors.errors import ConnectorError, Held
+from connectors.modes import Deletes, Guard, Refresh, WriteDisposition, WriteMode
 from connectors.target_options import PartitionUnit, TargetOptions
+from connectors.writing import Changes
 from tests.connectors.memory import ID_NAME, MemorySource, PartedSource, batch
 from tests.connectors.postgres.test_staged import StagedRun
 

@@ -8,10 +8,10 @@ from datetime import date
 
 import pytest
 
-from connectors.base import Changes
 from connectors.postgres import keep
 from connectors.postgres.options import PostgresOptions
 from connectors.target_options import Index, TargetOptions
+from connectors.writing import Changes
 from tests.connectors.postgres import test_target_options as forms
 from tests.connectors.postgres.conftest import PASSWORD, ROLE, World
 from tests.connectors.postgres.debian import BINARIES, running_server

@@ -9,10 +9,13 @@ import pyarrow as pa
 import pytest
 
 from connectors import comparing
-from connectors.base import Column, Guard, NeverStop, ReadRequest, Refresh, WriteDisposition, WriteMode
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held, TransientError
+from connectors.modes import Guard, Refresh, WriteDisposition, WriteMode
+from connectors.reading import ReadRequest
 from connectors.schema_policy import SchemaPolicy
 from tests.connectors.memory import MemorySource, PartedSource
 from tests.connectors.postgres.test_staged import StagedRun

@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from connectors.base import Target, WriteDisposition, WriteMode
 from connectors.errors import ConnectorError, TransientError, Unreachable
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres import control_schema, keep
+from connectors.writing import Target
 from tests.connectors.memory import ID_NAME, MemorySource, batch
 from tests.connectors.postgres.conftest import PASSWORD
 

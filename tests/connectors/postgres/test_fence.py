@@ -8,9 +8,9 @@ import uuid
 
 import pytest
 
-from connectors.base import Owner, Target
 from connectors.errors import ConnectorError, OutcomeUnknown, Overtaken, StaleToken, TransientError
 from connectors.postgres import control
+from connectors.writing import Owner, Target
 from tests.connectors.memory import MemorySource, batch, in_thread
 
 

@@ -6,8 +6,9 @@ from datetime import date
 
 import pytest
 
-from connectors.base import Column, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.target_options import Index, TargetOptions
 from tests.connectors.postgres.test_target_options import ALL, COLUMNS, database, move, options
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.base import Guard
 from connectors.errors import ConnectorError, Held, TransientError
+from connectors.modes import Guard
 from tests.connectors.memory import MemorySource, batch
 
 HALF = Guard(zero_rows=True, shrink_percent=50)

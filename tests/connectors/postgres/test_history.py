@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from psycopg2 import sql
 
 from connectors import undo
-from connectors.base import Changes, Column, Deletes, Guard, NeverStop, Refresh, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.checks import Check, CheckKind, Severity, Status
+from connectors.column import Column
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Held
+from connectors.modes import Deletes, Guard, Refresh, WriteDisposition, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
 from connectors.postgres.publish import history, history_form, marks, merge
 from connectors.sides import Keyed
 from connectors.target_options import PartitionUnit, TargetOptions
+from connectors.writing import Changes, Target
 from tests.connectors.memory import MemorySource, PartedSource, Recorder
 from tests.connectors.postgres.test_staged import StagedRun
 

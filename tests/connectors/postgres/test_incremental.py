@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from google.cloud.bigquery import SchemaField
 
-from connectors.base import Guard, Refresh
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError
+from connectors.modes import Guard, Refresh
 from connectors.target_options import Index, PartitionUnit, TargetOptions
 from tests.bigquery.fixtures import bigquery, bigquery_tables  # noqa: F401
 from tests.connectors.postgres.conftest import World

@@ -11,13 +11,17 @@ import pytest
 from psycopg2 import sql
 
 from connectors import column_rules, comparing, transfer
-from connectors.base import Column, Fence, Guard, NeverStop, ReadRequest, Refresh, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.checks import Check, CheckKind
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.errors import ConnectorError, Held, NewGeneration
+from connectors.modes import Guard, Refresh, WriteDisposition, WriteMode
 from connectors.preflight import look_ahead
 from connectors.quarantine import QuarantineRule
+from connectors.reading import ReadRequest
 from connectors.target_options import Index, PartitionUnit, TargetOptions
+from connectors.writing import Fence
 from tests.connectors.columns.test_masking import KEY, tag
 from tests.connectors.memory import MemorySource, PartedSource
 from tests.connectors.postgres.test_staged import StagedRun

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg2 import extras, sql
 
-from connectors.base import Changes, Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import compare_catalog, create_table
 from connectors.postgres.names import column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import merge, tuning
+from connectors.writing import Changes, Target
 
 TARGET = Target("public", "flights")
 STAGING = Target("public", "_datamantri_new_1")

@@ -7,8 +7,10 @@ import uuid
 import pyarrow as pa
 import pytest
 
-from connectors.base import Changes, Column, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
+from connectors.writing import Changes
 from tests.connectors.memory import MemorySource
 
 COLUMNS = (Column("id", "INT64"), Column("name", "STRING"), Column("version", "INT64"))

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connectors.base import Column, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.column_rules import ColumnRule, apply
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
 from tests.connectors.columns.test_shapes import shapes, text
 from tests.connectors.memory import MemorySource
 from tests.connectors.postgres.conftest import PASSWORD, ROLE

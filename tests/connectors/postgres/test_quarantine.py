@@ -10,12 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column, Deletes, Guard, Target
+from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held
+from connectors.modes import Deletes, Guard
 from connectors.quarantine import Beyond, QuarantineRule
 from connectors.target_options import PartitionUnit, TargetOptions
+from connectors.writing import Target
 from tests.connectors.memory import MemorySource
 
 ON = QuarantineRule(is_on=True)

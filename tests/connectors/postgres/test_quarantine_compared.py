@@ -9,9 +9,11 @@ import pyarrow as pa
 import pytest
 
 from connectors import comparing
-from connectors.base import NeverStop, ReadRequest, WriteDisposition, WriteMode
+from connectors.base import NeverStop
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.quarantined import Wanted
 from connectors.quarantine import QuarantineRule
+from connectors.reading import ReadRequest
 from tests.connectors.memory import MemorySource
 
 ON = QuarantineRule(is_on=True)

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 
 from connectors import staged
-from connectors.base import Fence
 from connectors.errors import ConnectorError, Held, NewGeneration, TransientError
 from connectors.quarantine import Beyond, QuarantineRule
 from connectors.request import TransferRequest
+from connectors.writing import Fence
 from tests.connectors.memory import ID_NAME, PartedSource
 from tests.connectors.postgres.test_staged import Killed, StagedRun
 

@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from connectors.base import Changes, Column, Target, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError, TransientError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres import keep
 from connectors.postgres.publish import lock
 from connectors.postgres.publish.existing import look
+from connectors.writing import Changes, Target
 from tests.connectors import digests
 from tests.connectors.memory import MemorySource, batch, in_thread
 

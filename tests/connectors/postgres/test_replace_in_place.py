@@ -10,7 +10,7 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extras import execute_values
 
-from connectors.base import Changes, Column, Target
+from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.client import Session
 from connectors.postgres.ddl import create_table
@@ -18,6 +18,7 @@ from connectors.postgres.names import column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import in_place
 from connectors.postgres.publish.existing import look
+from connectors.writing import Changes, Target
 from tests.connectors.postgres.conftest import PASSWORD, ROLE
 
 COLUMNS = (Column("id", "INT64"), Column("name", "STRING"))

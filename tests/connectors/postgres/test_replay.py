@@ -14,13 +14,16 @@ import pyarrow as pa
 import pytest
 
 from connectors import replay, transfer
-from connectors.base import Column, Mask, MaskKind, NeverStop, ReadRequest, TextPolicy, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.checks import Check, CheckKind, Severity
+from connectors.column import Column, Mask, MaskKind
 from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Overtaken
+from connectors.modes import TextPolicy, WriteDisposition, WriteMode
 from connectors.postgres.quarantined import Wanted, take_back
 from connectors.quarantine import QuarantineRule
+from connectors.reading import ReadRequest
 from connectors.receipt import Receipt
 from tests.connectors.memory import MemorySource
 

@@ -7,9 +7,11 @@ import uuid
 import pytest
 
 from connectors import transfer
-from connectors.base import Column, Description, ReadRequest, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError
+from connectors.modes import WriteDisposition, WriteMode
+from connectors.reading import Description, ReadRequest
 from tests.connectors.memory import ID_NAME, MemorySource, batch
 
 

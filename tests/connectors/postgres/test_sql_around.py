@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from connectors.base import Guard
 from connectors.errors import ConnectorError, Held
+from connectors.modes import Guard
 from connectors.postgres import keep
 from connectors.postgres.publish import around as publish_around
 from connectors.sql_around import SqlAround

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from connectors import staged, transfer
-from connectors.base import Fence, NeverStop, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, StaleToken, TransientError
+from connectors.modes import WriteDisposition, WriteMode
 from connectors.postgres.checkpoints import PartKey
+from connectors.reading import ReadRequest
+from connectors.writing import Fence, Target
 from tests.connectors.memory import PartedSource, batch
 
 ROWS = 3000

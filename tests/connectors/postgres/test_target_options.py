@@ -8,12 +8,14 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column, Guard, Target, WriteDisposition, WriteMode
+from connectors.column import Column
 from connectors.errors import ConnectorError, Held, TransientError
+from connectors.modes import Guard, WriteDisposition, WriteMode
 from connectors.postgres import keep
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import partitions
 from connectors.target_options import Analyze, Index, PartitionUnit, TargetOptions
+from connectors.writing import Target
 from tests.connectors.memory import MemorySource
 from tests.connectors.postgres.conftest import PASSWORD, ROLE
 

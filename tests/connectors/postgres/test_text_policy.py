@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from connectors.base import TextPolicy
 from connectors.errors import ConnectorError
+from connectors.modes import TextPolicy
 from tests.connectors.memory import MemorySource
 
 

@@ -12,8 +12,10 @@ import pytest
 from psycopg2 import sql
 
 from connectors import undo
-from connectors.base import Column, Guard, NeverStop, WriteDisposition, WriteMode
+from connectors.base import NeverStop
+from connectors.column import Column
 from connectors.errors import ConnectorError, Held, StaleToken
+from connectors.modes import Guard, WriteDisposition, WriteMode
 from connectors.receipt import Receipt
 from connectors.target_options import Index, PartitionUnit, TargetOptions
 from tests.connectors.memory import ID_NAME, MemorySource

@@ -7,7 +7,7 @@ import datetime as dt
 import pyarrow as pa
 import pytest
 
-from connectors.base import Column
+from connectors.column import Column
 from tests.connectors.memory import MemorySource
 from tests.connectors.postgres.conftest import ROLE
 

@@ -6,7 +6,8 @@ from pipelines.models.checks import Check
 from pipelines.models.connections import Connection, Pool
 from pipelines.models.dataset_rules import DatasetRule
 from pipelines.models.dependencies import Dependency, DependencyRule, GiveUp
-from pipelines.models.pipelines import LoadMethod, Missed, Mode, Overlap, Pipeline, PipelineState, Priority, Revision
+from pipelines.models.pipelines import Pipeline, PipelineState, Revision
+from pipelines.models.running import LoadMethod, Missed, Mode, Overlap, Priority
 from pipelines.models.schedules import Schedule
 from pipelines.models.tokens import ApiToken
 from pipelines.models.webhooks import Webhook

@@ -34,6 +34,7 @@ class History:
 
         from pipelines import services
         from pipelines.models import Connection, Pipeline, Revision, Schedule
+        from pipelines.specs import ScheduleSpec
         from runs.models import Attempt, LogLine, Run
 
         self.operator = get_user_model().objects.get(username="operator")
@@ -43,7 +44,7 @@ class History:
         options = {"host": "127.0.0.1", "dbname": "nowhere", "user": "nobody"}
         destination = Connection.objects.create(name="Destination", kind="postgres", options=options)
         first = Pipeline(name="First", source=source, source_table="d.t", destination=destination, target_table="first")
-        services.save_pipeline(first, schedules=[services.ScheduleSpec("cron", cron="0 0 * * *")], by=self.operator)
+        services.save_pipeline(first, schedules=[ScheduleSpec("cron", cron="0 0 * * *")], by=self.operator)
         ended = {"status": "succeeded", "rows": 1000, "bytes": 80_000, "finished_at": first.created_at}
         run = Run.objects.create(pipeline=first, revision=first.revision, trigger="schedule", **ended)
         Attempt.objects.create(run=run, number=1, token=1, worker="worker@host:1:2", outcome="succeeded")

@@ -144,7 +144,7 @@ def measure_lateness(bench: Bench) -> dict[str, float]:
     """Scheduled instant → the run starts, for pipelines that tick every second or two."""
     from django.utils import timezone
 
-    from pipelines.services import ScheduleSpec
+    from pipelines.specs import ScheduleSpec
     from runs.models import Run
 
     rules = [ScheduleSpec("interval", every_s=every) for every in (1, 2, 3, 5)]

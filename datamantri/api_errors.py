@@ -14,8 +14,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView, exception_handler
 
 from pipelines.api_base import FieldErrors, Problem, problem
+from pipelines.objections import PipelineRefused
 from pipelines.schedules import RuleError
-from pipelines.services import PipelineRefused
 from runs.services import RunRefused
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from pipelines import lookups, prices, queries, services
 from pipelines.api_base import ApiView, FieldErrors, Problem, problem
 from pipelines.columns import columns_now, known_columns
 from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.objections import PipelineRefused
 from pipelines.serializers import (
     ConnectionLimitSerializer,
     ConnectionSerializer,
@@ -25,7 +26,6 @@ from pipelines.serializers import (
     PreflightSerializer,
     SavedPipelineSerializer,
 )
-from pipelines.services import PipelineRefused
 
 
 @extend_schema_view(list=extend_schema(summary="List connections"), retrieve=extend_schema(summary="Read a connection"))

@@ -17,7 +17,7 @@ from pipelines.files.fields import Field
 from pipelines.files.values import Values, filled, of_dependencies, of_schedules
 from pipelines.models import Connection, Pipeline, PipelineState, Revision
 from pipelines.objections import PipelineRefused
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 # Fields of a pipeline that its definition has under other names.
 _SOURCE = {"source_table": "table", "source_query": "query", "source_columns": "columns"}

@@ -8,7 +8,7 @@ from typing import Any
 from connectors.modes import WriteDisposition
 from pipelines import lookups, queries, services
 from pipelines.models import Connection, Pipeline, PipelineState
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 SCHEMA = "public"
 SOURCE, DESTINATION = "BigQuery (emulator)", "Warehouse (PostgreSQL)"

@@ -17,6 +17,7 @@ from pipelines.admin.links import list_url, page_context
 from pipelines.forms.limits import LimitsForm
 from pipelines.forms.schedules import ScheduleForm
 from pipelines.models import Pipeline, PipelineState
+from pipelines.specs import ScheduleSpec
 
 SCHEDULE = "schedule"
 LIMITS = "limits"
@@ -89,9 +90,7 @@ class PipelineActions:
         )
         return TemplateResponse(request, "admin/desk/set_limits.html", context)
 
-    def _give_schedules(
-        self, request: HttpRequest, pipelines: QuerySet[Pipeline], specs: list[services.ScheduleSpec]
-    ) -> None:
+    def _give_schedules(self, request: HttpRequest, pipelines: QuerySet[Pipeline], specs: list[ScheduleSpec]) -> None:
         changed = 0
         for pipeline in pipelines.exclude(state=PipelineState.ARCHIVED):
             services.save_pipeline(pipeline, schedules=specs, by=request.user, keep_state=True)

@@ -20,6 +20,7 @@ from pipelines.forms.add_tables import TemplateForm, WhereForm
 from pipelines.forms.pipelines import live_findings, sentence, sources
 from pipelines.forms.schedules import ScheduleForm
 from pipelines.models import Connection, Pipeline
+from pipelines.objections import PipelineRefused
 
 # Every pipeline is checked against the live systems; one page does not wait longer than this for all of them.
 CHECKING_LIMIT_S = 30
@@ -98,7 +99,7 @@ class Page:
                 continue
             try:
                 services.save_pipeline(pipeline, schedules=specs, by=self.user)
-            except services.PipelineRefused as refused:
+            except PipelineRefused as refused:
                 row.errors = [sentence(refused)]
                 continue
             row.pipeline, row.ticked = pipeline, False

@@ -31,6 +31,7 @@ from pipelines.forms.dependencies import DependencyFormSet
 from pipelines.forms.pipelines import PipelineForm, destinations, sentence, sources
 from pipelines.forms.schedules import ScheduleForm, ScheduleFormSet
 from pipelines.models import Pipeline, PipelineState, Schedule
+from pipelines.objections import PipelineRefused
 from pipelines.realtime import is_realtime
 from pipelines.specs import ScheduleSpec
 
@@ -243,7 +244,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
         more = {"desk_urls": endpoint_addresses(), "zones": sorted(available_timezones())}
         try:
             return super().changeform_view(request, object_id, form_url, {**more, **(extra_context or {})})
-        except services.PipelineRefused as refused:
+        except PipelineRefused as refused:
             # Somebody took the name or the target between our check and the save.
             messages.error(request, sentence(refused))
             return HttpResponseRedirect(request.get_full_path())
@@ -301,7 +302,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             return asked
         try:
             copy = services.duplicate(pipeline, by=request.user)
-        except services.PipelineRefused as refused:
+        except PipelineRefused as refused:
             messages.error(request, sentence(refused))
             return HttpResponseRedirect(change_url(pipeline))
         self.log_addition(request, copy, f"Duplicated from {pipeline.name}.")

@@ -9,7 +9,7 @@ from pipelines import queries
 from pipelines.files import alert_rules, dataset_rules, fields, text, values
 from pipelines.files.schema import VERSION
 from pipelines.models import Calendar, Connection, PipelineState, Pool
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 SECTIONS = ("connections", "calendars", "pools", "pipelines", "dataset_rules", "alert_rules")
 HEAD = """\

@@ -28,7 +28,8 @@ from pipelines.files.text import Document
 from pipelines.files.values import Values
 from pipelines.locks import AdvisoryLock
 from pipelines.models import AlertRule, Calendar, Connection, DatasetRule, Pipeline, PipelineState, Pool
-from pipelines.services import PipelineRefused, ScheduleSpec
+from pipelines.objections import PipelineRefused
+from pipelines.specs import ScheduleSpec
 
 # Another pipeline of the same file may be about to give up the name or the table.
 _MAY_PASS = frozenset({"name_taken", "target_taken"})

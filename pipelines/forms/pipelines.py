@@ -18,6 +18,7 @@ from pipelines.forms.bytes import BytesField
 from pipelines.forms.indexes import IndexesField
 from pipelines.forms.parameters import ParametersField
 from pipelines.models import Connection, Pipeline, PipelineState
+from pipelines.objections import PipelineRefused
 
 
 def sources() -> QuerySet[Connection]:
@@ -44,7 +45,7 @@ def say_when_too_long(form: forms.BaseForm, *names: str) -> None:
         form.fields[name].widget.attrs.pop("maxlength", None)
 
 
-def sentence(finding: lookups.Finding | lookups.LookupFailed | services.PipelineRefused) -> str:
+def sentence(finding: lookups.Finding | lookups.LookupFailed | PipelineRefused) -> str:
     return f"{finding.message} {finding.hint}".strip()
 
 

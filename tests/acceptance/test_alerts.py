@@ -16,7 +16,7 @@ from datamantri import processes
 from pipelines import alert_definitions
 from pipelines import services as definitions
 from pipelines.models import AlertChannel, AlertKind, AlertRule, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Alert, AlertDelivery
 from runs.states import RunStatus
 from tests.acceptance.conftest import ended, numbers

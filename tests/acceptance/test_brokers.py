@@ -19,7 +19,7 @@ from datamantri import processes
 from datamantri.embedded import ports
 from pipelines import services as definitions
 from pipelines.models import Missed, Overlap, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import doorbell
 from runs.models import Run
 from runs.states import TERMINAL, RunStatus

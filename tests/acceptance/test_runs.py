@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from datamantri import processes
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import doorbell, services
 from runs.models import LogLine, Skip
 from runs.states import RunStatus

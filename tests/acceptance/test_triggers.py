@@ -19,7 +19,7 @@ from pipelines import services as definitions
 from pipelines import webhooks
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Run, WatchedTable
 from runs.states import TERMINAL, RunStatus
 from tests.acceptance.conftest import PROJECT, Api, ended, numbers

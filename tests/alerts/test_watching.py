@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from pipelines import services as definitions
 from pipelines.models import AlertKind, AlertRule, Pipeline, Schedule
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.alerts import watching
 from runs.models import Alert, AlertDelivery, Poll, Run, RunAction, Skip, Trigger
 

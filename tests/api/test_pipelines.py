@@ -10,7 +10,7 @@ import pytest
 from pipelines import lookups, services
 from pipelines.lookups import Finding, LookupFailed
 from pipelines.models import Pipeline, PipelineState
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 URL = "/api/v1/pipelines/"
 DAILY = ScheduleSpec("cron", "30 6 * * 1-5", "Europe/Berlin")

@@ -19,7 +19,7 @@ from django.utils import timezone
 from datamantri import processes
 from pipelines import services as definitions
 from pipelines.models import Missed, Overlap, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Process, Run
 from runs.states import TERMINAL
 from tests.acceptance.product import wait_for

@@ -11,7 +11,7 @@ from pipelines import lookups, queries
 from pipelines.admin import add_tables
 from pipelines.lookups import Finding, LookupFailed
 from pipelines.models import Connection, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from tests.emulator_tables import EmulatorTables
 
 URL = "/admin/pipelines/pipeline/add-tables/"

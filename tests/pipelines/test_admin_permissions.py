@@ -15,7 +15,7 @@ from django_celery_results.models import TaskResult
 
 from pipelines import lookups
 from pipelines.models import ApiToken, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Attempt, PartLoad, Run, Trigger
 from runs.services import request_run
 

@@ -17,7 +17,7 @@ from google.cloud.bigquery import SchemaField
 from pipelines import lookups, queries, services
 from pipelines.lookups import Finding
 from pipelines.models import Connection, Pipeline, PipelineState, Revision
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Run
 from tests.emulator_tables import EmulatorTables
 

@@ -29,7 +29,7 @@ from pipelines.files.schema import schema
 from pipelines.files.work import Wish
 from pipelines.forms.pipelines import PipelineForm
 from pipelines.models import Calendar, Connection, Pipeline, PipelineState, Pool, Priority, Revision
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 pytestmark = pytest.mark.django_db
 DAILY = ScheduleSpec("cron", "30 6 * * 1-5", "Europe/Berlin")

@@ -13,7 +13,7 @@ from pipelines import lookups, queries, services
 from pipelines.lookups import Finding
 from pipelines.models import Connection, Pipeline
 from pipelines.revisions import changes
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 
 DAILY = ScheduleSpec("cron", "30 6 * * 1-5", "Europe/Berlin")
 HOURLY = ScheduleSpec("interval", every_s=3600)

@@ -14,7 +14,8 @@ from django_celery_beat.models import CrontabSchedule
 from connectors.errors import ConnectorError
 from pipelines import objections, queries, schedules, services
 from pipelines.models import Connection, Pipeline, PipelineState, Revision, Schedule
-from pipelines.services import PipelineRefused, ScheduleSpec
+from pipelines.objections import PipelineRefused
+from pipelines.specs import ScheduleSpec
 
 DAILY = ScheduleSpec("cron", "30 6 * * 1-5", "Europe/Berlin")
 QUARTER = ScheduleSpec("interval", every_s=900)

@@ -12,7 +12,7 @@ import pytest
 from pipelines import queries as definition_queries
 from pipelines import schedules
 from pipelines.models import Pipeline, Schedule
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import queries, ticker
 from runs.models import Run, Skip
 

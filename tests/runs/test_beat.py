@@ -23,7 +23,7 @@ from datamantri.celery import app
 from datamantri.celery_beat import Ticker
 from datamantri.embedded.valkey import binary
 from pipelines.models import Schedule
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import doorbell, services, ticker
 from runs.models import Process, Run
 from runs.services import Claim

@@ -19,7 +19,7 @@ from connectors.errors import ConnectorError, TransientError
 from connectors.reading import ReadRequest
 from pipelines import services as definitions
 from pipelines.models import Pipeline
-from pipelines.services import PipelineRefused
+from pipelines.objections import PipelineRefused
 from runs import cost_guard, services
 from runs.models import CostApproval, Decision, Ledger, LogLine, Run, RunAction
 from runs.services import RunRefused

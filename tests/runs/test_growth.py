@@ -18,7 +18,7 @@ from datamantri import celery_beat
 from datamantri.celery import app
 from datamantri.celery_beat import Ticker
 from pipelines.models import Pipeline, Schedule
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import board_queries, doorbell, looking_bell, lookout, services
 from runs.alerts import bell
 from runs.models import LastEnd, Run, Trigger

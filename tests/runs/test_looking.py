@@ -21,7 +21,7 @@ from pipelines import services as definitions
 from pipelines.dependencies import DependencySpec
 from pipelines.models import Connection, DatasetRule, Pipeline, PipelineState, Pool, Webhook
 from pipelines.objections import PipelineRefused
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import looking, looking_bell
 from runs.models import DatasetLook, SeenTable, TableEvent
 from tests.emulator_tables import EmulatorTables

@@ -20,7 +20,7 @@ from django.utils import timezone
 from connectors.column import Column
 from pipelines import services as definitions
 from pipelines.models import Connection, PipelineState
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs.models import Process, Run
 from runs.states import RunStatus
 from tests.runs.pages import *  # noqa: F403

@@ -10,7 +10,7 @@ import pytest
 from django.utils import timezone
 
 from pipelines.models import AlertKind, Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import services
 from runs.models import (
     Alert,

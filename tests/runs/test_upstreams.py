@@ -12,8 +12,8 @@ from django.db.models.functions import Now
 
 from pipelines import services as definitions
 from pipelines.dependencies import DependencySpec
-from pipelines.models import Pipeline
-from pipelines.services import ScheduleSpec
+from pipelines.models import Pipeline, Pool
+from pipelines.specs import ScheduleSpec
 from runs import capacity, services
 from runs.models import Prerequisite, Run, RunAction, Trigger, UpstreamSuccess
 from runs.states import RunStatus
@@ -684,7 +684,7 @@ def test_a_run_that_waits_follows_its_pipeline_to_other_slots(make_pipeline, wai
     sales = wait_for("Sales", make_pipeline("Orders"), schedules=[HOURLY])
     run = blocked(sales, NOON)
     lane = Run.objects.get(pk=run.pk).lane_id
-    pool = definitions.Pool.objects.create(name="Night")
+    pool = Pool.objects.create(name="Night")
     definitions.set_limits(Pipeline.objects.filter(pk=sales.pk), priority=10, pool=pool, by=None)
     run.refresh_from_db()
     assert run.lane_id != lane

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from connectors.errors import ConnectorError, TransientError
 from pipelines import services as definitions
-from pipelines.services import ScheduleSpec
+from pipelines.specs import ScheduleSpec
 from runs import giving, services
 from runs.models import Run, RunAction, Trigger
 from runs.states import RunStatus

@@ -120,7 +120,10 @@ def test_a_stop_breaks_the_wait_for_a_lock(world, ids, connect):
 
 CHILD = """
 import json, os, signal, sys, uuid
-from connectors.base import NeverStop, Owner, ReadRequest, Target, WriteDisposition, WriteMode
+from connectors.base import NeverStop
+from connectors.modes import WriteDisposition, WriteMode
+from connectors.reading import ReadRequest
+from connectors.writing import Owner, Target
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
 from connectors.transfer import TransferRequest, direct

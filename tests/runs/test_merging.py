@@ -53,7 +53,7 @@ def test_a_full_merge_marks_what_is_gone_and_its_receipt_and_log_say_so(moving, 
     work()
     run.refresh_from_db()
     assert (run.status, run.receipt["changes"]["deleted"]) == ("succeeded", 1)
-    assert "Gone from the source, and marked as deleted: 1 rows." in log_of(run)
+    assert "Gone from the source, and marked as deleted: 1 row." in log_of(run)
     warehouse_cursor.execute(f"SELECT id, _deleted_at FROM public.{pipeline.target_table} ORDER BY id")
     (_, first), (_, second), (_, third) = warehouse_cursor.fetchall()
     assert (first, second) == (None, None)

@@ -80,5 +80,6 @@ def bring_over(
     )
     if changes.deleted:
         done = "marked as deleted" if mode.deletes is Deletes.SOFT else "deleted"
-        reporter.log("info", f"Gone from the source, and {done}: {changes.deleted:,} rows.")
+        rows = "1 row" if changes.deleted == 1 else f"{changes.deleted:,} rows"
+        reporter.log("info", f"Gone from the source, and {done}: {rows}.")
     return changes

@@ -65,7 +65,7 @@ def test_a_row_that_is_gone_is_marked_with_the_time_of_the_snapshot_and_stays(me
     receipt = merge([1, 3], hour=5)
     assert receipt.changes == Changes(0, unchanged=2, deleted=1)
     assert marked() == {1: None, 2: 5, 3: None}
-    assert "Gone from the source, and marked as deleted: 1 rows." in world.recorder.text()
+    assert "Gone from the source, and marked as deleted: 1 row." in world.recorder.text()
 
 
 def test_a_mark_says_when_the_row_was_first_gone_and_is_taken_away_when_it_is_back(merge, marked):

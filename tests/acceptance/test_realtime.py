@@ -43,9 +43,12 @@ def test_changes_arrive_by_themselves_also_when_a_poller_is_killed(
     try:
         wait_for(lambda: rows() == 10, limit_s=60, saying="the first micro-batch was loaded")
         append(10)
-        holders = set(PollShare.objects.values_list("poller", flat=True))
         pids = {f":{product.process(spec.name).pid}": spec.name for spec in pollers}
-        assert {holder.rpartition(":")[2] for holder in holders} == {pid[1:] for pid in pids}, "they share the work"
+
+        def holders() -> set[str]:
+            return {f":{name.rpartition(':')[2]}" for name in PollShare.objects.values_list("poller", flat=True)}
+
+        wait_for(lambda: holders() == set(pids), limit_s=30, saying="they share the work")
         # Whoever polls it now ends at once, without a word.
         for name in [name for pid, name in pids.items() if _polls(pid, pipeline)]:
             product.stop(name, with_signal=signal.SIGKILL)

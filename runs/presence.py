@@ -72,12 +72,20 @@ class Presence:
         self._thread.start()
 
     def lose_task(self, task_id: str) -> None:
-        self._lost.append(partial(services.give_back_lease, task_id, process=self._name))
-        self._noted.set()
+        self._lose(partial(services.give_back_lease, task_id, process=self._name))
 
     def lose_child(self, pid: int) -> None:
-        self._lost.append(partial(services.give_back_leases, worker_name(self._name, pid)))
+        self._lose(partial(services.give_back_leases, worker_name(self._name, pid)))
+
+    def _lose(self, give_back: Callable[[], int]) -> None:
+        self._lost.append(give_back)
         self._noted.set()
+        if not self._has_left:
+            return
+        try:
+            self._give_back()  # the thread has ended: a worker that breaks down hears of its children last
+        except DatabaseError as error:
+            log.warning("A lease could not be given back, and runs out: %s", error)
 
     def end(self) -> None:
         self._is_ending = True
@@ -87,6 +95,7 @@ class Presence:
         """Sign off; nothing is said after it."""
         with self._saying:
             self._has_left = True
+            self._give_back()
             services.end_process(self._name)
         self._noted.set()
         self._thread.join(JOIN_S)
@@ -122,8 +131,11 @@ class Presence:
         if self._is_ending:
             # Children claim nothing more, and hand back what they hold.
             services.drain_process(self._name)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What dead children held: their leases need not run out first."""
         while self._lost:
-            # Their leases need not run out first.
             self._lost[0]()
             del self._lost[0]
 

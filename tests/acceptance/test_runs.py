@@ -138,12 +138,15 @@ def test_a_worker_killed_in_the_middle_ends_right(
     pid = int(run.worker.rsplit(":", 1)[1])
     [child] = [child for child in product.children() if child.pid == pid]
     (child if who == "the child at work" else child.parent()).kill()
-    # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
-    wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=5, saying="the loss is noticed")
-    if who != "the child at work":
-        # The worker ends with it, and whoever keeps it running starts another.
-        product.wait_for_exit("worker")
-        product.start(processes.worker(2))
+    try:
+        # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
+        # A worker that breaks down may have no time to say so: then the lease runs out.
+        wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=12, saying="the loss is noticed")
+    finally:
+        if who != "the child at work":
+            # The worker ends with it, and whoever keeps it running starts another.
+            product.wait_for_exit("worker")
+            product.start(processes.worker(2))
     make_quick(warehouse_cursor, pipeline.target_table)
     ended(run)
     assert run.status == RunStatus.SUCCEEDED, run.error_message

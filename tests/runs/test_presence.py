@@ -184,6 +184,24 @@ def test_what_a_child_held_is_given_back_whichever_message_it_had(
     assert Run.objects.get(pk=lives.run).status == RunStatus.RUNNING
 
 
+@pytest.mark.parametrize("told", ["before it leaves", "after it has left"])
+def test_a_worker_that_breaks_down_gives_back_what_it_hears_of_last(
+    worker: Presence, queue: Callable[..., Run], claim: Callable[..., Claim | None], told: str
+) -> None:
+    queue()
+    claimed = claim(process=NAME, task_id="task-9")
+    assert claimed is not None
+    if told == "before it leaves":
+        with worker._saying:  # its thread is in the middle of something
+            lost("task-9")
+            worker._has_left = True
+        worker.leave()
+    else:
+        worker.leave()
+        lost("task-9")
+    assert Run.objects.get(pk=claimed.run).status == RunStatus.RESOLVING
+
+
 def test_an_error_inside_a_task_gives_nothing_back(worker: Presence, owned: Claim) -> None:
     presence._give_back(task_id="task-1", exception=ValueError())
     time.sleep(0.5)

@@ -85,6 +85,7 @@ class Receipt:
                 "disposition": WriteDisposition(values["disposition"]),
                 "drift": tuple(values.get("drift", ())),
                 "checks": tuple(values.get("checks", ())),
+                "sql": tuple(values.get("sql", ())),
                 "snapshot_time": datetime.fromisoformat(values["snapshot_time"]),
                 "published_at": datetime.fromisoformat(values["published_at"]),
             }

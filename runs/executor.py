@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection, transaction
 
+from connectors.billing import Bill
 from connectors.errors import ConnectorError
 from runs import actions, backfills, comparing, doorbell, ends, live, parts, presence, services
 from runs.endings import (
@@ -36,6 +37,7 @@ from runs.services.check_results import keep_results
 from runs.states import RunStatus
 
 log = logging.getLogger(__name__)
+NOTHING_BILLED = Bill(0, 0)
 
 
 def work_on(*, process: str, task_id: str) -> int:
@@ -143,13 +145,16 @@ def _settled(claimed: Claim, lease: Lease, reporter: Reporter, error: ConnectorE
 
 def _end(end: End, reporter: Reporter) -> None:
     """Write down how the attempt ended, and with it what it was billed and what its checks came to."""
-    is_billed = reporter.meter.has_run or reporter.estimate is not None
+    estimate = reporter.estimate
+    # What comes to nothing is as it was: most runs that find nothing new are told of nothing else.
+    is_told = estimate is not None and bool(estimate.query_bytes or estimate.storage_bytes)
+    is_billed = reporter.meter.bill != NOTHING_BILLED or is_told
     if not is_billed and not reporter.results:
         end(reporter.unwritten())
         return
     with transaction.atomic():
         if is_billed:
-            services.note_bill(reporter.claim, reporter.meter.bill, reporter.estimate)
+            services.note_bill(reporter.claim, reporter.meter.bill, estimate)
         end(reporter.unwritten())
         if reporter.results:
             keep_results(reporter.claim, reporter.results)

@@ -80,6 +80,6 @@ def bring_over(
     )
     if changes.deleted:
         done = "marked as deleted" if mode.deletes is Deletes.SOFT else "deleted"
-        rows = "1 row" if changes.deleted == 1 else f"{changes.deleted:,} rows"
-        reporter.log("info", f"Gone from the source, and {done}: {rows}.")
+        gone = "1 row" if changes.deleted == 1 else f"{changes.deleted:,} rows"
+        reporter.log("info", f"Gone from the source, and {done}: {gone}.")
     return changes

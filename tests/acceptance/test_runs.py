@@ -201,8 +201,8 @@ def test_a_destination_that_drops_the_connection_is_tried_again(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
+    make_quick(warehouse_cursor, pipeline.target_table)  # before the next attempt has the table
     wait_for(lambda: run.attempts.exclude(outcome="").exists(), saying="the loss is noticed")
-    make_quick(warehouse_cursor, pipeline.target_table)
     assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
     assert run.attempt >= 2
     warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")

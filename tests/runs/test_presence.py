@@ -121,6 +121,8 @@ def test_a_worker_outlives_a_defect_in_what_it_says(worker: Presence, monkeypatc
 
 def lost(task_id: str) -> None:
     """What Celery's parent process does when the pool tells it that a child is gone."""
+    import runs.tasks  # noqa: F401 - registers the task
+
     message = SimpleNamespace(
         headers={"id": task_id, "task": doorbell.RING, "ignore_result": True},
         properties={},
@@ -141,8 +143,6 @@ def lost(task_id: str) -> None:
 def test_celery_tells_of_a_dead_child_though_its_message_was_acknowledged_early(
     worker: Presence, queue: Callable[..., Run], claim: Callable[..., Claim | None]
 ) -> None:
-    import runs.tasks  # noqa: F401 - registers the task
-
     queue()
     claimed = claim(process=NAME, task_id="task-9")
     assert claimed is not None

@@ -169,8 +169,13 @@ def request_of(request: TransferRequest, fence: Fence, source: ReplaySource) -> 
     return replace(request, mode=mode, checks=checks, quarantine=rule, refresh=kept, adopt=False)
 
 
-def tell(source: ReplaySource, reporter: Reporter, *, chosen: int) -> None:
-    """Say what is replayed, and what stays; raises ConnectorError, code nothing_quarantined, where nothing is."""
+def tell(source: ReplaySource, reporter: Reporter, *, chosen: int, later: int = 0) -> None:
+    """Say what is replayed, and what stays; raises ConnectorError, code nothing_quarantined, where nothing is.
+
+    `later` came into quarantine after a person had looked.
+    """
+    if later:
+        reporter.log("warning", f"{count(later)} like these came since they were looked at: they stay in quarantine.")
     for why, rows in sorted(source.left.items()):
         reporter.log("warning", f"{why} {count(rows)} stay in quarantine.")
     if not source.ids:

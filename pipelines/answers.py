@@ -303,9 +303,12 @@ def _quarantined(system: System, pipeline: str, wanted: dict[str, Any]) -> dict[
     return found
 
 
-def _discard_quarantined(system: System, pipeline: str, wanted: dict[str, Any], by: str, note: str) -> int:
+def _discard_quarantined(system: System, pipeline: str, wanted: dict[str, Any], by: str, note: str) -> dict[str, int]:
     with _destination(system) as destination:
-        return int(destination.discard_quarantined(UUID(pipeline), Wanted.from_json(wanted), by=by, note=note))
+        done: dict[str, int] = destination.discard_quarantined(
+            UUID(pipeline), Wanted.from_json(wanted), by=by, note=note
+        )
+        return done
 
 
 def _comparison_cost(

@@ -178,8 +178,8 @@ def quarantined(pipeline: Pipeline, wanted: dict[str, Any]) -> dict[str, Any]:
     return _ask("quarantined", system=_saved(pipeline.destination), pipeline=str(pipeline.pk), wanted=wanted)
 
 
-def discard_quarantined(pipeline: Pipeline, wanted: dict[str, Any], *, by: str, note: str) -> int:
-    """Close open rows of a pipeline's quarantine; says how many."""
+def discard_quarantined(pipeline: Pipeline, wanted: dict[str, Any], *, by: str, note: str) -> dict[str, int]:
+    """Close open rows of a pipeline's quarantine; says how many, and how many came later than `wanted` knows."""
     system = _saved(pipeline.destination)
     return _ask("discard_quarantined", system=system, pipeline=str(pipeline.pk), wanted=wanted, by=by, note=note)
 

@@ -39,19 +39,27 @@ class WantedSerializer(NoUnknownFields, serializers.Serializer[Any]):
 
     def wanted(self) -> dict[str, Any]:
         told = dict(self.validated_data)
-        found = {name: str(value) for name, value in told.items() if name not in ("ids", "note", "everything")}
-        return {**found, "ids": [str(one) for one in told.get("ids") or ()]}
+        found = {name: str(told[name]) for name in ("run", "column", "code", "state") if name in told}
+        return {**found, "ids": [str(one) for one in told.get("ids") or ()], "as_of": told.get("as_of")}
 
 
 class ChosenSerializer(WantedSerializer):
     """Which open rows something is done with: by at least one of these, or `everything`, which has to be said."""
 
     everything = serializers.BooleanField(required=False, default=False, help_text="All open rows of the pipeline.")
+    as_of = serializers.DictField(
+        child=serializers.IntegerField(min_value=0),
+        required=False,
+        help_text="What the list that was looked at said; required unless ids are given. Rows that came since stay.",
+    )
 
     def validate(self, values: dict[str, Any]) -> dict[str, Any]:
         if not values.get("everything") and not values.keys() & {"ids", "run", "column", "code"}:
             message = "Say which rows: by ids, run, column or code; or everything."
             raise serializers.ValidationError({"ids": message}, "required")
+        if not values.get("ids") and not values.get("as_of"):
+            message = "Say which rows were looked at: as_of, as the list of what is in quarantine gave it."
+            raise serializers.ValidationError({"as_of": message}, "required")
         return values
 
 
@@ -103,6 +111,10 @@ class QuarantineSerializer(serializers.Serializer[Any]):
 
     counts = ReasonSerializer(many=True)
     total = serializers.IntegerField(help_text="Rows that are wanted.")
+    as_of = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="Up to which publish of each table this is known: for a replay or a discard of what was looked at.",
+    )
     rows = QuarantinedRowSerializer(many=True)
 
 
@@ -110,6 +122,7 @@ class DiscardedSerializer(serializers.Serializer[Any]):
     """How many rows were discarded."""
 
     discarded = serializers.IntegerField()
+    later = serializers.IntegerField(help_text="Rows like these that came since, and stay open.")
 
 
 class _View(ApiView, APIView):
@@ -194,9 +207,9 @@ class DiscardView(_View):
         asked.is_valid(raise_exception=True)
         wanted = {**asked.wanted(), "state": RowState.OPEN.value}
         try:
-            rows = quarantining.discard(
+            done = quarantining.discard(
                 self.pipeline(pipeline_id), wanted, by=request.user, note=asked.validated_data["note"]
             )
         except lookups.LookupFailed as failure:
             raise RunRefused(failure.code, failure.message, failure.hint) from failure
-        return Response({"discarded": rows})
+        return Response(DiscardedSerializer(done).data)

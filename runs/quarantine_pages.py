@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 
-from connectors.quarantine import RowState
+from connectors.quarantine import RowState, count
 from pipelines import lookups
 from pipelines.models import Pipeline, PipelineState
 from runs import quarantining, services
@@ -50,6 +51,8 @@ class DecisionForm(forms.Form):
     do = forms.ChoiceField(choices=[("replay", "Replay"), ("discard", "Discard")])
     ids = forms.TypedMultipleChoiceField(coerce=str, required=False)
     everything = forms.BooleanField(required=False)
+    # What the page showed, as `quarantining.look` said.
+    as_of = forms.JSONField(required=False)
     note = forms.CharField(required=False, max_length=quarantining.NOTE_LENGTH)
     confirmed = forms.BooleanField(required=False)
 
@@ -57,6 +60,11 @@ class DecisionForm(forms.Form):
         super().__init__(data)
         given = [text for text in data.getlist("ids")[:MOST_IDS] if _is_uuid(text)]
         self.fields["ids"].choices = [(text, text) for text in given]
+
+    def clean_as_of(self) -> dict[str, int]:
+        given = self.cleaned_data["as_of"]
+        is_told = isinstance(given, dict) and all(type(token) is int for token in given.values())
+        return given if is_told else {}
 
 
 def _is_uuid(text: str) -> bool:
@@ -86,6 +94,7 @@ def quarantine(request: HttpRequest, pk: UUID) -> HttpResponse:
         "counts": [_counted(one) for one in found["counts"]],
         "rows": [_row(one) for one in found["rows"]],
         "total": found["total"],
+        "as_of": json.dumps(found.get("as_of", {})),
         "several": len({one["target"] for one in found["counts"]}) > 1,
         "may_decide": may_decide,
         "is_archived": pipeline.state == PipelineState.ARCHIVED,
@@ -115,7 +124,10 @@ def decide_quarantine(request: HttpRequest, pk: UUID) -> HttpResponse:
     if not chosen["ids"] and not chosen["everything"]:
         messages.error(request, "No row was chosen.")
         return back
-    wanted = {**filtered.wanted(), "state": RowState.OPEN.value}
+    if not chosen["ids"] and not chosen["as_of"]:
+        messages.error(request, "That did not say which rows were looked at: choose again.")
+        return back
+    wanted = {**filtered.wanted(), "state": RowState.OPEN.value, "as_of": chosen["as_of"]}
     wanted = {"ids": chosen["ids"], "state": RowState.OPEN.value} if chosen["ids"] else wanted
     try:
         if chosen["confirmed"]:
@@ -131,7 +143,8 @@ def decide_quarantine(request: HttpRequest, pk: UUID) -> HttpResponse:
         messages.error(request, "None of these rows is open any more.")
         return back
     context = {"pipeline": pipeline, "do": chosen["do"], "chosen": chosen, "total": found["total"], "wanted": wanted}
-    return render(request, "quarantine_ask.html", {**context, "targets": found["targets"]})
+    more = {"targets": found["targets"], "later": found["later"], "as_of": json.dumps(chosen["as_of"])}
+    return render(request, "quarantine_ask.html", {**context, **more})
 
 
 def _do(request: HttpRequest, pipeline: Pipeline, chosen: dict[str, Any], wanted: dict[str, Any]) -> HttpResponse:
@@ -139,6 +152,9 @@ def _do(request: HttpRequest, pipeline: Pipeline, chosen: dict[str, Any], wanted
         run, _ = quarantining.request_replay(pipeline, wanted, trigger=Trigger.MANUAL, by=request.user)
         messages.success(request, "The replay is on its way.")
         return redirect(run)
-    rows = quarantining.discard(pipeline, wanted, by=request.user, note=chosen["note"])
+    done = quarantining.discard(pipeline, wanted, by=request.user, note=chosen["note"])
+    rows, later = done["discarded"], done["later"]
     messages.success(request, f"{rows:,} row{'s were' if rows != 1 else ' was'} discarded.")
+    if later:
+        messages.warning(request, f"{count(later)} like {'these' if rows != 1 else 'it'} came since, and stay open.")
     return redirect("quarantine", pipeline.pk)

@@ -36,22 +36,23 @@ def look(pipeline: Pipeline, wanted: Mapping[str, Any], *, with_rows: bool) -> d
     return found if with_rows else {**found, "rows": []}
 
 
-def discard(pipeline: Pipeline, wanted: Mapping[str, Any], *, by: Any, note: str = "") -> int:
+def discard(pipeline: Pipeline, wanted: Mapping[str, Any], *, by: Any, note: str = "") -> dict[str, int]:
     """Let nobody replay these open rows any more; the destination and the admin's log keep who, when and why.
 
-    Raises LookupFailed.
+    Says how many were `discarded`, and how many like them came `later` than `wanted["as_of"]` and stay open. Raises
+    LookupFailed.
     """
     who = by.get_username() if by is not None else ""
     if by is not None and by.is_authenticated:
         # First, for the destination may do it although its answer comes too late.
-        chosen = {name: value for name, value in wanted.items() if value and name not in ("ids", "state")}
+        chosen = {name: value for name, value in wanted.items() if value and name not in ("ids", "state", "as_of")}
         told = ", ".join(f"{name} {value}" for name, value in chosen.items())
         count = len(wanted.get("ids") or ())
         which = f"{count:,} rows" if count else f"all open rows{f' of {told}' if told else ''}"
         said = f"Discards {which} of the quarantine. {note[:NOTE_LENGTH]}".strip()
         LogEntry.objects.log_actions(by.pk, Pipeline.objects.filter(pk=pipeline.pk), CHANGE, said)
-    rows: int = lookups.discard_quarantined(pipeline, dict(wanted), by=who, note=note[:NOTE_LENGTH])
-    return rows
+    done: dict[str, int] = lookups.discard_quarantined(pipeline, dict(wanted), by=who, note=note[:NOTE_LENGTH])
+    return done
 
 
 def request_replay(
@@ -119,9 +120,10 @@ def replay(
 
     replays.refuse_redefined(fence, request)
     end: PostgresDestination = destination  # type: ignore[assignment] # the only kind there is
-    rows = end.choose_quarantined(fence.target, claimed.pipeline, Wanted.from_json(claimed.options["quarantine"]))
+    wanted = Wanted.from_json(claimed.options["quarantine"])
+    rows, later = end.choose_quarantined(fence.target, claimed.pipeline, wanted)
     columns = replays.columns_of(fence, source, request.read)
     chosen = replays.ReplaySource(rows, columns, replays.loaded_columns(fence, request, columns))
-    replays.tell(chosen, reporter, chosen=len(rows))
+    replays.tell(chosen, reporter, chosen=len(rows), later=later)
     asked = replays.request_of(request, fence, chosen)
     return transfer.direct(chosen, end, fence, asked, reporter=reporter, stop=lease)

@@ -17,6 +17,26 @@ _CREATION_LOCK = 0x64617461_6D616E
 # Whoever compares holds the tables for as long as that takes, and fences must not queue behind a change of theirs.
 LOCK_TIMEOUT_MS = 1_000
 
+# Columns that tables of earlier versions lack.
+ADDED = (
+    ("head", "columns", "jsonb"),
+    ("kept", "open_rows", "uuid[]"),
+    ("kept", "replayed_rows", "uuid[]"),
+    ("quarantine", "opened", "bigint"),
+)
+
+
+def _added(column: tuple[str, str, str]) -> str:
+    """ADD COLUMN IF NOT EXISTS would lock everybody out even where there is nothing to add."""
+    table, name, type_ = column
+    return f"""
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{SCHEMA}.{table}'::regclass AND attname = '{name}') THEN
+        ALTER TABLE {SCHEMA}.{table} ADD COLUMN {name} {type_};
+    END IF;
+END $$;"""
+
+
 CREATE = f"""
 SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};
 SELECT pg_advisory_xact_lock({_CREATION_LOCK});
@@ -41,12 +61,6 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.head (
     -- the target's columns: of which of the source's each is, under which name and type
     columns jsonb
 );
--- ADD COLUMN IF NOT EXISTS would lock everybody out even where there is nothing to add.
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '{SCHEMA}.head'::regclass AND attname = 'columns') THEN
-        ALTER TABLE {SCHEMA}.head ADD COLUMN columns jsonb;
-    END IF;
-END $$;
 -- Staged rows that wait for their publish, and what that has to know. `planned_on` is head.last_run as it
 -- was: once that has moved on, the staged rows are of no use.
 CREATE TABLE IF NOT EXISTS {SCHEMA}.plan (
@@ -106,7 +120,10 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.kept (
     names jsonb NOT NULL,
     rows bigint,
     bytes bigint NOT NULL,
-    kept_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    kept_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- which rows of the quarantine were open then, and which had been replayed into it
+    open_rows uuid[],
+    replayed_rows uuid[]
 );
 CREATE INDEX IF NOT EXISTS kept_of_target ON {SCHEMA}.kept (target);
 -- Rows that runs put aside, as the source sent them. `key` and `cursor` are what the target's types read; a row is
@@ -131,17 +148,20 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.quarantine (
     decided_run uuid,
     decided_at timestamptz,
     decided_by text,
-    note text
+    note text,
+    -- the token under which it became open: what became so later has a higher one
+    opened bigint
 );
 CREATE INDEX IF NOT EXISTS quarantine_of_target ON {SCHEMA}.quarantine (target, state);
 CREATE INDEX IF NOT EXISTS quarantine_of_pipeline ON {SCHEMA}.quarantine (pipeline, state, seen_at DESC);
 CREATE INDEX IF NOT EXISTS quarantine_of_run ON {SCHEMA}.quarantine (run, generation, part);
+{"".join(map(_added, ADDED))}
 INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
 """
 
 # True of any schema that has what was added last; one of an earlier version fails with a code of INCOMPLETE, and is
 # completed. Nothing of these is wanted, but that they are there.
-IS_COMPLETE = f"NOT EXISTS (SELECT FROM {SCHEMA}.checkpoint WHERE false)"
+IS_COMPLETE = f"NOT EXISTS (SELECT opened, kept.replayed_rows FROM {SCHEMA}.quarantine, {SCHEMA}.kept WHERE false)"
 INCOMPLETE = (errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME)
 
 

@@ -256,17 +256,18 @@ class PostgresDestination(Destination):
         with self._looking() as session:
             return quarantined.look(session, pipeline, wanted)
 
-    def discard_quarantined(self, pipeline: UUID, wanted: Wanted, *, by: str, note: str) -> int:
-        """Close open rows of a pipeline; says how many."""
+    def discard_quarantined(self, pipeline: UUID, wanted: Wanted, *, by: str, note: str) -> dict[str, int]:
+        """Close open rows of a pipeline; says how many, and how many came later than `wanted` knows."""
         session = self._open()
         with session.explained():
             return quarantined.discard(session, pipeline, wanted, by=by, note=note)
 
-    def choose_quarantined(self, target: Target, pipeline: UUID, wanted: Wanted) -> list[QuarantinedRow]:
-        """A pipeline's open rows of a target that are wanted, to be replayed."""
+    def choose_quarantined(self, target: Target, pipeline: UUID, wanted: Wanted) -> tuple[list[QuarantinedRow], int]:
+        """A pipeline's open rows of a target that are wanted, to be replayed; and how many came since."""
         session = self._open()
         with session.explained(target):
-            return quarantined.choose(session, target, pipeline, wanted)
+            rows = quarantined.choose(session, target, pipeline, wanted)
+            return rows, quarantined.came_later(session, target, pipeline, wanted)
 
     def published(self, target: Target) -> Published | None:
         with self._looking() as session:

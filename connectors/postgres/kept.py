@@ -171,14 +171,19 @@ def record(
     session.execute(
         f"""
         INSERT INTO {SCHEMA}.kept (run, target, target_table, pipeline, schema_name, table_name, oid, is_copy,
-                                   made_by, head, key, columns, names, rows, bytes)
+                                   made_by, head, key, columns, names, rows, bytes, open_rows, replayed_rows)
         SELECT %(run)s, h.target, %(target_table)s, h.pipeline, %(schema)s, %(table)s, c.oid, %(is_copy)s,
                h.last_run, to_jsonb(h), %(key)s,
                (SELECT coalesce(json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod))
                                          ORDER BY a.attnum), '[]')
                 FROM pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
-               %(names)s, coalesce(%(rows)s, size.rows), size.bytes
+               %(names)s, coalesce(%(rows)s, size.rows), size.bytes,
+               -- what this run closed in this transaction was open
+               ARRAY(SELECT q.id FROM {SCHEMA}.quarantine q WHERE q.target = h.target
+                     AND (q.state = 'open' OR q.decided_run = %(run)s AND q.state IN ('superseded', 'replayed'))),
+               ARRAY(SELECT q.id FROM {SCHEMA}.quarantine q WHERE q.target = h.target
+                     AND q.state = 'replayed' AND q.decided_run IS DISTINCT FROM %(run)s)
         FROM {SCHEMA}.head h, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         CROSS JOIN LATERAL (
             SELECT sum(pg_total_relation_size(x.oid))::bigint AS bytes, sum(nullif(x.reltuples, -1))::bigint AS rows

@@ -288,10 +288,10 @@ class Quarantine:
             opened = self._session.execute(
                 f"""
                 DELETE FROM {SCHEMA}.quarantine WHERE run = %(run)s AND generation <> %(generation)s;
-                UPDATE {SCHEMA}.quarantine SET state = 'open'
+                UPDATE {SCHEMA}.quarantine SET state = 'open', opened = %(token)s
                 WHERE run = %(run)s AND generation = %(generation)s AND state = 'staged'
                 """,
-                {"run": run, "generation": self.generation},
+                {"run": run, "generation": self.generation, "token": self._fence.token},
             ).rowcount
             if opened != self.rows:
                 raise NewGeneration(

@@ -111,9 +111,6 @@ class Undo(AbstractContextManager["Undo"]):
 
     def record(self, receipt: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write `applied`, and move the head back; returns the receipt as it was written."""
-        if self._fence.has_quarantine:
-            run = self._fence.owner.run
-            quarantined.take_back(self._session, self._target, self.kept.made_by, undo=run)
         return control.record_publish(
             self._session,
             self._fence,
@@ -187,6 +184,7 @@ class Undo(AbstractContextManager["Undo"]):
         self.changes = Changes(self.rows)
         if old is not None:
             kept.record(session, self._fence, self._aside, names=names, is_copy=False, key=former.key)
+        self._take_rows_back()
 
     # In place ---------------------------------------------------------------------------------
 
@@ -232,11 +230,20 @@ class Undo(AbstractContextManager["Undo"]):
         self._oid = here.oid
         rows = kept.copy_aside(session, target, self._aside)
         kept.record(session, self._fence, self._aside, names={}, is_copy=True, key=former.key, rows=rows)
+        self._take_rows_back()
         self.changes = in_place.apply(session, target, former.table, self._as_columns(), self._key)
         if not kept.drop(session, former, self._reporter):
             raise TransientError(
                 f"{former.table} is in use.", hint="The next attempt tries again.", code="target_locked", field="table"
             )
+
+    def _take_rows_back(self) -> None:
+        """Let the quarantine be what it was, once what it is was written down beside the state that goes."""
+        if self._fence.has_quarantine and not quarantined.take_back(self._session, self._fence, self.kept.run):
+            message = (
+                "It was put aside by an earlier version: rows in quarantine stay as they are. Look before a replay."
+            )
+            self._reporter.log("warning", message)
 
     def _refuse_altered(self) -> None:
         """Raise ConnectorError if the kept table is not as it was put aside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,12 @@ def mend(pipeline: Pipeline) -> None:
     definitions.save_pipeline(pipeline, schedules=None, by=None)
 
 
+def chosen(pipeline: Pipeline, do: str = "replay") -> dict[str, str]:
+    """What the page sends for everything that it showed."""
+    seen = lookups.quarantined(pipeline, {})["as_of"]
+    return {"do": do, "everything": "1", "as_of": json.dumps(seen)}
+
+
 def test_a_run_with_bad_rows_succeeds_and_says_so(loaded: Any, rows_of: Any, operator_client: Client) -> None:
     pipeline, run = loaded
     assert (run.status, run.receipt["rows"], rows_of(pipeline)) == (RunStatus.SUCCEEDED, 7, 7)
@@ -89,16 +96,16 @@ def test_rows_are_replayed_once_somebody_has_said_yes(
     pipeline, _ = loaded
     mend(pipeline)
     decide = reverse("decide_quarantine", args=[pipeline.pk])
-    asked = operator_client.post(decide, {"do": "replay", "everything": "1"})
+    asked = operator_client.post(decide, chosen(pipeline))
     assert "Replay 3 rows?" in asked.content.decode()
     assert Run.objects.count() == 1
-    answer = operator_client.post(decide, {"do": "replay", "everything": "1", "confirmed": "1"})
+    answer = operator_client.post(decide, {**chosen(pipeline), "confirmed": "1"})
     run = Run.objects.get(action=RunAction.REPLAY)
     assert answer["Location"] == run.get_absolute_url()
     work()
     run.refresh_from_db()
     assert (run.status, run.receipt["replayed"], rows_of(pipeline)) == (RunStatus.SUCCEEDED, 3, 10)
-    again = operator_client.post(decide, {"do": "replay", "everything": "1"}, follow=True).content.decode()
+    again = operator_client.post(decide, chosen(pipeline), follow=True).content.decode()
     assert "None of these rows is open any more." in again
 
 
@@ -106,11 +113,11 @@ def test_nothing_is_replayed_while_a_run_waits_for_a_decision(loaded: Any, opera
     pipeline, run = loaded
     Run.objects.filter(pk=run.pk).update(status=RunStatus.HELD, error_code="check_failed")
     decide = reverse("decide_quarantine", args=[pipeline.pk])
-    answer = operator_client.post(decide, {"do": "replay", "everything": "1", "confirmed": "1"}, follow=True)
+    answer = operator_client.post(decide, {**chosen(pipeline), "confirmed": "1"}, follow=True)
     assert "Approve or discard it first." in answer.content.decode()
     assert not Run.objects.filter(action=RunAction.REPLAY).exists()
     Run.objects.filter(pk=run.pk).update(error_code="over_budget")  # nothing of that is staged
-    operator_client.post(decide, {"do": "replay", "everything": "1", "confirmed": "1"})
+    operator_client.post(decide, {**chosen(pipeline), "confirmed": "1"})
     assert Run.objects.filter(action=RunAction.REPLAY).exists()
 
 
@@ -121,13 +128,30 @@ def test_a_replay_is_no_reason_to_drop_what_waits_for_its_cost(
     mend(pipeline)
     waiting = start(pipeline)
     Run.objects.filter(pk=waiting.pk).update(status=RunStatus.HELD, error_code="over_budget")
-    operator_client.post(
-        reverse("decide_quarantine", args=[pipeline.pk]), {"do": "replay", "everything": "1", "confirmed": "1"}
-    )
+    operator_client.post(reverse("decide_quarantine", args=[pipeline.pk]), {**chosen(pipeline), "confirmed": "1"})
     work()
     assert Run.objects.get(action=RunAction.REPLAY).status == RunStatus.SUCCEEDED
     waiting.refresh_from_db()
     assert waiting.status == RunStatus.HELD
+
+
+def test_rows_that_came_since_the_page_was_shown_are_not_discarded_unseen(
+    loaded: Any, operator_client: Client, work: Work
+) -> None:
+    pipeline, _ = loaded
+    everything = chosen(pipeline, "discard")
+    start(pipeline)
+    work()
+    decide = reverse("decide_quarantine", args=[pipeline.pk])
+    asked = operator_client.post(decide, everything).content.decode()
+    assert "Discard 3 rows?" in asked
+    assert "3 more like these came since they were listed: they stay open." in asked
+    answer = operator_client.post(decide, {**everything, "confirmed": "1"}, follow=True).content.decode()
+    assert "3 rows were discarded." in answer
+    assert "3 rows like these came since, and stay open." in answer
+    assert [lookups.quarantined(pipeline, {"state": state})["total"] for state in ("open", "discarded")] == [3, 3]
+    answer = operator_client.post(decide, {"do": "discard", "everything": "1", "confirmed": "1"}, follow=True)
+    assert "did not say which rows were looked at" in answer.content.decode()
 
 
 def test_rows_are_discarded_with_who_when_and_why(loaded: Any, operator_client: Client, operator: User) -> None:
@@ -162,12 +186,15 @@ def test_programs_list_replay_and_discard(
     assert answer.status_code == 200  # although none of the rows is open any more
     rest = {"run": str(run.pk), "note": "no use"}
     answer = operator_client.post(f"{address}discard/", rest, content_type="application/json")
-    assert answer.json() == {"discarded": 2}
+    assert (answer.status_code, list(answer.json()["fields"])) == (400, ["as_of"])
+    rest["as_of"] = found["as_of"]
+    answer = operator_client.post(f"{address}discard/", rest, content_type="application/json")
+    assert answer.json() == {"discarded": 2, "later": 0}
     for nothing in ({}, {"ids": []}, {"note": "all?"}):  # an empty list is no wish for all
         for door in ("discard", "replay"):
             told = {name: value for name, value in nothing.items() if door == "discard" or name != "note"}
             answer = operator_client.post(f"{address}{door}/", told, content_type="application/json")
             assert (answer.status_code, list(answer.json()["fields"])) == (400, ["ids"])
-    everything = {"everything": True}
+    everything = {"everything": True, "as_of": found["as_of"]}
     answer = operator_client.post(f"{address}replay/", everything, content_type="application/json")
     assert (answer.status_code, answer.json()["code"]) == (409, "nothing_quarantined")

@@ -21,7 +21,7 @@ from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Overtaken
 from connectors.modes import TextPolicy, WriteDisposition, WriteMode
-from connectors.postgres.quarantined import Wanted, take_back
+from connectors.postgres.quarantined import Wanted
 from connectors.quarantine import QuarantineRule
 from connectors.reading import ReadRequest
 from connectors.receipt import Receipt
@@ -72,19 +72,20 @@ def again(world: Any) -> Callable[..., Receipt]:
         fence = world.fence(destination, run)
         crash = more.pop("crash", lambda point: None)
         key = ("id",) if kind == "merge" else ()
+        depth = more.pop("undo_depth", 0)
         asked = transfer.TransferRequest(
             fence.owner,
             ReadRequest(table="a.b.c", cursor=CursorRead("at")),
             world.target,
-            WriteMode(WriteDisposition(kind), key, "at" if key else ""),
+            WriteMode(WriteDisposition(kind), key, "at" if key else "", undo_depth=depth),
             **{"fingerprint": "f", "text_policy": TextPolicy.STRIP, **more},
         )
-        rows = destination.choose_quarantined(world.target, world.pipeline, wanted)
+        rows, later = destination.choose_quarantined(world.target, world.pipeline, wanted)
         columns = replay.columns_of(fence, source((1, "", 1)), asked.read)
         chosen = replay.ReplaySource(rows, columns, replay.loaded_columns(fence, asked, columns))
         if fence.applied is None:
             replay.refuse_redefined(fence, asked)
-            replay.tell(chosen, world.recorder, chosen=len(rows))
+            replay.tell(chosen, world.recorder, chosen=len(rows), later=later)
         if before:
             before()
         request = replay.request_of(asked, fence, chosen)
@@ -147,6 +148,33 @@ def test_only_what_is_chosen_is_replayed(load, again, rows, states, admin):
     assert (rows(), states()) == ([(1, "a")], [(1, "replayed"), (2, "open")])
     with pytest.raises(ConnectorError, match="nothing to replay"):
         again("append", Wanted(code="bad_json"))
+
+
+def test_what_came_since_somebody_looked_is_not_taken_and_the_log_says_how_much(load, again, rows, states, world):
+    load("append", (1, "a\0", 1))
+    seen = world.destination().quarantined(world.pipeline, ALL)
+    load("append", (2, "b\0", 1), (3, "c\0", 1))
+    looked = Wanted(state="open", as_of=seen["as_of"])
+    again_seen = world.destination().quarantined(world.pipeline, looked)
+    assert (again_seen["total"], again_seen["later"]) == (1, 2)
+    again("append", looked)
+    assert (rows(), states()) == ([(1, "a")], [(1, "replayed"), (2, "open"), (3, "open")])
+    assert any("2 rows like these came since they were looked at" in line for _, line in world.recorder.lines)
+    done = world.destination().discard_quarantined(world.pipeline, looked, by="me", note="")
+    assert (done, states()[1:]) == ({"discarded": 0, "later": 2}, [(2, "open"), (3, "open")])
+
+
+def test_what_an_earlier_version_put_aside_is_seen_and_decided_on(load, again, rows, world, admin):
+    load("append", (1, "a\0", 1), (2, "b\0", 1))
+    admin.execute("ALTER TABLE _datamantri.quarantine DROP opened; ALTER TABLE _datamantri.kept DROP open_rows")
+    seen = world.destination().quarantined(world.pipeline, ALL)
+    assert (seen["total"], list(seen["as_of"].values())) == (2, [0])
+    looked = Wanted(code="nul_character", as_of=seen["as_of"])
+    admin.execute("SELECT id::text FROM _datamantri.quarantine ORDER BY seen_at LIMIT 1")
+    one = Wanted(ids=admin.fetchone())
+    assert world.destination().discard_quarantined(world.pipeline, one, by="me", note="")["discarded"] == 1
+    again("append", looked)
+    assert rows() == [(2, "b")]
 
 
 def test_rows_of_a_pipeline_that_had_the_target_before_are_not_taken(load, again, admin):
@@ -235,7 +263,7 @@ def test_rows_of_other_masks_stay_where_they_are(load, again, world):
     load("append", (1, "a\0", 1))
     hidden = changed(COLUMNS[1], mask=Mask(MaskKind.REDACT, COLUMNS[1]))
     chosen = replay.ReplaySource(
-        world.destination().choose_quarantined(world.target, world.pipeline, Wanted()),
+        world.destination().choose_quarantined(world.target, world.pipeline, Wanted())[0],
         COLUMNS,
         (COLUMNS[0], hidden, COLUMNS[2]),
     )
@@ -337,47 +365,3 @@ def test_a_row_that_failed_a_check_comes_back_with_every_value_as_it_was(world, 
     assert admin.fetchall() == []
     admin.execute("SELECT count(*) FROM flights")
     assert admin.fetchone() == (2,)
-
-
-@pytest.mark.parametrize("closed_by", ["replay", "load"])
-def test_what_an_undo_opens_again_an_undo_of_it_closes_again(world, admin, closed_by):
-    bad, good = source((1, "a\0", 1), (2, "b", 1)), source((1, "a", 1), (2, "b", 1))
-
-    def state() -> str:
-        admin.execute("SELECT state FROM _datamantri.quarantine")
-        ((found,),) = admin.fetchall()
-        return str(found)
-
-    world.move(source=bad, run=(first := uuid.uuid4()), quarantine=ON)
-    world.move(source=good, run=(second := uuid.uuid4()), quarantine=ON)
-    assert state() == "superseded"
-    if closed_by == "replay":
-        admin.execute("UPDATE _datamantri.quarantine SET state = 'replayed'")
-        admin.execute(
-            "UPDATE _datamantri.applied SET receipt = receipt || '{\"replayed\": 1}' WHERE run = %s", (str(second),)
-        )
-    session = world.destination()._open()
-    there = [first, second]
-    for expected in ("open", "replayed" if closed_by == "replay" else "superseded", "open"):
-        undo = uuid.uuid4()
-        admin.execute(
-            "INSERT INTO _datamantri.applied SELECT %s, target, pipeline, installation, token, rows, clock_timestamp(),"
-            ' \'{"method": "undo"}\' FROM _datamantri.applied WHERE run = %s',
-            (str(undo), str(first)),
-        )
-        take_back(session, world.target, there[0], undo=undo)
-        there.reverse()
-        assert state() == expected
-
-
-def test_an_undone_run_takes_its_quarantine_back(load, again, world, admin, states):
-    load("append", (1, "a\0", 1))
-    run = uuid.uuid4()
-    again("append", run=run)
-    admin.execute("SELECT run FROM _datamantri.applied ORDER BY published_at LIMIT 1")
-    (first,) = admin.fetchone()
-    session = world.destination()._open()
-    take_back(session, world.target, first, undo=uuid.uuid4())
-    assert states() == [(1, "open")]
-    take_back(session, world.target, None, undo=uuid.uuid4())
-    assert states() == [(1, "superseded")]

@@ -25,6 +25,19 @@ def are_made(pipeline: Pipeline) -> bool:
     return does and not pipeline.incremental and not _is_of_times(pipeline.source_query)
 
 
+_GOES = {
+    "hard": "those rows are deleted",
+    "soft": "those rows are marked as deleted",
+    "history": "their current versions end",
+}
+
+
+def what_goes(pipeline: Pipeline) -> str:
+    """What becomes of rows that vanish, in words."""
+    is_history = pipeline.write_disposition == WriteDisposition.HISTORY
+    return _GOES["history" if is_history else str(pipeline.deletes)]
+
+
 def sees_all(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a run of this definition, with what it was given, reads every row that the target should have."""
     query = definition["source"]["query"]

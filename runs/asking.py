@@ -95,26 +95,17 @@ def _full_refresh(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
     return Asked(action, title, said, "Start the full refresh", confirm=confirm)
 
 
-_GOES = {
-    "hard": "those rows are deleted",
-    "soft": "those rows are marked as deleted",
-    "history": "their current versions end",
-}
-
-
-def _way(pipeline: Pipeline) -> str:
-    return "history" if pipeline.write_disposition == WriteDisposition.HISTORY else str(pipeline.deletes)
-
-
 def _keep(pipeline: Pipeline, action: RunAction, title: str) -> Asked:
     said = [
         f"{pipeline.target_schema}.{pipeline.target_table} keeps the rows it has, whatever definition they came by.",
         f"This run and those after it go by revision {pipeline.revision.number if pipeline.revision else 1}.",
         "Rows that the new definition would have brought earlier are not fetched: for those, start a full refresh.",
     ]
+    confirm = ""
     if deletions.are_made(pipeline):
-        said.append(f"What it gives no longer counts as gone: {_GOES[_way(pipeline)]}, in this run already.")
-    return Asked(action, title, said, "Keep the rows and run")
+        said.append(f"What it gives no longer counts as gone: {deletions.what_goes(pipeline)}, in this run already.")
+        confirm = "What the new definition leaves out may go"
+    return Asked(action, title, said, "Keep the rows and run", confirm=confirm)
 
 
 def _set_watermark(pipeline: Pipeline, action: RunAction, title: str) -> Asked:

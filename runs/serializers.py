@@ -229,7 +229,7 @@ class TriggerSerializer(serializers.Serializer[Any]):
     force = serializers.BooleanField(
         default=False,
         help_text="Append a data interval that another run has loaded: its rows are there twice then. Or begin a "
-        "history anew, which deletes its versions.",
+        "history anew, which deletes its versions. Or keep rows, although those that the definition leaves out go.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

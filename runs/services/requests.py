@@ -14,7 +14,7 @@ from runs.intervals import Interval
 from runs.models import Decision, Run, RunAction, Trigger
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
-from runs.services.histories import refuse_forgetting
+from runs.services.histories import refuse_unconfirmed
 from runs.services.journal import Line, write_lines
 from runs.services.loaded import refuse_twice
 from runs.services.parts import go_to_publish
@@ -39,7 +39,7 @@ def request_run(
     """Queue a run of the pipeline's current revision that does `action`; says whether it is new.
 
     `interval` is the data interval; not given, and needed, it is that of the last tick. One that an append has
-    loaded is refused, and so is a history's full refresh, but with `force`.
+    loaded is refused, and so is what makes rows go that nobody may expect to (`refuse_unconfirmed`), but with `force`.
 
     A repeated `idempotency_key` gives the run it made the first time. Raises RunRefused, or KeyReused
     when the key came with another request.
@@ -54,7 +54,7 @@ def request_run(
     try:
         with transaction.atomic():
             if not force:
-                refuse_forgetting(pipeline, action)
+                refuse_unconfirmed(pipeline, action)
                 refuse_twice(pipeline, action, options or {}, (start, end))
             run = Run.objects.create(
                 pipeline=pipeline,

@@ -26,6 +26,7 @@ from runs.models import (
     UpstreamSuccess,
 )
 from runs.services.errors import RunRefused
+from runs.services.histories import refuse_unconfirmed
 from runs.services.journal import Line, storable, write_lines
 from runs.services.loaded import refuse_twice
 from runs.states import RunStatus, Step, may_become
@@ -63,6 +64,8 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
             raise RunRefused(error.code, error.message, error.hint)
         start, end = asked.interval or intervals.NONE
         refuse_twice(pipeline, now.action, now.action_options, (start, end))
+        if now.revision_id != pipeline.revision_id:
+            refuse_unconfirmed(pipeline, now.action)  # what was confirmed is another definition's
         to = RunStatus.BLOCKED if _waits_again(now) else RunStatus.QUEUED
         changed = Run.objects.filter(pk=run.pk, status__in=may_become(to)).update(
             status=to,

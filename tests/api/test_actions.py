@@ -103,3 +103,6 @@ def test_the_api_wants_a_full_refresh_of_a_history_confirmed(api, make_pipeline)
     refused = api.post(address, {"action": "full_refresh"})
     assert (refused.status_code, refused.json()["code"]) == (409, "history_begins_anew")
     assert api.post(address, {"action": "full_refresh", "force": True}).status_code == 201
+    refused = api.post(address, {"action": "keep"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "keep_deletes")
+    assert api.post(address, {"action": "keep", "force": True}).status_code == 201

@@ -11,9 +11,11 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 
 from connectors.column import Column
+from pipelines import services as definitions
 from pipelines.models import Pipeline
 from runs import services
 from runs.models import Run, RunAction, Trigger
+from runs.states import RunStatus
 
 pytestmark = pytest.mark.django_db
 
@@ -69,6 +71,33 @@ def test_who_keeps_rows_is_told_which_of_them_go_all_the_same(
     page = browser.get(f"/pipelines/{pipeline.pk}/start/keep/").content.decode()
     assert ("counts as gone" in page) == bool(said)
     assert said in page
+    address = f"/pipelines/{pipeline.pk}/start/keep/"
+    if said:
+        assert "This field is required" in browser.post(address).content.decode()
+    assert not Run.objects.exists()
+    browser.post(address, {"confirm": "on"} if said else {})
+    run = Run.objects.get()
+    assert run.action == RunAction.KEEP
+    if said:
+        with pytest.raises(services.RunRefused) as refused:
+            services.run_again(run, by=None)
+        assert refused.value.code == "keep_deletes"
+
+
+def test_what_was_confirmed_of_another_definition_is_not_cleared(
+    browser: Client, make_pipeline: Callable[..., Pipeline], operator: User
+) -> None:
+    pipeline = make_pipeline(merge_key=["id"], write_disposition="merge", deletes="hard")
+    browser.post(f"/pipelines/{pipeline.pk}/start/keep/", {"confirm": "on"})
+    run = Run.objects.get()
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED)
+    services.clear_run(run, by=operator)
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.FAILED)
+    pipeline.row_filter = "id > 1"
+    definitions.save_pipeline(pipeline, schedules=None, by=operator)
+    with pytest.raises(services.RunRefused) as refused:
+        services.clear_run(run, by=operator)
+    assert refused.value.code == "keep_deletes"
 
 
 def test_a_watermark_is_kept_in_one_form_and_nonsense_is_an_error_of_the_field(

@@ -224,9 +224,14 @@ def widens(before: Column, after: Column) -> bool:
 
 
 def remembered(
-    fence: Fence, request: TransferRequest, columns: Sequence[Column], kept: Sequence[str], ignored: Sequence[str]
+    fence: Fence,
+    request: TransferRequest,
+    columns: Sequence[Column],
+    dropped: Sequence[Known],
+    kept: Sequence[str],
+    ignored: Sequence[str],
 ) -> Memory:
-    """What the head is to know once `columns` are published; `kept` are names of those that the source dropped."""
+    """What the head is to know once `columns` are published; `kept` are names of those of the `dropped` that stay."""
     before, names = Memory.from_json(fence.columns), column_names(columns)
     ruled = {name.lower() for name, rule in request.rules.items() if rule.name}
     ruled |= {known.column.name.lower() for known in before.columns if known.is_ruled and known.name in names}
@@ -235,7 +240,7 @@ def remembered(
         for column, name in zip(columns, names, strict=True)
     )
     stay = set(kept)
-    gone = tuple(replace(known, is_gone=True) for known in dropped(before, request, columns) if known.name in stay)
+    gone = tuple(replace(known, is_gone=True) for known in dropped if known.name in stay)
     told = (*(before.ignored if before.is_of(request.read) else ()), *ignored)
     here = {column.name.lower() for column in columns}
     return Memory(

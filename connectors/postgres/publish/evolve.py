@@ -13,7 +13,7 @@ from uuid import UUID
 
 from psycopg2 import sql
 
-from connectors import drift
+from connectors import column_rules, drift
 from connectors.base import Reporter
 from connectors.column import Column
 from connectors.drift import ChangeKind
@@ -23,10 +23,12 @@ from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.control import Head
 from connectors.postgres.ddl import CatalogColumn, expected_catalog
+from connectors.postgres.names import postgres_name
+from connectors.postgres.publish import marks
 from connectors.postgres.publish.existing import Existing
 from connectors.reading import ReadRequest
 from connectors.request import TransferRequest
-from connectors.target_columns import Memory, named
+from connectors.target_columns import Known, Memory, as_declared, named
 from connectors.writing import Fence, Owner, Target
 
 
@@ -79,6 +81,7 @@ class Evolution:
         self._key = frozenset(name.lower() for name in key)
         self._memory = Memory.from_json(fence.columns)
         self._dropped = drift.dropped(self._memory, request, columns)
+        self._forgotten: tuple[Known, ...] = ()
         self._owner, self._is_ours = "", False
         self.alterations = Alterations()
         self.kept: tuple[Column, ...] = ()
@@ -92,9 +95,10 @@ class Evolution:
         if self._fence.last_run is None or not (self._dropped or self._may_differ()):
             return
         catalog = _catalog(session, target)
+        self._forgotten = self._left_over(catalog)
         self.kept = tuple(
             Column(k.column.name, k.column.type, target_name=k.name, target_type=catalog[k.name].type)
-            for k in self._dropped
+            for k in (*self._dropped, *self._forgotten)
             if k.name in catalog and catalog[k.name].may_be_null
         )
         found = self._find(catalog)
@@ -150,7 +154,8 @@ class Evolution:
         is_new = method in ("rename", "create")
         stay = [column.target_name for column in self.kept_by(method)] if is_new else [k.name for k in self._dropped]
         ignored = [each["column"] for each in changes if each["change"] == ChangeKind.IGNORED]
-        return drift.remembered(self._fence, self._request, self._columns, stay, ignored)
+        gone = (*self._dropped, *self._forgotten)
+        return drift.remembered(self._fence, self._request, self._columns, gone, stay, ignored)
 
     def news(self, method: str, changes: Sequence[Mapping[str, str]]) -> Mapping[str, Any] | None:
         """The same as the head keeps it; None where it knows that already."""
@@ -159,13 +164,30 @@ class Evolution:
 
     def kept_by(self, method: str) -> tuple[Column, ...]:
         """The dropped columns that a new table, or the staging table of a replace in place, has as NULL."""
-        if method == "in_place" or (method == "rename" and self._request.refresh is not Refresh.FULL):
-            return self.kept
-        return ()
+        if method == "in_place":
+            forgotten = {known.name for known in self._forgotten}  # they keep their values: they may be a person's
+            return tuple(column for column in self.kept if column.target_name not in forgotten)
+        return self.kept if method == "rename" and self._request.refresh is not Refresh.FULL else ()
 
     def _may_differ(self) -> bool:
         here = {known.name: known.type for known in self._memory.columns if not known.is_gone}
         return any(here.get(column.name) != column.type for column in expected_catalog(self._columns))
+
+    def _left_over(self, catalog: Mapping[str, Found]) -> tuple[Known, ...]:
+        """What a table of this definition has and its source has not, where the head does not know its columns yet.
+
+        A version that knew nothing of dropped columns wrote it: they were the source's when it did.
+        """
+        if self._memory.columns or self._fence.fingerprint != self._request.fingerprint:
+            return ()
+        known = {postgres_name(column.name): column for column in self._request.expected}
+        skipped = {postgres_name(name) for name in column_rules.skipped(self._request.rules)}
+        here = {column.name for column in expected_catalog(self._columns)} | skipped | marks.NAMES
+        return tuple(
+            Known(as_declared(known.get(name) or Column(name, "STRING")), name, found.type)
+            for name, found in catalog.items()
+            if name not in here
+        )
 
     def _find(self, catalog: Mapping[str, Found]) -> Alterations:
         made = self._made_by_runs()

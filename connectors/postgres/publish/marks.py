@@ -21,6 +21,7 @@ from connectors.writing import Target
 DELETED_AT = "_deleted_at"
 VALID_FROM, VALID_TO, IS_CURRENT = "_valid_from", "_valid_to", "_is_current"
 HISTORY = (VALID_FROM, VALID_TO, IS_CURRENT)
+NAMES = frozenset((DELETED_AT, *HISTORY))
 
 _TIME = "timestamp with time zone"
 _TYPES = {DELETED_AT: _TIME, VALID_FROM: _TIME, VALID_TO: _TIME, IS_CURRENT: "boolean"}

@@ -443,6 +443,34 @@ def test_a_head_of_an_earlier_version_learns_its_columns_at_the_next_run(world, 
     assert list(target.memory()) == ["id", "name", "price"]
 
 
+@pytest.mark.parametrize("saved", [(ID, NAME, PRICE), (ID, NAME)], ids=["before", "after"])
+def test_what_was_dropped_before_a_head_knew_its_columns_is_kept_by_a_replace(world, admin, target, saved):
+    """However the definition has it: it was saved `before` or `after` the source dropped the column."""
+    world.move(source=source(ID, NAME, PRICE, ids=[1]))
+    admin.execute("ALTER TABLE _datamantri.head DROP columns; GRANT SELECT (price) ON flights TO reader")
+    for _ in range(2):
+        world.move(source=source(ID, NAME, ids=[2]), expected=saved)
+        assert target.rows() == [{"id": 2, "name": "row 2", "price": None}]
+        assert target.types()["price"] == "numeric(10,2)"
+        admin.execute("SELECT has_column_privilege('reader', 'flights', 'price', 'SELECT')")
+        assert admin.fetchone() == (True,)
+    world.move(source=source(ID, NAME, PRICE, ids=[3]), expected=saved)
+    assert target.rows() == [{"id": 3, "name": "row 3", "price": 7}]
+
+
+def test_what_another_definition_wrote_is_not_kept_and_a_persons_values_stay(world, admin, target):
+    world.move(source=source(ID, NAME, ids=[1]))
+    admin.execute("ALTER TABLE _datamantri.head DROP columns")
+    world.move(source=source(ID, ids=[1]), fingerprint="another", expected=(ID,))
+    assert target.rows() == [{"id": 1}]
+    admin.execute(
+        "ALTER TABLE flights ADD note text; UPDATE flights SET note = 'mine'; CREATE VIEW late AS TABLE flights"
+    )
+    admin.execute("UPDATE _datamantri.head SET columns = NULL")
+    world.move(source=source(ID, ids=[1, 2]), key=("id",), fingerprint="another", expected=(ID,))
+    assert target.rows() == [{"id": 1, "note": "mine"}, {"id": 2, "note": None}]
+
+
 def test_who_completes_an_earlier_schema_keeps_nobody_waiting_and_names_its_owner(world, admin, connect):
     world.move(source=source(ID, NAME, ids=[1]), disposition="append")
     admin.execute("ALTER TABLE _datamantri.head DROP columns")

@@ -9,12 +9,17 @@ from typing import Any
 
 import psycopg2
 import pytest
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from psycopg2 import sql
 
+from tests.emptying import empty_only_what_has_rows
 from tests.loops import one_connection_a_thread
 from tests.servers import warehouse_options
 
 one_connection_a_thread()
+empty_only_what_has_rows()
+# Passwords here guard nothing; hashing one in earnest takes longer than most tests.
+PBKDF2PasswordHasher.iterations = 1
 
 
 @pytest.fixture(scope="session")

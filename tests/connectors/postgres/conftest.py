@@ -26,6 +26,7 @@ from connectors.target_options import TargetOptions
 from connectors.writing import Fence, Owner, Target
 from datamantri.embedded.stack import EmbeddedStack
 from tests.connectors.memory import MemorySource, Recorder, batch
+from tests.connectors.postgres.reuse import Databases
 
 ROLE = "loader"
 PASSWORD = "open-sesame-7f3a"
@@ -45,16 +46,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def options(server: Any) -> Iterator[PostgresOptions]:
     """An empty database that the role may create schemas in."""
-    name = f"warehouse_{uuid.uuid4().hex[:10]}"
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name}")
-        cursor.execute(f"GRANT CREATE ON DATABASE {name} TO {ROLE}")
-    with closing(server.connect(name)) as connection, connection.cursor() as cursor:
-        cursor.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {ROLE}")
+    databases = Databases.of(server, ROLE)
+    name = databases.take()
     yield PostgresOptions("127.0.0.1", name, ROLE, port=server.port, password=PASSWORD, sslmode="disable")
     keep.sessions.clear()
-    with closing(server.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    databases.give_back(name)
 
 
 @pytest.fixture

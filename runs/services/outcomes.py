@@ -13,7 +13,8 @@ from uuid import UUID
 
 from django.db import connection, transaction
 
-from pipelines.given import goes_by_values
+from connectors import naming
+from pipelines.given import NAMES, goes_by_values
 from runs import doorbell, live
 from runs.models import OVER_BUDGET, READ_NOTHING, PartLoad, Run, RunAction
 from runs.services import drift
@@ -78,7 +79,7 @@ def finish(
 ) -> None:
     """End a run: succeeded, failed or cancelled. The caller owns it and knows what the destination holds."""
     publishes = to == RunStatus.SUCCEEDED and claimed.action != RunAction.COMPARE
-    why = "A newer run of the pipeline was published." if publishes and _reads_it_all(claimed) else ""
+    why = _overtakes(claimed, "was published") if publishes else ""
     checks = (receipt or {}).get("checks")
     is_micro, has_drift = is_micro_batch(claimed.options), bool((receipt or {}).get("drift"))
     with transaction.atomic() if is_micro or has_drift or checks else nullcontext():
@@ -137,7 +138,7 @@ def hold(
 
     What waits because of its cost has nothing to show: it puts only such loads out of date.
     """
-    why = "A newer run of the pipeline is held instead." if _reads_it_all(claimed) else ""
+    why = _overtakes(claimed, "is held instead")
     if claimed.action == RunAction.REPLAY:
         why = ""  # a few rows of then are no reason to read the source again
     if failure.code == OVER_BUDGET and claimed.action != RunAction.LOAD:
@@ -145,9 +146,16 @@ def hold(
     _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, moved=staged, overtakes=why)
 
 
-def _reads_it_all(claimed: Claim) -> bool:
-    """Whether what an older run staged is in what this one read: not if each has an interval, values, or a target."""
-    return claimed.action != RunAction.BACKFILL and not goes_by_values(claimed.definition)
+def _overtakes(claimed: Claim, happened: str) -> str:
+    """Why what an older run staged cannot be published any more; nothing if it still may be."""
+    if claimed.action == RunAction.BACKFILL:
+        return ""
+    why = f"A newer run of the pipeline {happened}."
+    if not goes_by_values(claimed.definition):
+        return why
+    if any(naming.is_template(claimed.definition["destination"][name]) for name in NAMES):
+        return ""  # it may have written to another table
+    return f"{why} Clear this one: it reads its own values again."
 
 
 def resume(claimed: Claim) -> None:
@@ -248,7 +256,7 @@ def _leave(
         "bytes": size,
         "outcome": outcome,
         "overtakes": overtakes,
-        "reads": claimed.action not in READ_NOTHING,
+        "reads": claimed.action not in READ_NOTHING and not goes_by_values(claimed.definition),
         "count": len(lines),
         "at": [line.at for line in lines],
         "level": [line.level for line in lines],

@@ -15,7 +15,7 @@ from pipelines import services as definitions
 from pipelines.models import Pipeline
 from runs import reporter, services
 from runs.models import Decision, LogLine, Run, RunAction
-from runs.services import RunRefused, deciding
+from runs.services import RunRefused, deciding, settling
 from runs.states import RunStatus
 from tests.runs.memory import Script
 
@@ -46,12 +46,34 @@ def log_of(run: Run) -> str:
     return "\n".join(LogLine.objects.filter(run=run).values_list("message", flat=True))
 
 
-def test_where_each_run_has_its_own_values_a_newer_one_does_not_end_what_is_held(
-    held: Any, queue: Any, work: Any, script: Script
+def with_values(pipeline: Pipeline, **names: str) -> None:
+    pipeline.parameters = {"country": {"type": "STRING", "default": "DE"}}
+    for name, value in names.items():
+        setattr(pipeline, name, value)
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+
+
+def test_where_each_run_has_its_own_values_what_is_overtaken_can_be_cleared(
+    held: Any, queue: Any, work: Any, script: Script, operator: User
 ) -> None:
     pipeline, run = held
-    pipeline.parameters = {"country": {"type": "STRING", "default": "DE"}}
-    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    with_values(pipeline)
+    script.rows = 3
+    newer = queue(pipeline)
+    work()
+    newer.refresh_from_db()
+    run.refresh_from_db()
+    assert (newer.status, run.status) == (RunStatus.SUCCEEDED, RunStatus.CANCELLED)
+    assert "Clear this one: it reads its own values again." in log_of(run)
+    settling.clear_run(run, by=operator)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED
+
+
+def test_where_each_run_has_its_own_table_what_is_held_stays(held: Any, queue: Any, work: Any, script: Script) -> None:
+    pipeline, run = held
+    with_values(pipeline, target_table="flights_{country}")
     script.rows = 3
     newer = queue(pipeline)
     work()

@@ -175,8 +175,12 @@ def refuse_frozen(fence: Fence, request: TransferRequest, found: Sequence[Column
 
 
 def refuse_incompatible(fence: Fence, request: TransferRequest, columns: Sequence[Column]) -> None:
-    """Raise ConnectorError where a column became what its former values are not; a full refresh takes it as it is."""
-    if request.refresh is Refresh.FULL:
+    """Raise ConnectorError where a column became what its former values are not; a full refresh takes it as it is.
+
+    So does a replace, where that may be without being asked for.
+    """
+    is_replace = request.mode.disposition is WriteDisposition.REPLACE
+    if request.refresh is Refresh.FULL or (is_replace and request.schema_policy is SchemaPolicy.REFRESH):
         return
     before = {column.name.lower(): column for column in accepted(fence, request)}
     memory = Memory.from_json(fence.columns)

@@ -6,8 +6,9 @@ from enum import StrEnum
 
 
 class SchemaPolicy(StrEnum):
-    """Follow what a target can follow in place, fail before a row moves, or do not read new columns."""
+    """Follow what a target can follow in place, write it anew where it cannot, fail, or do not read new columns."""
 
     EVOLVE = "evolve"
+    REFRESH = "refresh"
     FREEZE = "freeze"
     IGNORE_NEW = "ignore_new"

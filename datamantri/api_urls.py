@@ -22,6 +22,7 @@ from runs.api_ledger import LedgerViewSet
 from runs.api_pools import PoolViewSet
 from runs.api_quarantine import DiscardView, QuarantineView, ReplayView
 from runs.api_realtime import RealtimeView
+from runs.api_schema_changes import SchemaChangeViewSet
 from runs.api_undo import UndoView
 from runs.api_webhooks import WebhookView
 
@@ -33,6 +34,7 @@ router.register("pools", PoolViewSet, basename="pool")
 router.register("pipelines", PipelineViewSet, basename="pipeline")
 router.register("runs", RunViewSet, basename="run")
 router.register("check-results", CheckResultViewSet, basename="check-result")
+router.register("schema-changes", SchemaChangeViewSet, basename="schema-change")
 router.register("backfills", BackfillViewSet, basename="backfill")
 router.register("ledger", LedgerViewSet, basename="ledger")
 router.register("alert-channels", AlertChannelViewSet, basename="alert-channel")

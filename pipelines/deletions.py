@@ -22,7 +22,7 @@ def said(pipeline: Pipeline) -> dict[str, Any]:
 def are_made(pipeline: Pipeline) -> bool:
     """Whether runs of this pipeline take what they do not read for gone."""
     does = pipeline.deletes != Deletes.KEEP or pipeline.write_disposition == WriteDisposition.HISTORY
-    return does and not pipeline.incremental and not _is_of_times(pipeline.source_query)
+    return does and not pipeline.incremental and not is_of_times(pipeline.source_query)
 
 
 _GOES = {
@@ -40,8 +40,13 @@ def what_goes(pipeline: Pipeline) -> str:
 
 def sees_all(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a run of this definition, with what it was given, reads every row that the target should have."""
+    return not definition["incremental"] and reads_every_row(definition, options)
+
+
+def reads_every_row(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """The same of a run that goes by no watermark."""
     query = definition["source"]["query"]
-    if definition["incremental"] or _is_of_times(query):
+    if is_of_times(query):
         return False
     declares = declared(definition.get("parameters") or {})[0]
     given: Mapping[str, Any] = options.get("parameters") or {}
@@ -70,7 +75,7 @@ def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
             code="deletes_unseen",
             field="deletes",
         )
-    elif _is_of_times(pipeline.source_query):
+    elif is_of_times(pipeline.source_query):
         yield ConnectorError(
             "The query gives other rows at every run: those that a run does not read are not gone.",
             hint="Let the query give all rows, or keep rows that vanish.",
@@ -89,5 +94,6 @@ def _of_a_history(pipeline: Pipeline) -> Iterator[ConnectorError]:
             yield ConnectorError(message, hint=hint, code="history_unique", field=field)
 
 
-def _is_of_times(query: str) -> bool:
+def is_of_times(query: str) -> bool:
+    """Whether a query names an interval or a time, so that it gives other rows at every run."""
     return any(names_it(query, name) for name in _TIMES)

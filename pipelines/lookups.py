@@ -19,7 +19,7 @@ from connectors.cursor import Span
 from connectors.errors import ConnectorError
 from connectors.options import build
 from connectors.parameters import Parameter
-from pipelines import broker, checks, given
+from pipelines import broker, checks, given, schema_policies
 from pipelines.fields import fernet
 from pipelines.models import Connection, Pipeline
 from pipelines.tasks import look_up
@@ -154,7 +154,8 @@ def look_ahead(pipeline: Pipeline) -> tuple[list[Finding], dict[str, Any] | None
     forecast = answer["forecast"]
     if forecast is not None:
         forecast = {**forecast, "minds": [*forecast["minds"], *checks.minds(pipeline)]}
-    return [Finding(**finding) for finding in answer["findings"]], forecast
+    findings = [Finding(**finding) for finding in answer["findings"]]
+    return [each for each in findings if not schema_policies.is_followed(pipeline, each.code)], forecast
 
 
 def range_bytes(pipeline: Pipeline, samples: Sequence[tuple[Parameters, Span | None]]) -> list[int | None]:

@@ -11,7 +11,7 @@ from connectors import naming, parameters, sql_around, target_options
 from connectors.errors import ConnectorError
 from connectors.modes import WriteDisposition
 from connectors.postgres.names import check_identifier
-from pipelines import column_objections, deletions, queries, realtime
+from pipelines import column_objections, deletions, queries, realtime, schema_policies
 from pipelines.given import kinds_of, sample_target
 from pipelines.models import Pipeline, PipelineState
 
@@ -91,6 +91,7 @@ def against(pipeline: Pipeline) -> list[PipelineRefused]:
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in realtime.objections(pipeline)]
     found += _merge_objections(pipeline)
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in deletions.objections(pipeline)]
+    found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in schema_policies.objections(pipeline)]
     found += [PipelineRefused(e.code, e.message, e.hint, e.field) for e in column_objections.against(pipeline)]
     found += _form_objections(pipeline)
     found += _incremental_objections(pipeline)

@@ -22,6 +22,7 @@ from connectors.errors import (
     Stopped,
     TransientError,
 )
+from pipelines import schema_policies
 from pipelines.schedules import span_in_words
 from runs import services
 from runs.lease import Lease
@@ -199,6 +200,10 @@ def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
     """
     if lease.reason:
         return after_stop(claimed, Standing(is_unknown=False), Stopped(error.message, code=lease.reason))
+    if becomes_full_refresh(claimed, error):
+        told = f"{error.message} As the pipeline says, the run becomes a full refresh: all rows are read, and take the"
+        line = Line("warning", f"{told} place of those that are there.")
+        return lambda lines: services.begin_anew(claimed, _failure(error), lines=[*lines, line])
     allowed = claimed.definition["retries"]
     if isinstance(error, TransientError) and claimed.failures < allowed:
         if gives_up(claimed, claimed.failures, error):
@@ -212,6 +217,16 @@ def after_failure(claimed: Claim, lease: Lease, error: ConnectorError) -> End:
             claimed, _failure(error), delay=wait, plans_anew=anew, lines=[*lines, told]
         )
     return _failed(claimed, _failure(error))
+
+
+def becomes_full_refresh(claimed: Claim, error: ConnectorError) -> bool:
+    """Whether the target cannot follow its source, and is to be written anew without anybody being asked."""
+    return (
+        error.code == schema_policies.INCOMPATIBLE
+        and claimed.action == RunAction.LOAD
+        and not claimed.decision
+        and schema_policies.begins_anew(claimed.definition, claimed.options)
+    )
 
 
 def is_final(claimed: Claim, lease: Lease, error: Exception) -> bool:

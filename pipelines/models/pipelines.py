@@ -92,13 +92,16 @@ class Pipeline(RowRules, Caution, TargetForm, Running):
         max_length=10,
         choices=[
             (SchemaPolicy.EVOLVE.value, "Follow"),
+            (SchemaPolicy.REFRESH.value, "Follow, by a full refresh where the table cannot"),
             (SchemaPolicy.FREEZE.value, "Fail before any row moves"),
             (SchemaPolicy.IGNORE_NEW.value, "Do not read new columns"),
         ],
         default=SchemaPolicy.EVOLVE.value,
         help_text="Follow: new columns are added to the table, types are widened where that takes no rewriting, and "
-        "dropped columns stay, as NULL; anything else stops the run and asks for a full refresh. A pipeline that fails "
-        "for a change goes on once it is saved again. New columns that are not read are told of once.",
+        "dropped columns stay, as NULL; anything else stops the run and asks for a full refresh. Or that refresh is "
+        "started without being asked: all rows are read, and billed, and rows that the source has no longer go. "
+        "A pipeline that fails for a change goes on once it is saved again. New columns that are not read are told "
+        "of once.",
     )
     # Ticks up to here belong to a pause, whenever they are looked at: resuming never makes a surprise run.
     active_from = models.DateTimeField(default=timezone.now, editable=False)

@@ -17,6 +17,7 @@ from runs.services.histories import forgets
 from runs.services.journal import Line, Progress, is_written, write_lines
 from runs.services.outcomes import (
     Failure,
+    begin_anew,
     finish,
     hand_back,
     hold,
@@ -86,6 +87,7 @@ __all__ = [
     "approve_cost",
     "ask",
     "assigned",
+    "begin_anew",
     "cancel_backfill",
     "cancel_run",
     "chain_from",

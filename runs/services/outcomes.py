@@ -107,6 +107,15 @@ def retry_later(
         _leave_for_retry(claimed, failure, "retrying", lines, delay=delay, failures=1)
 
 
+def begin_anew(claimed: Claim, failure: Failure, *, lines: Sequence[Line] = ()) -> None:
+    """Let the run start over at once as a full refresh: nothing was published, and as a load it cannot be."""
+    with transaction.atomic():
+        PartLoad.objects.filter(run=claimed.run).delete()
+        anew = {"action": RunAction.FULL_REFRESH, "step": Step.WHOLE, "generation": 0}
+        Run.objects.filter(pk=claimed.run, token=claimed.token).update(**anew)
+        _leave_for_retry(claimed, failure, "retrying", lines, delay=timedelta(0))
+
+
 def hand_back(
     claimed: Claim,
     *,

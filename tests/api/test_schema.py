@@ -37,7 +37,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("post", "pipelines/{id}/pause/"), ("post", "pipelines/{id}/resume/"),
         ("post", "pipelines/{pipeline_id}/runs/"), ("get", "pipelines/{pipeline_id}/comparison/"),
         ("get", "runs/"), ("get", "runs/{id}/"), ("post", "runs/{id}/cancel/"), ("get", "runs/{id}/log/"),
-        ("get", "runs/{id}/parts/"), ("get", "check-results/"),
+        ("get", "runs/{id}/parts/"), ("get", "check-results/"), ("get", "schema-changes/"),
         *((method, "pipelines/{pipeline_id}/webhook/") for method in ("get", "post", "delete")),
         ("post", "runs/{id}/start/"), ("post", "pipelines/{pipeline_id}/runs/downstream/"),
         ("post", "runs/{id}/clear/"), ("post", "runs/{id}/mark-done/"),

@@ -6,10 +6,13 @@ import pyarrow as pa
 import pytest
 
 from connectors.column import Column
+from pipelines import lookups
 from pipelines import services as definitions
+from pipelines.objections import against
 from runs.models import Run, SchemaChange, Trigger
 from runs.states import RunStatus
 from tests.connectors.memory import ID_NAME
+from tests.runs.test_executor import log_of
 
 PRICE = Column("price", "NUMERIC", precision=10, scale=2)
 
@@ -149,3 +152,84 @@ def test_a_column_that_a_replace_no_longer_finds_is_no_longer_expected(moving, c
     assert run.status == RunStatus.SUCCEEDED, run.error_message
     pipeline.refresh_from_db()
     assert [each["name"] for each in pipeline.source_columns] == ["id"]
+
+
+def change(pipeline, **changes):
+    for name, value in changes.items():
+        setattr(pipeline, name, value)
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+
+
+WIDER = Column("price", "NUMERIC", precision=12, scale=4)
+
+
+@pytest.mark.parametrize("load_method", ["direct", "staged"])
+@pytest.mark.parametrize("disposition", ["append", "merge"])
+def test_a_load_whose_target_cannot_follow_becomes_a_full_refresh_where_that_is_the_policy(
+    moving, columns, run_now, warehouse_cursor, client, admin_user, disposition, load_method
+):
+    key = ["id"] if disposition == "merge" else []
+    rest = {"write_disposition": disposition, "merge_key": key, "load_method": load_method, "undo_depth": 1}
+    pipeline = moving(schema_policy="refresh", **rest)
+    columns(*ID_NAME, PRICE)
+    run_now(pipeline)
+    columns(*ID_NAME, WIDER)
+    run = run_now(pipeline)
+    assert (run.status, run.action, run.receipt["drift"][0]["change"]) == ("succeeded", "full_refresh", "retyped")
+    assert "the run becomes a full refresh: all rows are read" in log_of(run)
+    warehouse_cursor.execute(
+        f"SELECT count(*), (SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'price'"
+        f" AND attrelid = 'public.{pipeline.target_table}'::regclass) FROM public.{pipeline.target_table}"
+    )
+    assert warehouse_cursor.fetchone() == (3, "numeric(12,4)")
+    assert run_now(pipeline).action == "load"
+    client.force_login(admin_user)
+    listed = client.get(f"/api/v1/schema-changes/?pipeline={pipeline.pk}").json()["results"]
+    assert [(each["run"], each["changes"][0]["after"]) for each in listed] == [(str(run.pk), "NUMERIC(12, 4)")]
+    assert {each["column"]: each["type"] for each in listed[0]["columns"]}["price"] == "numeric(12,4)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"schema_policy": "evolve"}, {}),
+        (
+            {"source_query": "SELECT @n", "source_table": "", "parameters": {"n": {"type": "INT64", "default": 1}}},
+            {"n": 2},
+        ),
+    ],
+    ids=["another policy", "values of its own"],
+)
+def test_what_does_not_read_every_row_or_was_not_to_refresh_stops_with_the_difference(
+    moving, columns, run_now, rows_of, changes, options
+):
+    pipeline = moving(schema_policy="refresh", retries=0)
+    change(pipeline, **changes)
+    columns(*ID_NAME, PRICE)
+    run_now(pipeline)
+    columns(*ID_NAME, WIDER)
+    run = run_now(pipeline, action_options={"parameters": options} if options else {})
+    assert (run.status, run.action, run.error_code, rows_of(pipeline)) == ("failed", "load", "schema_incompatible", 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"write_disposition": "history", "merge_key": ["id"]}, "refresh_forgets"),
+        ({"source_table": "", "source_query": "SELECT @data_interval_start"}, "refresh_unseen"),
+    ],
+)
+def test_a_refresh_that_would_take_away_what_it_does_not_bring_is_no_policy(moving, changes, code):
+    pipeline = moving(schema_policy="refresh")
+    assert against(pipeline) == []
+    for name, value in changes.items():
+        setattr(pipeline, name, value)
+    assert [(each.code, each.field) for each in against(pipeline)] == [(code, "schema_policy")]
+
+
+def test_what_the_policy_will_follow_does_not_stand_against_a_save(moving, monkeypatch):
+    finding = {"field": "target_table", "code": "schema_incompatible", "message": "m", "hint": "h"}
+    answer = {"findings": [finding], "columns": None, "forecast": None}
+    monkeypatch.setattr(lookups, "_ask", lambda what, **details: answer)
+    assert [each.code for each in lookups.validate_pipeline(moving())] == ["schema_incompatible"]
+    assert lookups.validate_pipeline(moving(schema_policy="refresh")) == []

@@ -256,6 +256,21 @@ def test_a_replace_by_renaming_takes_what_bigquery_itself_widens_and_no_other_ty
 STRUCT = Column("place", "STRUCT", columns=(Column("x", "INT64"),))
 
 
+def test_a_replace_that_may_be_written_anew_takes_any_type_and_keeps_what_is_gone(world, target):
+    """`name` is to be an array of texts, and price goes."""
+    world.move(source=source(ID, NAME, PRICE))
+    later = source(ID, replace(NAME, repeated=True))
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=later)
+    assert refused.value.code == "schema_incompatible"
+    receipt = world.move(source=later, schema_policy=SchemaPolicy.REFRESH)
+    assert {each["change"] for each in receipt.drift} == {"gone", "retyped"}
+    assert target.types() == {"id": "bigint", "name": "text[]", "price": "numeric(10,2)"}
+    with pytest.raises(ConnectorError) as refused:
+        world.move(source=source(ID, NAME), disposition="append", schema_policy=SchemaPolicy.REFRESH)
+    assert refused.value.code == "schema_incompatible"  # the run becomes another one, see tests/runs
+
+
 def test_fields_of_a_struct_are_followed_inside_their_json(world, target):
     world.move(source=source(ID, STRUCT, ids=[1], place=[{"x": 1}]), disposition="append")
     more = replace(STRUCT, columns=(Column("y", "STRING"),))

@@ -68,6 +68,14 @@ def undo(
         redefined = former.fingerprint != fence.fingerprint
         if redefined:
             reporter.log("warning", f"It was written under another definition than what is there now. {MAY_DIFFER}")
+        # Of a copy they were counted, of a run that wrote the whole table they are in its receipt.
+        had = former.rows if former.is_copy else former.made_rows
+        if load.written or had not in (None, load.rows):
+            left = f" Its run left {had:,} rows." if had not in (None, load.rows) else ""
+            wrote = f" {load.written:,} of its rows were written since." if load.written else ""
+            reporter.log(
+                "warning", f"{former.table} was changed by someone else, and comes back as it is.{left}{wrote}"
+            )
         reporter.publishing()
         load.wait_for_readers()
         crash("publish.before_lock")
@@ -97,6 +105,8 @@ def undo(
                 "put_aside_at": former.kept_at.isoformat(),
                 "in_place_of": fence.last_run and str(fence.last_run),
                 "redefined": redefined,
+                "rows_before": had,
+                "written_since": load.written,
             },
         )
         written = load.record(draft.to_json())

@@ -29,6 +29,7 @@ urlpatterns = [
     path("pipelines/<uuid:pk>/quarantine/", quarantine_pages.quarantine, name="quarantine"),
     path("pipelines/<uuid:pk>/quarantine/decide/", quarantine_pages.decide_quarantine, name="decide_quarantine"),
     path("pipelines/<uuid:pk>/undo/", undo_pages.undo_pipeline, name="undo_pipeline"),
+    path("pipelines/<uuid:pk>/undo/drop/", undo_pages.drop_former, name="drop_former"),
     path("pipelines/<uuid:pk>/run/", views.run_pipeline, name="run_pipeline"),
     path("pipelines/<uuid:pk>/webhook/", webhook_views.webhook_page, name="webhook_page"),
     path("pipelines/<uuid:pk>/webhook/drop/", webhook_views.drop_old_secret, name="drop_old_secret"),

@@ -297,6 +297,12 @@ def _former_states(system: System, pipeline: str) -> list[dict[str, Any]]:
     ]
 
 
+def _drop_former(system: System, pipeline: str) -> dict[str, Any]:
+    with _destination(system) as destination:
+        done: dict[str, Any] = destination.drop_former(UUID(pipeline))
+    return done
+
+
 def _quarantined(system: System, pipeline: str, wanted: dict[str, Any]) -> dict[str, Any]:
     with _destination(system) as destination:
         found: dict[str, Any] = destination.quarantined(UUID(pipeline), Wanted.from_json(wanted))
@@ -403,6 +409,7 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "validate": _validate,
     "comparison_cost": _comparison_cost,
     "former_states": _former_states,
+    "drop_former": _drop_former,
     "quarantined": _quarantined,
     "discard_quarantined": _discard_quarantined,
 }

@@ -190,6 +190,11 @@ def former_states(pipeline: Pipeline) -> list[dict[str, Any]]:
     return _ask("former_states", system=_saved(pipeline.destination), pipeline=str(pipeline.pk))
 
 
+def drop_former(pipeline: Pipeline) -> dict[str, Any]:
+    """Drop what is kept of the pipeline's targets: how many were `dropped`, and which are `left` (table, why)."""
+    return _ask("drop_former", system=_saved(pipeline.destination), pipeline=str(pipeline.pk))
+
+
 def comparison_cost(pipeline: Pipeline, parameters: Parameters | None = None) -> dict[str, Any]:
     """What comparing both sides would read, as a run with these values left it.
 

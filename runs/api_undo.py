@@ -56,15 +56,29 @@ class UndoSerializer(NoUnknownFields, serializers.Serializer[Any]):
     )
 
 
+class LeftSerializer(serializers.Serializer[Any]):
+    """A former state that could not be dropped."""
+
+    table = serializers.CharField()
+    why = serializers.CharField()
+
+
+class DroppedSerializer(serializers.Serializer[Any]):
+    """How many former states are gone, and which are left."""
+
+    dropped = serializers.IntegerField()
+    left = LeftSerializer(many=True)
+
+
 class UndoView(ApiView, APIView):
     """Former states of a pipeline's targets."""
 
     queryset = Run.objects.none()
-    action_permissions: ClassVar = {"list": "pipelines.run_pipeline", "create": "pipelines.run_pipeline"}
+    action_permissions: ClassVar = dict.fromkeys(("list", "create", "destroy"), "pipelines.run_pipeline")
 
     @property
     def action(self) -> str:
-        return "create" if self.request and self.request.method == "POST" else "list"
+        return {"POST": "create", "DELETE": "destroy"}.get(self.request.method if self.request else "", "list")
 
     @extend_schema(summary="List former states that can be put back", responses=FormerStateSerializer(many=True))
     def get(self, request: Request, pipeline_id: UUID) -> Response:
@@ -104,6 +118,15 @@ class UndoView(ApiView, APIView):
             pipeline, state, trigger=Trigger.API, by=request.user, idempotency_key=key, request_digest=digest
         )
         return self._answer(request, run, is_new=is_new)
+
+    @extend_schema(summary="Drop the former states", responses=DroppedSerializer)
+    def delete(self, request: Request, pipeline_id: UUID) -> Response:
+        """Nothing can be put back then; who and when is in the admin's log. What is in use stays, with the reason."""
+        try:
+            done = undoing.drop(self._pipeline(pipeline_id), by=request.user)
+        except lookups.LookupFailed as failure:
+            raise RunRefused(failure.code, failure.message, failure.hint) from failure
+        return Response(DroppedSerializer(done).data)
 
     def _answer(self, request: Request, run: Run, *, is_new: bool) -> Response:
         found = Run.objects.select_related("pipeline", "revision", "requested_by").get(pk=run.pk)

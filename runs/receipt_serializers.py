@@ -80,6 +80,12 @@ class UndoneSerializer(serializers.Serializer[Any]):
     redefined = serializers.BooleanField(
         required=False, help_text="It was written under another definition than what was there."
     )
+    rows_before = serializers.IntegerField(
+        required=False, allow_null=True, help_text="Rows it had as its run left it, where that is known."
+    )
+    written_since = serializers.IntegerField(
+        required=False, help_text="Of its rows, those that somebody else wrote after it was put aside."
+    )
 
 
 class SchemaChangeSerializer(serializers.Serializer[Any]):

@@ -151,6 +151,8 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
         (
             ("undo.way", "Put back", _way),
             ("undo.rows", "Rows that are back", count),
+            ("undo.rows_before", "Rows as its run left it", count),
+            ("undo.written_since", "Of them written by someone else since", count),
             ("undo.as_left_by", "As it was left by run", str),
             ("undo.put_aside_by", "Put aside by run", str),
             ("undo.put_aside_at", "Put aside at", _moment),

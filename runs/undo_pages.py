@@ -57,6 +57,7 @@ def undo_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         return redirect(run)
     context = {
         "pipeline": pipeline,
+        "is_archived": pipeline.state == PipelineState.ARCHIVED,
         "states": states,
         "total": sum(state.bytes for state in states),
         "problem": problem,
@@ -68,3 +69,22 @@ def undo_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "downstreams": [each.pipeline for each in graph_queries.neighbours_of(pipeline).downstreams],
     }
     return render(request, "undo.html", context)
+
+
+@asks
+def drop_former(request: HttpRequest, pk: UUID) -> HttpResponse:
+    """Let go of all former states."""
+    pipeline = get_object_or_404(Pipeline.objects.select_related("destination"), pk=pk)
+    back = redirect("undo_pipeline", pk)
+    if request.method != "POST":
+        return back
+    try:
+        done = undoing.drop(pipeline, by=request.user)
+    except lookups.LookupFailed as failure:
+        messages.error(request, f"{failure.message} {failure.hint}".strip())
+        return back
+    count = done["dropped"]
+    messages.success(request, f"{count:,} former state{'s were' if count != 1 else ' was'} dropped.")
+    for each in done["left"]:
+        messages.warning(request, f"{each['table']} stays: {each['why']}.")
+    return back

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.contrib.admin.models import CHANGE, LogEntry
+
 from connectors.base import Destination
 from connectors.writing import Fence
 from pipelines import lookups
@@ -73,6 +75,16 @@ def _former(one: Mapping[str, Any], runs: Mapping[UUID, Run]) -> Former:
         bytes=one["bytes"],
         is_redefined=one["is_redefined"],
     )
+
+
+def drop(pipeline: Pipeline, *, by: Any) -> dict[str, Any]:
+    """Let go of what is kept: nothing can be put back then; the admin's log keeps who and when. Raises LookupFailed."""
+    if by is not None and by.is_authenticated:
+        # First, for the destination may do it although its answer comes too late.
+        chosen = Pipeline.objects.filter(pk=pipeline.pk)
+        LogEntry.objects.log_actions(by.pk, chosen, CHANGE, "Drops the former tables that are kept for an undo.")
+    done: dict[str, Any] = lookups.drop_former(pipeline)
+    return done
 
 
 def find(states: Sequence[Former], kept: UUID) -> Former | None:

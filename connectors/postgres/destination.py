@@ -13,7 +13,18 @@ from connectors.errors import ConnectorError
 from connectors.forecast import Forecast
 from connectors.former import FormerState
 from connectors.modes import WriteDisposition, WriteMode
-from connectors.postgres import checks, compare, control, control_schema, keep, kept, published, quarantined, staging
+from connectors.postgres import (
+    checks,
+    compare,
+    control,
+    control_schema,
+    keep,
+    kept,
+    letting_go,
+    published,
+    quarantined,
+    staging,
+)
 from connectors.postgres.client import CONNECT_TIMEOUT_S, Session, is_local
 from connectors.postgres.ddl import compare_catalog, refuse_unknown_types
 from connectors.postgres.names import check_identifier, column_names
@@ -250,6 +261,12 @@ class PostgresDestination(Destination):
     def former_states(self, pipeline: UUID) -> list[FormerState]:
         with self._looking() as session:
             return kept.former_states(session, pipeline)
+
+    def drop_former(self, pipeline: UUID) -> dict[str, Any]:
+        """Drop the former states of a pipeline; see letting_go.drop_former."""
+        session = self._open()
+        with session.explained():
+            return letting_go.drop_former(session, pipeline)
 
     def quarantined(self, pipeline: UUID, wanted: Wanted) -> dict[str, Any]:
         """A pipeline's quarantined rows of published runs: counts, and the first that are wanted."""

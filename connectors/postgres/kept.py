@@ -41,7 +41,8 @@ class Kept:
 
     `head` is the row of `head` as it was. `columns` are names with types, `names` what its indexes and partitions were
     called, by what they are called now; a copy has none. `key` are the columns by which its rows are known, in
-    PostgreSQL's names. `rows` is counted for a copy, else PostgreSQL's estimate, None where there is none.
+    PostgreSQL's names. `rows` is counted for a copy, else PostgreSQL's estimate, None where there is none;
+    `made_rows` are those of a run that had written all of them.
     """
 
     run: UUID
@@ -57,6 +58,7 @@ class Kept:
     rows: int | None
     bytes: int
     kept_at: datetime
+    made_rows: int | None = None
 
     @property
     def watermark(self) -> Watermark:
@@ -206,8 +208,11 @@ def record(
 
 
 _READ = f"""
-SELECT run, schema_name, table_name, oid, is_copy, made_by, head, key, columns, names, rows, bytes, kept_at
-FROM {SCHEMA}.kept WHERE target = %s ORDER BY kept_at DESC, run
+SELECT k.run, schema_name, table_name, oid, is_copy, made_by, head, key, columns, names, k.rows, bytes, kept_at, a.rows
+FROM {SCHEMA}.kept k
+LEFT JOIN {SCHEMA}.applied a ON a.run = k.made_by
+  AND a.receipt->>'method' IN ('rename', 'create', 'in_place', 'undo')
+WHERE k.target = %s ORDER BY kept_at DESC, k.run
 """
 
 
@@ -218,7 +223,7 @@ def read(session: Session, target: Target) -> list[Kept]:
 
 
 def _kept(target: Target, run: UUID, schema: str, table: str, oid: int, *rest: Any) -> Kept:
-    is_copy, made_by, head, key, columns, names, rows, size, kept_at = rest
+    is_copy, made_by, head, key, columns, names, rows, size, kept_at, made_rows = rest
     return Kept(
         *(run, target, Target(schema, table), oid, is_copy, made_by, head),
         tuple(key),
@@ -227,6 +232,7 @@ def _kept(target: Target, run: UUID, schema: str, table: str, oid: int, *rest: A
         rows,
         size,
         kept_at,
+        made_rows,
     )
 
 
@@ -295,15 +301,29 @@ def prune(session: Session, target: Target, most: int, reporter: Reporter) -> To
     found = read(session, target)
     left = found[:most]
     for kept in found[most:]:
-        if drop(session, kept, reporter):
+        if not (why := drop(session, kept)):
             reporter.log("info", f"Dropped {kept.table}, kept since {kept.kept_at:%Y-%m-%d %H:%M} UTC.")
         else:
+            reporter.log("warning", f"{kept.table} was to go and stays until the next run: {why}.")
             left.append(kept)
     return Totals(len(left), sum(kept.bytes for kept in left))
 
 
-def drop(session: Session, kept: Kept, reporter: Reporter) -> bool:
-    """Drop a kept table and its record, unless somebody is in the way; says whether it did."""
+def count(session: Session, kept: Kept) -> tuple[int, int]:
+    """The rows of a kept table, and how many of them somebody wrote after it was put aside.
+
+    Those have a later transaction than the record of it.
+    """
+    statement = sql.SQL(
+        "SELECT count(*), count(*) FILTER (WHERE age(t.xmin) >= 0 AND age(t.xmin) < aside.age)"
+        " FROM {} AS t, (SELECT age(xmin) AS age FROM {} WHERE run = %s) AS aside"
+    ).format(_name(kept.table), sql.Identifier(SCHEMA, "kept"))
+    row = session.one(statement, (str(kept.run),))
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def drop(session: Session, kept: Kept) -> str:
+    """Drop a kept table and its record, unless somebody is in the way; says why not."""
     session.execute("SAVEPOINT drop_kept")
     try:
         if is_there(session, kept):
@@ -314,11 +334,9 @@ def drop(session: Session, kept: Kept, reporter: Reporter) -> bool:
         if error.pgcode not in _IN_USE:
             raise
         session.execute("ROLLBACK TO SAVEPOINT drop_kept")
-        why = str(error.diag.message_primary or error).strip()
-        reporter.log("warning", f"{kept.table} was to go and stays until the next run: {why}.")
-        return False
+        return str(error.diag.message_primary or error).strip()
     session.execute("RELEASE SAVEPOINT drop_kept")
-    return True
+    return ""
 
 
 def _name(table: Target) -> sql.Composable:

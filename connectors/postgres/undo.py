@@ -35,7 +35,8 @@ class Undo(AbstractContextManager["Undo"]):
     """The steps of an undo, in order: open, lock, record, commit.
 
     `method` says how: rename (the former table takes its name back) or in_place (the rows change). `rows` is how many
-    the former state has. Leaving the block without a commit rolls everything back.
+    the former state has, `written` how many of them somebody wrote since. Leaving the block without a commit
+    rolls everything back.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Undo(AbstractContextManager["Undo"]):
         self._locked_at: float | None = None
         self.method = ""
         self.rows = 0
+        self.written = 0
         self.changes = Changes(0)
         self.totals = kept.Totals(0, 0)
         self.lock_wait_ms = 0.0
@@ -86,8 +88,7 @@ class Undo(AbstractContextManager["Undo"]):
         self.kept = found
         self._older = kept.older_snapshots(session, found)
         self._refuse_altered()
-        row = session.one(sql.SQL("SELECT count(*) FROM {}").format(_name(found.table)))
-        self.rows = row[0] if row else 0
+        self.rows, self.written = kept.count(session, found)
         self.method = self._choose(look(session, target))
         if self.method == "in_place":
             in_place_rules.refuse_columns(target, self._columns_there(), found.columns)
@@ -232,9 +233,12 @@ class Undo(AbstractContextManager["Undo"]):
         kept.record(session, self._fence, self._aside, names={}, is_copy=True, key=former.key, rows=rows)
         self._take_rows_back()
         self.changes = in_place.apply(session, target, former.table, self._as_columns(), self._key)
-        if not kept.drop(session, former, self._reporter):
+        if why := kept.drop(session, former):
             raise TransientError(
-                f"{former.table} is in use.", hint="The next attempt tries again.", code="target_locked", field="table"
+                f"{former.table} is in use: {why}.",
+                hint="The next attempt tries again.",
+                code="target_locked",
+                field="table",
             )
 
     def _take_rows_back(self) -> None:

@@ -316,7 +316,7 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
             self,
             request,
             title=f"Archive {pipeline.name}?",
-            text="It runs no more and leaves the lists; its runs, logs and revisions stay.",
+            text="It runs no more and leaves the lists; its runs, logs and revisions stay." + _what_stays(pipeline),
             back=change_url(pipeline),
         )
         if asked is not None:
@@ -329,3 +329,9 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
 
     def get_urls(self) -> list[URLPattern]:
         return [*self.revision_urls(), *self.endpoint_urls(), *super().get_urls()]
+
+
+def _what_stays(pipeline: Pipeline) -> str:
+    if not pipeline.undo_depth:
+        return ""
+    return " Former tables that are kept for an undo stay as well: its page leads to where they are dropped."

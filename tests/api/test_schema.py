@@ -46,7 +46,7 @@ def test_the_schema_is_valid_and_gives_no_warnings():
         ("get", "pipelines/{pipeline_id}/realtime/"),
         ("get", "pipelines/{pipeline_id}/quarantine/"),
         *(("post", f"pipelines/{{pipeline_id}}/quarantine/{name}/") for name in ("replay", "discard")),
-        ("get", "pipelines/{pipeline_id}/undo/"), ("post", "pipelines/{pipeline_id}/undo/"),
+        *((method, "pipelines/{pipeline_id}/undo/") for method in ("get", "post", "delete")),
         ("post", "pipelines/{pipeline_id}/backfills/"), ("post", "pipelines/{pipeline_id}/backfills/preview/"),
         ("post", "runs/{id}/approve/"), ("post", "runs/{id}/discard/"),
             ("post", "runs/{id}/approve-cost/"), ("get", "ledger/"),

@@ -8,10 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.db.models.functions import Now
+from django.urls import reverse
 
 from pipelines import answers, lookups
+from pipelines import services as definitions
 from pipelines.models import Pipeline, PipelineState
 from runs import page_queries, queries, receipts, services, undoing
 from runs.models import LastEnd, Run, RunAction, Trigger
@@ -226,3 +229,24 @@ def test_a_trigger_in_the_api_is_no_way_around(replaced: Pipeline, client: Any, 
     client.force_login(operator)
     answer = client.post(f"/api/v1/pipelines/{replaced.pk}/runs/", {"action": "undo"}, content_type="application/json")
     assert answer.status_code == 400
+
+
+def test_former_states_of_an_archived_pipeline_are_shown_and_dropped_with_who_did(
+    replaced: Pipeline, client: Any, operator: User, viewer_client: Any
+) -> None:
+    allow(operator, *OPERATE, *VIEW)
+    client.force_login(operator)
+    definitions.archive([replaced], by=operator)
+    page = client.get(replaced.get_absolute_url()).content.decode()
+    assert "Look, drop …" in page
+    address = reverse("undo_pipeline", args=[replaced.pk])
+    page = client.get(address).content.decode()
+    assert "Until somebody drops them, these stay." in page
+    assert "Put it back" not in page
+    drop = reverse("drop_former", args=[replaced.pk])
+    assert viewer_client.post(drop).status_code == 403
+    assert "1 former state was dropped." in client.post(drop, follow=True).content.decode()
+    assert undoing.former_states(replaced) == []
+    assert LogEntry.objects.filter(user=operator, change_message__startswith="Drops the former tables").count() == 1
+    assert client.delete(f"/api/v1/pipelines/{replaced.pk}/undo/").json() == {"dropped": 0, "left": []}
+    assert viewer_client.delete(f"/api/v1/pipelines/{replaced.pk}/undo/").status_code == 403

@@ -384,3 +384,58 @@ def test_what_keeping_costs_is_told_beforehand(world: World, admin: Any, leans: 
     for depth, is_told in ((0, False), (2, True)):
         mode = WriteMode(WriteDisposition.REPLACE, undo_depth=depth)
         assert (said in " ".join(destination.forecast(world.target, ID_NAME, mode).minds)) is is_told
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "told"),
+    [
+        ("", None),
+        ("DELETE FROM {} WHERE id = 1", "Its run left 3 rows."),
+        ("UPDATE {} SET id = 7 WHERE id = 1", "1 of its rows were written since."),
+        ("DELETE FROM {0} WHERE id = 1; INSERT INTO {0} (id) VALUES (8)", "1 of its rows were written since."),
+    ],
+    ids=["nobody", "deleted", "updated", "as many as before"],
+)
+@pytest.mark.parametrize("way", ["rename", "in_place"])
+def test_rows_of_a_kept_table_that_somebody_changed_are_told(
+    world: World, admin: Any, put_back: Any, way: str, by_hand: str, told: str | None
+) -> None:
+    world.move([1, 2, 3], undo_depth=2)
+    if way == "in_place":
+        admin.execute("CREATE VIEW late AS SELECT * FROM flights")
+    world.move([4], undo_depth=2)
+    (table,) = kept_tables(admin)
+    if by_hand:
+        admin.execute(by_hand.format(table))
+    done = put_back()
+    said = [line for _, line in world.recorder.lines if "was changed by someone else" in line]
+    assert done.undo["way"] == way
+    assert done.undo["rows_before"] == 3
+    assert bool(said) == bool(told)
+    assert told is None or told in said[0]
+    again = put_back()  # what was current is whole
+    assert (again.undo["rows_before"], again.undo["written_since"]) == (1, 0)
+
+
+def test_a_person_lets_go_of_what_is_kept_as_far_as_nobody_is_in_the_way(
+    world: World, admin: Any, connect: Any, put_back: Any
+) -> None:
+    for rows in ([1], [1, 2], [1, 2, 3]):
+        world.move(rows, undo_depth=2)
+    reading = connect()
+    newest = world.destination().former_states(world.pipeline)[0]
+    with reading.cursor() as cursor:
+        admin.execute(f"GRANT SELECT ON {newest.table} TO loader")
+        cursor.execute(f"SELECT FROM {newest.table}")
+        done = world.destination().drop_former(world.pipeline)
+    assert done["dropped"] == 1
+    assert [(each["table"], "lock timeout" in each["why"]) for each in done["left"]] == [
+        (f"public.{newest.table}", True)
+    ]
+    assert kept_tables(admin) == [newest.table]
+    reading.rollback()
+    assert world.destination().drop_former(uuid.uuid4()) == {"dropped": 0, "left": []}
+    assert world.destination().drop_former(world.pipeline) == {"dropped": 1, "left": []}
+    assert (kept_tables(admin), states(world)) == ([], [])
+    world.move([4], undo_depth=1)
+    assert len(kept_tables(admin)) == 1

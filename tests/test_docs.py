@@ -206,3 +206,8 @@ def test_targets_of_make_exist(page: Path) -> None:
         r"^make (\w+)", page.read_text(), re.MULTILINE
     ):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "README.md").read_text()))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}

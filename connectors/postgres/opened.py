@@ -151,6 +151,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         """Instead of a publish that something refused: commit the staged rows with what publishing them has to know."""
         if self._may_be_undone:
             self._session.execute("ROLLBACK TO SAVEPOINT publish")
+            self.around.leave()
         if self._has_made_target:
             self._session.execute(
                 sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))

@@ -169,6 +169,8 @@ class Quarantine:
             f"DELETE FROM {SCHEMA}.quarantine WHERE run = %s AND generation = %s AND part = %s AND state = 'staged'",
             (str(self._fence.owner.run), self.generation, self._part),
         )
+        self.reasons.clear()
+        self.illegible = 0
 
     def look_again(self, generation: int, expected: int) -> None:
         """Learn what earlier transactions of this run put aside; raises NewGeneration if it is not as `expected`."""

@@ -2,13 +2,14 @@
 
 Each statement is run by EXECUTE within a function of the role that is to run it, made for this one call: PostgreSQL
 then refuses transaction control and any change of the role. What else a statement may leave behind, settings and
-temporary objects, is put right before a statement of ours follows.
+temporary objects, is put right before a statement of ours follows, and is gone before the commit.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -19,7 +20,7 @@ from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
-from connectors.sql_around import BEFORE, SqlAround, first_words
+from connectors.sql_around import AFTER, BEFORE, SqlAround, first_words
 from connectors.writing import Fence
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ SELECT EXISTS (
 """
 _RUNS_AS_QUEUED = 180000
 _STATE = "SELECT pg_catalog.pg_current_xact_id()::text, current_user::text, session_user::text"
+# A pooler gives the server's session to somebody else, however we end ours. Nothing of ours is temporary.
+_LEAVE = "DISCARD TEMP; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all()"
 
 
 class Around:
@@ -92,11 +95,22 @@ class Around:
     def run(self, when: str) -> bool:
         """Run the statements for `before` or `after` the rows come; says whether there were any.
 
-        Raises ConnectorError: sql_role, sql_failed, sql_timeout, sql_escaped.
+        What they left in the session goes after the last of them. Raises ConnectorError: sql_role, sql_failed,
+        sql_timeout, sql_escaped.
         """
         statements = self._sql.before if when == BEFORE else self._sql.after
-        if not statements:
-            return False
+        if statements:
+            self._run_all(when, statements)
+        if when == AFTER:
+            self.leave()
+        return bool(statements)
+
+    def leave(self) -> None:
+        """Take away what statements left in the session, before it may become somebody else's."""
+        if self._sql:
+            self._session.execute(_LEAVE)
+
+    def _run_all(self, when: str, statements: Sequence[str]) -> None:
         # Whatever a session may keep beyond its transaction is not for the next run.
         self._session.is_shared = False
         if self._sql.role:
@@ -110,7 +124,7 @@ class Around:
         )
         for number, statement in enumerate(statements, 1):
             self._run(when, number, len(statements), statement)
-            # It stays for the rest of a session that is not shared: to drop it would be one more thing to be fooled by.
+            # Its function stays until the last: to drop it would be one more thing to be fooled by.
             is_right = self._is_put_right(str(path[0]), settings) and not self._puts_off()
             if not is_right or self._session.one(_STATE) != before:
                 raise ConnectorError(
@@ -120,7 +134,6 @@ class Around:
                     code="sql_escaped",
                     field=f"sql_{when}",
                 )
-        return True
 
     def _run(self, when: str, number: int, count: int, statement: str) -> None:
         self._stop.check()

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from connectors.errors import ConnectorError
+from connectors.sql_around import SqlAround
 from tests.connectors.memory import MemorySource, batch, in_thread
 from tests.connectors.postgres.pooler import PGBOUNCER, running_pooler
 
@@ -50,3 +51,20 @@ def test_the_name_of_a_run_does_not_stay_on_the_poolers_connection(world, admin,
     world.move([1], destination=world.destination(port=pooler))
     admin.execute("SELECT application_name FROM pg_stat_activity WHERE usename = 'loader'")
     assert {name for (name,) in admin.fetchall()} == {"datamantri"}
+
+
+def test_nothing_that_sql_around_a_load_makes_stays_on_the_poolers_connection(world, admin, pooler):
+    admin.execute("CREATE TABLE totals (total bigint); GRANT ALL ON totals TO loader")
+    gather = ("CREATE TEMP TABLE IF NOT EXISTS seen (id bigint)", "INSERT INTO seen SELECT id FROM flights")
+    add_up = "INSERT INTO totals SELECT sum(id) FROM seen"
+    locks = "SELECT pg_advisory_lock(7)"
+    for ids in ([1, 2], [3, 4]):
+        world.move(
+            ids, destination=world.destination(port=pooler), sql=SqlAround((*gather[:1], locks), (gather[1], add_up))
+        )
+    admin.execute("SELECT array_agg(total ORDER BY total) FROM totals")
+    assert admin.fetchone() == ([3, 7],)
+    admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    assert admin.fetchone() == (0,)
+    admin.execute("SELECT count(*) FROM pg_proc WHERE pronamespace::regnamespace::text LIKE 'pg_temp%'")
+    assert admin.fetchone() == (0,)

@@ -44,13 +44,20 @@ class ReplaySource(Source):
     """Those of the `rows` that can be read as `columns`; `left` has the reason of each of the others.
 
     `loaded` are the same columns as the engine makes them: what was masked when it was put aside is a text, and goes
-    nowhere once the masks are others.
+    nowhere once the masks are others. `skip` are names of columns that nobody wants any more.
     """
 
     is_masked = True
 
-    def __init__(self, rows: Sequence[QuarantinedRow], columns: Sequence[Column], loaded: Sequence[Column]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[QuarantinedRow],
+        columns: Sequence[Column],
+        loaded: Sequence[Column],
+        skip: Sequence[str] = (),
+    ) -> None:
         self.columns = tuple(columns)
+        self._skip = tuple(skip)
         self.ids: tuple[str, ...] = ()
         self.left: Counter[str] = Counter()
         hidden = {column.name.lower(): column for column in loaded if is_masked(column)}
@@ -67,11 +74,11 @@ class ReplaySource(Source):
         from connectors.columns.raw import Unreadable, read_texts  # brings pyarrow
 
         try:
-            self._batches.append(read_texts([row.raw for row in rows], self._as_kept))
+            self._batches.append(read_texts([row.raw for row in rows], self._as_kept, self._skip))
             self.ids += tuple(row.id for row in rows)
         except Unreadable as error:
             if len(rows) == 1:
-                self.left[f"Column {error.column} is of another type by now."] += 1
+                self.left[f"Column {error.column} {error.why}."] += 1
                 return
             half = len(rows) // 2
             self._add(rows[:half])

@@ -115,15 +115,16 @@ def replay(
     reporter: Reporter,
 ) -> Receipt:
     """Load the rows that the run asks for, as far as they are still open."""
+    from connectors import column_rules, transfer
     from connectors import replay as replays
-    from connectors import transfer
 
     replays.refuse_redefined(fence, request)
     end: PostgresDestination = destination  # type: ignore[assignment] # the only kind there is
     wanted = Wanted.from_json(claimed.options["quarantine"])
     rows, later = end.choose_quarantined(fence.target, claimed.pipeline, wanted)
     columns = replays.columns_of(fence, source, request.read)
-    chosen = replays.ReplaySource(rows, columns, replays.loaded_columns(fence, request, columns))
+    loaded = replays.loaded_columns(fence, request, columns)
+    chosen = replays.ReplaySource(rows, columns, loaded, column_rules.skipped(request.rules))
     replays.tell(chosen, reporter, chosen=len(rows), later=later)
     asked = replays.request_of(request, fence, chosen)
     return transfer.direct(chosen, end, fence, asked, reporter=reporter, stop=lease)

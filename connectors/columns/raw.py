@@ -134,21 +134,46 @@ _TEXTS: dict[str, Callable[[pa.Array], pa.Array]] = {
 
 
 class Unreadable(ValueError):
-    """A raw row whose value `column` can no longer be: its type is another by now."""
+    """A raw row whose value `column` can no longer be; `why` is what became of that column."""
+
+    why = "is of another type by now"
 
     def __init__(self, column: Column) -> None:
         super().__init__(f"The value of column {column.name} is no {column.type}.")
         self.column = column.name
 
 
-def read_texts(texts: Sequence[str], columns: Sequence[Column]) -> pa.RecordBatch:
+class Homeless(Unreadable):
+    """A raw row with a value of a column, or field of a STRUCT, that is no longer there."""
+
+    why = "is no longer there, and they have values of it"
+
+    def __init__(self, name: str) -> None:
+        ValueError.__init__(self, f"There is no column {name} for its value.")
+        self.column = name
+
+
+def read_texts(texts: Sequence[str], columns: Sequence[Column], skip: Sequence[str] = ()) -> pa.RecordBatch:
     """The batch that `raw_texts` wrote, or `stored_rows`; a column that a row does not have is NULL.
 
-    Raises Unreadable.
+    Names are the same in any case. Raises Unreadable; for a value of no column as well, unless `skip` names it.
     """
-    rows = [json.loads(text) for text in texts]
-    arrays = [_array([row.get(column.name) for row in rows], column) for column in columns]
+    rows = _by_name([json.loads(text) for text in texts], columns, skip)
+    arrays = [_array([row.get(column.name.lower()) for row in rows], column) for column in columns]
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
+
+
+def _by_name(
+    documents: Sequence[Mapping[str, Any]], columns: Sequence[Column], skip: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Their values by the lower case of their names; raises Homeless for one that none of `columns` would have."""
+    known = {column.name.lower() for column in columns}
+    known.update(name.lower() for name in skip)
+    for document in documents:
+        for name, value in document.items():
+            if name.lower() not in known and value not in (None, []):
+                raise Homeless(name)
+    return [{name.lower(): value for name, value in document.items()} for document in documents]
 
 
 class _Number(str):
@@ -176,8 +201,9 @@ def _array(values: Sequence[Any], column: Column, *, is_stored: bool = False) ->
             values = [_read_range(value, column) if isinstance(value, str) else value for value in values]
         if any(value is not None and not isinstance(value, dict) for value in values):
             raise Unreadable(column)
+        found = _by_name([value or {} for value in values], inner)
         arrays = [
-            _array([(value or {}).get(child.name) for value in values], child, is_stored=is_stored) for child in inner
+            _array([value.get(child.name.lower()) for value in found], child, is_stored=is_stored) for child in inner
         ]
         missing = pa.array([value is None for value in values], pa.bool_())
         return pa.StructArray.from_arrays(arrays, [child.name for child in inner], mask=missing)

@@ -76,9 +76,25 @@ def test_whole_numbers_keep_every_digit() -> None:
     assert raw_texts([array], [Column("v", "INT64")]).to_pylist() == ['{"v":"9223372036854775807"}']
 
 
-def test_a_column_that_came_later_is_null_and_one_that_is_retyped_is_named() -> None:
-    texts = raw_texts([pa.array(["x"])], [Column("v", "STRING")]).to_pylist()
-    assert read_texts(texts, [Column("w", "INT64")]).to_pylist() == [{"w": None}]
+def test_a_column_that_came_later_is_null_and_one_that_is_retyped_or_gone_is_named() -> None:
+    v, w = Column("v", "STRING"), Column("w", "INT64")
+    texts = raw_texts([pa.array(["x"]), pa.array([None], pa.int64())], [v, Column("gone", "INT64")]).to_pylist()
+    assert read_texts(texts, [Column("V", "STRING"), w]).to_pylist() == [{"V": "x", "w": None}]
+    for columns in ([Column("v", "INT64")], [w]):
+        with pytest.raises(Unreadable) as caught:
+            read_texts(texts, columns)
+        assert caught.value.column == "v"
+    assert read_texts(texts, [w], ["V"]).to_pylist() == [{"w": None}]
+
+
+def test_a_field_that_is_gone_is_named() -> None:
+    array = pa.array(
+        [{"tags": ["a"], "at": None, "b": None}],
+        pa.struct([("tags", pa.list_(pa.string())), ("at", pa.date32()), ("b", pa.binary())]),
+    )
+    texts = raw_texts([array], [NESTED]).to_pylist()
+    untimed = Column("S", "STRUCT", columns=(Column("Tags", "STRING", repeated=True),))
+    assert read_texts(texts, [untimed]).to_pylist() == [{"S": {"Tags": ["a"]}}]
     with pytest.raises(Unreadable) as caught:
-        read_texts(texts, [Column("v", "INT64")])
-    assert caught.value.column == "v"
+        read_texts(texts, [Column("s", "STRUCT", columns=(Column("at", "DATE"),))])
+    assert caught.value.column == "tags"

@@ -17,7 +17,7 @@ from connectors import replay, transfer
 from connectors.base import NeverStop
 from connectors.checks import Check, CheckKind, Severity
 from connectors.column import Column, Mask, MaskKind
-from connectors.column_rules import ColumnRule
+from connectors.column_rules import ColumnRule, skipped
 from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, Overtaken
 from connectors.modes import TextPolicy, WriteDisposition, WriteMode
@@ -82,7 +82,8 @@ def again(world: Any) -> Callable[..., Receipt]:
         )
         rows, later = destination.choose_quarantined(world.target, world.pipeline, wanted)
         columns = replay.columns_of(fence, source((1, "", 1)), asked.read)
-        chosen = replay.ReplaySource(rows, columns, replay.loaded_columns(fence, asked, columns))
+        loaded = replay.loaded_columns(fence, asked, columns)
+        chosen = replay.ReplaySource(rows, columns, loaded, skipped(asked.rules))
         if fence.applied is None:
             replay.refuse_redefined(fence, asked)
             replay.tell(chosen, world.recorder, chosen=len(rows), later=later)
@@ -249,6 +250,25 @@ def test_a_column_of_another_type_by_now_leaves_its_rows(load, again, world, adm
         again("append")
     assert "Column name is of another type by now. 1 row stay" in world.recorder.text()
     assert states() == [(1, "open"), (2, "open")]
+
+
+def test_a_row_with_a_value_of_a_column_that_the_source_renamed_keeps_it_and_stays(load, again, world, admin, states):
+    """A row without such a value goes, and so do names in another case."""
+
+    def renamed(*names: str) -> MemorySource:
+        columns = tuple(Column(name, column.type) for name, column in zip(names, COLUMNS, strict=True))
+        arrays = (pa.array([9]), pa.array(["x"]), pa.array([9]))
+        return MemorySource([pa.record_batch(dict(zip(names, arrays, strict=True)))], columns)
+
+    load("append", (1, "a\0", None), (2, "b\0", 5))
+    load("append", source=renamed("ID", "Name", "moment"))
+    again("append")
+    admin.execute("SELECT id, name, moment FROM flights ORDER BY 1")
+    assert admin.fetchall() == [(1, "a", None), (9, "x", 9)]
+    assert states() == [(1, "replayed"), (2, "open")]
+    assert "Column at is no longer there, and they have values of it. 1 row stay" in world.recorder.text()
+    again("append", rules={"at": ColumnRule(skip=True)})
+    assert states() == [(1, "replayed"), (2, "replayed")]
 
 
 @pytest.mark.parametrize("kind", ["append", "replace", "merge"])

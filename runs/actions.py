@@ -43,6 +43,7 @@ PARTS_LEAST, PARTS_MOST = 8, 200
 TAKE_AWAY_S = 10.0
 ARCHIVED = Failure("pipeline_archived", "The pipeline was archived before this run's turn came. Nothing was published.")
 _BY_KEY = (WriteDisposition.MERGE, WriteDisposition.HISTORY)
+_NO_LOAD = (RunAction.REPLAY, RunAction.SET_WATERMARK)
 _REFRESH = {RunAction.FULL_REFRESH: Refresh.FULL, RunAction.KEEP: Refresh.KEEP}
 
 
@@ -160,6 +161,8 @@ def _read(
     reporter: Reporter,
 ) -> Receipt | Divided:
     """Do what needs the source as well."""
+    if claimed.action in _NO_LOAD:
+        _refuse_beside_held(claimed)
     source = ends.open_source(claimed, connections, reporter.meter)
     try:
         request = transfer_request(claimed, fence, destination)
@@ -172,6 +175,19 @@ def _read(
         return _load(claimed, source, destination, fence, request, lease, reporter)
     finally:
         source.close()
+
+
+def _refuse_beside_held(claimed: Claim) -> None:
+    """Raise ConnectorError if a load was held since this was asked for, whose rows it would put out of date.
+
+    Waiting for a person's decision it would hold up the loads behind it.
+    """
+    try:
+        services.refuse_beside_held(claimed.pipeline)
+    except services.RunRefused as refused:
+        raise ConnectorError(
+            refused.message, hint=f"{refused.hint} Then ask for this again.", code="run_held"
+        ) from refused
 
 
 def _load(

@@ -14,10 +14,9 @@ from pipelines import lookups
 from pipelines.models import Pipeline
 from runs import services
 from runs.lease import Lease
-from runs.models import OVER_BUDGET, Run, RunAction
+from runs.models import Run, RunAction
 from runs.reporter import Reporter
 from runs.services import Claim, RunRefused
-from runs.states import RunStatus
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
@@ -70,13 +69,7 @@ def request_replay(
     """
     if idempotency_key and (before := services.requested_before(by, idempotency_key, request_digest)):
         return before, False  # whatever has become of the rows since
-    held = Run.objects.filter(pipeline=pipeline, status=RunStatus.HELD).exclude(error_code=OVER_BUDGET).first()
-    if held is not None:
-        raise RunRefused(
-            "run_held",
-            f"Run {held.pk} of this pipeline waits for a decision: a replay would put what it staged out of date.",
-            "Approve or discard it first.",
-        )
+    services.refuse_beside_held(pipeline.pk)
     asked = {**wanted, "state": "open"}
     targets = lookups.quarantined(pipeline, asked)["targets"]
     if not targets:

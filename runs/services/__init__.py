@@ -59,6 +59,7 @@ from runs.services.recovery import give_back_lease, give_back_leases, sweep
 from runs.services.requests import cancel_run, request_run, requested_before, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
+from runs.services.undecided import refuse_beside_held
 from runs.services.undoing import request_undo
 from runs.services.upstreams import settle
 from runs.services.watches import Look, is_look_due, look_failed, looked, take_looks
@@ -123,6 +124,7 @@ __all__ = [
     "note_bill",
     "pause_backfill",
     "read_flags",
+    "refuse_beside_held",
     "release_affordable",
     "release_part",
     "renew",

@@ -10,9 +10,10 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 
 from runs import doorbell, live
-from runs.models import OVER_BUDGET, CostApproval, Run
+from runs.models import OVER_BUDGET, CostApproval, Run, RunAction
 from runs.services.errors import RunRefused
 from runs.services.journal import Line, storable, write_lines
+from runs.services.undecided import refuse_beside_held
 from runs.states import RunStatus
 
 _GOES_ON: dict[str, Any] = {
@@ -38,7 +39,8 @@ def approve_cost(run: Run, *, by: Any, note: str = "", attempt: int | None = Non
     """Let a run go on and read that its budget holds back: this run, and as much as its dry run says.
 
     `attempt` is the one whose dry run somebody has seen; not given, that of `run`. Raises RunRefused if it does not
-    wait for that, or by another dry run, or another run of its pipeline is under way.
+    wait for that, or by another dry run, or another run of its pipeline is under way; for a slice of a backfill, also
+    where one is held whose rows it would put out of date.
     """
     note = storable(note.strip())
     try:
@@ -49,6 +51,8 @@ def approve_cost(run: Run, *, by: Any, note: str = "", attempt: int | None = Non
                 raise RunRefused("not_over_budget", message, "Reload the page to see how it stands.")
             if now.attempt != (run.attempt if attempt is None else attempt):
                 raise not_held()
+            if now.action == RunAction.BACKFILL:
+                refuse_beside_held(now.pipeline_id)  # once it goes on, nothing stops it
             told = (now.estimated_query_bytes, now.estimated_storage_bytes)
             allowed = None if None in told else sum(part or 0 for part in told)
             CostApproval.objects.create(pipeline_id=now.pipeline_id, run=now, by=by, note=note, bytes=allowed)
@@ -96,6 +100,8 @@ WHERE r.status = 'held' AND r.error_code = %s AND p.state = 'active'
        AND spent.bytes + told.bytes - told.billed <= p.month_budget_bytes)
   AND NOT EXISTS (SELECT FROM runs_run a
                   WHERE a.pipeline_id = r.pipeline_id AND a.status IN ('running', 'retrying', 'resolving'))
+  AND NOT (r.action = 'backfill' AND EXISTS (
+      SELECT FROM runs_run h WHERE h.pipeline_id = r.pipeline_id AND h.status = 'held' AND h.error_code <> %s))
 ORDER BY r.pipeline_id, r.created_at
 """
 
@@ -103,7 +109,7 @@ ORDER BY r.pipeline_id, r.created_at
 def release_affordable() -> int:
     """Let runs look again that would fit into their budgets now; says how many, at most one a pipeline."""
     with connection.cursor() as cursor:
-        cursor.execute(_AFFORDABLE, [OVER_BUDGET])
+        cursor.execute(_AFFORDABLE, [OVER_BUDGET, OVER_BUDGET])
         found: list[UUID] = [row[0] for row in cursor.fetchall()]
     return sum(map(_release, found))
 

@@ -18,6 +18,7 @@ from runs.services.histories import refuse_unconfirmed
 from runs.services.journal import Line, write_lines
 from runs.services.loaded import refuse_twice
 from runs.services.parts import go_to_publish
+from runs.services.undecided import refuse_beside_held
 from runs.states import TERMINAL, UNOWNED, RunStatus
 
 # What other systems start, as often as they like: it is no person who waits.
@@ -50,6 +51,8 @@ def request_run(
         raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
     if pipeline.revision_id is None:
         raise RunRefused("no_revision", f"{pipeline.name} was never saved as a whole.", "Open it and save it once.")
+    if action == RunAction.SET_WATERMARK:
+        refuse_beside_held(pipeline.pk)
     start, end = interval or intervals.of_a_run_by_hand(pipeline, action)
     try:
         with transaction.atomic():

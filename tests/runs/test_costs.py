@@ -380,6 +380,20 @@ def test_a_paused_pipelines_run_waits_for_a_person(over: Any) -> None:
     assert services.release_affordable() == 0
 
 
+def test_a_slice_is_not_let_go_on_over_rows_that_wait_for_a_decision(over: Any, queue: Any, operator: User) -> None:
+    pipeline, run = over
+    Run.objects.filter(pk=run.pk).update(action=RunAction.BACKFILL)
+    load = queue(pipeline, status=RunStatus.HELD, error_code="check_failed")
+    with pytest.raises(RunRefused) as refused:
+        services.approve_cost(run, by=operator)
+    assert (refused.value.code, CostApproval.objects.count()) == ("run_held", 0)
+    pipeline.run_budget_bytes = None
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    assert services.release_affordable() == 0
+    Run.objects.filter(pk=load.pk).update(status=RunStatus.CANCELLED)
+    assert services.release_affordable() == 1
+
+
 def test_an_undo_takes_back_what_waits_for_its_cost(over: Any, operator: User) -> None:
     pipeline, run = over
     target = {"schema": "public", "table": pipeline.target_table}

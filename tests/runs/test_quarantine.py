@@ -16,7 +16,7 @@ from django.urls import reverse
 from pipelines import answers, lookups
 from pipelines import services as definitions
 from pipelines.models import Pipeline
-from runs import receipts
+from runs import receipts, services
 from runs.models import Run, RunAction
 from runs.states import RunStatus
 from tests.runs.memory import Script
@@ -119,6 +119,28 @@ def test_nothing_is_replayed_while_a_run_waits_for_a_decision(loaded: Any, opera
     Run.objects.filter(pk=run.pk).update(error_code="over_budget")  # nothing of that is staged
     operator_client.post(decide, {**chosen(pipeline), "confirmed": "1"})
     assert Run.objects.filter(action=RunAction.REPLAY).exists()
+
+
+@pytest.mark.parametrize("action", [RunAction.REPLAY, RunAction.SET_WATERMARK])
+def test_what_was_asked_for_before_a_load_was_held_leaves_the_load_its_rows(
+    loaded: Any, queue: Any, work: Work, rows_of: Any, action: str
+) -> None:
+    pipeline, _ = loaded
+    mend(pipeline)
+    target = {"schema": pipeline.target_schema, "table": pipeline.target_table}
+    options = {"target": target, "quarantine": {"state": "open"}, "watermark": "1"}
+    asked = queue(pipeline, action=action, action_options=options)
+    load = queue(pipeline, status=RunStatus.HELD, error_code="check_failed")
+    work()
+    asked.refresh_from_db()
+    load.refresh_from_db()
+    assert (asked.status, asked.error_code, load.status) == (RunStatus.FAILED, "run_held", RunStatus.HELD)
+    assert f"Run {load.pk} of this pipeline waits for a decision" in asked.error_message
+    assert rows_of(pipeline) == 7
+    with pytest.raises(services.RunRefused):
+        services.request_run(pipeline, trigger="manual", by=None, action=RunAction.SET_WATERMARK)
+    Run.objects.filter(pk=load.pk).update(error_code="over_budget")  # nothing of that is staged
+    services.request_run(pipeline, trigger="manual", by=None, action=RunAction.SET_WATERMARK)
 
 
 def test_a_replay_is_no_reason_to_drop_what_waits_for_its_cost(

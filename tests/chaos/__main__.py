@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.chaos.results import RESULTS, Results
 SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
 LEASE_KILLS = 30
 WAITS_MOST_S = 2.0
+LANES_AT_ONCE = 7
 # Of each stream.
 BYTES_PER_S = 150_000.0
 
@@ -37,7 +39,7 @@ def say(text: str) -> None:
 
 def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None:
     """Every named point in every lane; in short, each point in one lane."""
-    from tests.chaos import cases, lanes, points
+    from tests.chaos import cases, features, lanes, points
 
     ends = lanes.connections(stack)
     kinds = ("append", "replace", "merge")
@@ -52,6 +54,8 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
             chosen[lane] = every[number :: len(kinds)] if short else every + others
         lasts = [point for point in points.names(way) if point.startswith("publish.") and not short]
         chosen[lanes.Lane(stack, "held", way, **ends)] = [cases.Case(point) for point in lasts or [points.HELD]]
+    if not short:
+        chosen[features.make(stack, "undo direct", **ends)] = [cases.Case(point) for point in points.names(points.UNDO)]
     threads = [
         threading.Thread(target=cases.strike_all, args=(stack, lane, its_cases, results), daemon=True)
         for lane, its_cases in chosen.items()
@@ -60,6 +64,24 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def strike_features(stack: stacks.Stack, results: Results, names: list[str]) -> None:
+    """Every named point in each of these lanes, some of them at a time."""
+    from tests.chaos import cases, features, lanes, points
+
+    ends = lanes.connections(stack)
+    stack.start_pollers()
+
+    def strike(name: str) -> None:
+        lane = features.make(stack, name, **ends)
+        way = points.UNDO if lane.kind.startswith(points.UNDO) else lane.way
+        every = [cases.Case(point) for point in points.names(way) if point != points.HELD]
+        cases.strike_all(stack, lane, every, results)
+
+    with ThreadPoolExecutor(LANES_AT_ONCE) as pool:
+        for struck in [pool.submit(strike, name) for name in features.chosen(names)]:
+            struck.result()
 
 
 def rage(
@@ -77,6 +99,25 @@ def rage(
     chance = random.Random(seed)
     chosen = [fault(stack, chance) for fault in (faults.QUICK if short else faults.RANDOM)]
     Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
+
+
+def rage_over_features(
+    stack: stacks.Stack, results: Results, *, names: list[str], kills: int, minutes: float, seed: int, every_s: float
+) -> None:
+    """Pipelines that use what there is beyond moving rows, some of them at a time, and faults at random."""
+    from tests.chaos import faults, features, lanes
+    from tests.chaos.storm import Storm
+
+    ends = lanes.connections(stack)
+    stack.start_pollers()
+    made = [features.make(stack, name, **ends) for name in features.chosen(names)]
+    for lane in made:
+        lane.waits_most_s = WAITS_MOST_S
+    chance = random.Random(seed)
+    chance.shuffle(made)
+    all_faults = [fault(stack, chance) for fault in faults.LIVE]
+    storm = Storm(stack, made, all_faults, results, seed, at_once=LANES_AT_ONCE)
+    storm.rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
 
 
 def play(stack: stacks.Stack, results: Results, wanted: Callable[[str], bool]) -> None:
@@ -105,13 +146,19 @@ def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, R
     """Points, scenes and storm: what a lost worker held is soon taken up."""
     with ready(lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S) as stack:
         stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
-        if wanted(chosen, "points"):
+        if wanted(chosen, "points") and chosen.lanes:
+            strike_features(stack, groups.setdefault("points of features", Results()), chosen.lanes)
+        elif wanted(chosen, "points"):
             strike_points(stack, short=chosen.short, results=groups.setdefault("points", Results()))
-        if set(chosen.parts) - {"points", "storm"}:
+        if set(chosen.parts) - {"points", "storm", "features"}:
             play(stack, groups.setdefault("scenes", Results()), partial(wanted, chosen))
         if wanted(chosen, "storm"):
             limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
             rage(stack, groups.setdefault("random", Results()), short=chosen.short, seed=seed, **limits)
+        if wanted(chosen, "features"):
+            limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
+            told = groups.setdefault("features", Results())
+            rage_over_features(stack, told, names=chosen.lanes, seed=seed, **limits)
 
 
 def with_default_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, Results]) -> None:
@@ -145,7 +192,10 @@ def wanted(chosen: argparse.Namespace, part: str) -> bool:
 
 def options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="points, scenes (or some by name), storm; or leases; all unless named")
+    parser.add_argument(
+        "parts", nargs="*", help="points, scenes (or some by name), storm, features; or leases; all unless named"
+    )
+    parser.add_argument("--lanes", nargs="*", default=[], help="those of features, by how their names begin")
     parser.add_argument("--short", action="store_true", help="what is worth a minute")
     parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
     parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
@@ -162,7 +212,7 @@ def options(arguments: list[str]) -> argparse.Namespace:
 
 def in_turn(arguments: list[str]) -> int:
     """Everything: what has leases of its own in a process of its own, for settings are read once."""
-    commands = [["points", "scenes", "storm", *arguments], ["leases", "--add", *arguments]]
+    commands = [["points", "scenes", "storm", "features", *arguments], ["leases", "--add", *arguments]]
     return max(subprocess.run([sys.executable, "-m", "tests.chaos", *one], check=False).returncode for one in commands)
 
 

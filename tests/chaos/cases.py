@@ -44,10 +44,9 @@ def strike_all(stack: Stack, lane: Lane, cases: Sequence[Case], results: Results
 
 
 def _strike(stack: Stack, lane: Lane, case: Case, results: Results, how: str) -> None:
+    for before in lane.warm_up():
+        results.judged(before, [], how)
     whose = None if case.point in NOBODYS else lane.prepare()
-    if lane.kind == "held":
-        # Something must be there that could be emptied.
-        results.judged(lane.turn(), [], how)
     stack.armoury.arm(case.point, case.do, whose, skip=case.skip)
     outcome = lane.turn()
     struck = None if stack.armoury.disarm(case.point, whose) else stack.armoury.struck(case.point, whose)

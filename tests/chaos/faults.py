@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psutil
 
-from runs.models import PartLoad, Run
+from runs.models import PartLoad, Run, Trigger
 from runs.states import ACTIVE, RunStatus
 from tests.chaos.stack import Stack, insist
 
@@ -171,6 +171,22 @@ class KillBeat(Fault):
         return self.hit(at, any_run=bool(runs))
 
 
+class KillPoller(Fault):
+    """One of those that ask sources whether they changed."""
+
+    name, weight = "SIGKILL poller", 12
+
+    def strike(self) -> Hit | None:
+        pollers = [name for name in self.stack.crew.names if name.startswith("poller")]
+        running = [name for name in pollers if self.stack.crew.is_running(name)]
+        if not running:
+            return None
+        at = time.time()
+        self.stack.crew.kill(self.chance.choice(running), with_children=True)
+        live = Run.objects.filter(status__in=(RunStatus.QUEUED, *ACTIVE), trigger=Trigger.REALTIME)
+        return self.hit(at, any_run=bool(insist(live.exists)))
+
+
 class KillBroker(Fault):
     name, weight = "SIGKILL Valkey", 8
 
@@ -278,6 +294,9 @@ RANDOM: tuple[type[Fault], ...] = (
     *(KillWarehouse, KillControl, KillBigQuery, Freeze),
 )
 
+
+# Where some pipelines are in near real time.
+LIVE: tuple[type[Fault], ...] = (*RANDOM, KillPoller)
 
 # Those after which all is well again within a second or two.
 QUICK: tuple[type[Fault], ...] = (KillChild, KillHost, KillBeat, KillBroker, EndBackend)

@@ -9,12 +9,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 from google.cloud.bigquery import SchemaField
+from psycopg2 import sql
 
 from tests.emulator_tables import EmulatorTables
+
+if TYPE_CHECKING:
+    from connectors.checks import Check
+    from tests.chaos.oracle import Place, Seen
 
 DATASET = "chaos"
 SCHEMA = [
@@ -52,6 +57,11 @@ class Feed:
 
     disposition: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
+    # Further columns of the source, and of the target.
+    more_fields: ClassVar[list[SchemaField]] = []
+    more_columns: ClassVar[list[tuple[str, str]]] = []
+    # What tells a row of the target.
+    triple: ClassVar[str] = "seq, version, change"
     ROWS, MORE = 1500, 300
 
     def __init__(self, name: str, tables: EmulatorTables) -> None:
@@ -70,7 +80,8 @@ class Feed:
 
     def make(self) -> None:
         """Write down all that the source's table holds, in place of what was there."""
-        self._tables.make(self.table, SCHEMA, self._arrow(list(self.held[-1].elements())))
+        rows = self._arrow(list(self.held[-1].elements()))
+        self._tables.make(self.table, [*SCHEMA, *self.fields()], rows)
 
     def grow(self) -> None:
         rows = self.more_rows()
@@ -88,6 +99,59 @@ class Feed:
         """What the target may be after a run that was published in this round, where it was `before`."""
         raise NotImplementedError
 
+    # What only feeds for one of the product's features have.
+
+    def settings(self, place: Place) -> dict[str, Any]:
+        """More of the pipeline's definition, where it names its target."""
+        return {}
+
+    def checks(self) -> list[Check]:
+        return []
+
+    def furnish(self, cursor: Any, place: Place) -> None:
+        """Make what is to be there beside the target before the first run."""
+
+    def fields(self) -> list[SchemaField]:
+        return self.more_fields
+
+    def columns(self) -> list[tuple[str, str]]:
+        """The target's columns with their types."""
+        return [*COLUMNS, *self.more_columns]
+
+    def more_of(self, rows: Sequence[Row]) -> dict[str, pa.Array]:
+        """The values of `fields`."""
+        return {}
+
+    def filler_of(self, row: Row) -> str:
+        return FILLER
+
+    def rows_in(self, cursor: Any, place: Place) -> tuple[Rows, int]:
+        """The target's rows, and how many of them have another hash than their own; in one look."""
+        cursor.execute(
+            sql.SQL("SELECT {row}, count(*), count(*) FILTER (WHERE {strange}) FROM {name} t GROUP BY 1, 2, 3").format(
+                row=sql.SQL(self.triple),
+                strange=sql.SQL(f"hash IS DISTINCT FROM {self.hash_in_sql()}{self.strange()}"),
+                name=sql.Identifier(place.schema, place.table),
+            )
+        )
+        found, wrong = Rows(), 0
+        for seq, version, change, count, strange in cursor.fetchall():
+            found[seq, version, change] += count
+            wrong += strange
+        return found, wrong
+
+    def strange(self) -> str:
+        """What else, in SQL behind OR, tells a row that is not what it says it is."""
+        return ""
+
+    def faults(self, seen: Seen) -> Iterable[str]:
+        """What else in the target, or beside it, is not as it must be after a run."""
+        return ()
+
+    def may_be_there(self, table: str) -> bool:
+        """Whether this table may be left in the target's schema by a run that has ended."""
+        return False
+
     def _changed(self, numbers: Sequence[int], version: int) -> list[Row]:
         first = self._change + 1
         self._change += len(numbers)
@@ -101,7 +165,8 @@ class Feed:
                 for name, values in zip(("seq", "version", "change"), numbers, strict=True)
             },
             "hash": pa.array([self.hash(row) for row in rows], pa.string()),
-            "filler": pa.array([FILLER] * len(rows), pa.string()),
+            "filler": pa.array([self.filler_of(row) for row in rows], pa.string()),
+            **self.more_of(rows),
         }
         return pa.table(columns)
 

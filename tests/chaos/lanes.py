@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.db.models.functions import Now
@@ -58,6 +58,8 @@ class Outcome:
 class Lane:
     """`kind` of feed, `way` of loading; the pipeline is made anew every `rounds_each` rounds."""
 
+    FEEDS: ClassVar[Mapping[str, type[Feed]]] = KINDS
+
     def __init__(
         self,
         stack: Stack,
@@ -91,17 +93,19 @@ class Lane:
         """Make another feed and a pipeline for it, into a schema of its own."""
         number = next(_numbers)
         name = f"{self.kind}_{number}_{secrets.token_hex(2)}"
-        self.feed = KINDS[self.kind](name, self._tables)
+        self.feed = self.FEEDS[self.kind](name, self._tables)
         self.place = Place(f"lane_{name}", "rows")
         self.rows = Rows()
         with self._stack.at_warehouse() as cursor:
             cursor.execute(f'CREATE SCHEMA "{self.place.schema}" AUTHORIZATION warehouse')
+            self.feed.furnish(cursor, self.place)
         options = {
             "load_method": self.way,
             "retries": 20,
             "guard_zero_rows": False,
             "guard_shrink_percent": None,
             **self.feed.options,
+            **self.feed.settings(self.place),
         }
         self.pipeline = Pipeline(
             name=name,
@@ -112,15 +116,21 @@ class Lane:
             target_table=self.place.table,
             **options,
         )
-        insist(lambda: definitions.save_pipeline(self.pipeline, schedules=[], by=None))
+        insist(self.save)
+
+    def save(self) -> None:
+        definitions.save_pipeline(self.pipeline, schedules=[], checks=self.feed.checks(), by=None)
 
     def turn(self, meanwhile: Callable[[Run], None] | None = None) -> Outcome:
         """One round: change the source, run, change it again meanwhile, wait for the end, and judge."""
         self.prepare()
         self.feed.begin(self.rows)
         self.feed_insists(self.feed.make)
+        return self._load(meanwhile)
+
+    def _load(self, meanwhile: Callable[[Run], None] | None = None) -> Outcome:
         time.sleep(self.settles_s)
-        run = insist(lambda: services.request_run(self.pipeline, trigger=Trigger.MANUAL, by=None)[0])
+        run = self.ask()
         if meanwhile is not None:
             meanwhile(run)
         self._wait_for_begin(run)
@@ -129,17 +139,38 @@ class Lane:
         self.wait_for_end(run)
         return self.judge(run)
 
+    def ask(self, **how: Any) -> Run:
+        """Ask for a run, once, also where the answer to that is lost."""
+        known = insist(lambda: list(self.pipeline.runs.values_list("pk", flat=True)))
+
+        def once() -> Run:
+            run: Run | None = self.pipeline.runs.exclude(pk__in=known).first()
+            return run or services.request_run(self.pipeline, trigger=Trigger.MANUAL, by=None, **how)[0]
+
+        asked: Run = insist(once)
+        return asked
+
+    def warm_up(self) -> Iterator[Outcome]:
+        """The turns that must come before one in which something is to be struck."""
+        if self.kind == "held":
+            # Something must be there that could be emptied.
+            yield self.turn()
+
     def prepare(self) -> UUID:
         """The pipeline that the next turn is of."""
         if self.feed.round >= self._rounds_each:
             insist(self._begin)
         return self.pipeline.pk
 
+    def outcomes(self, before: Rows) -> Iterable[Rows]:
+        """What the target may be after a run that was published now."""
+        return self.feed.outcomes(before)
+
     def judge(self, run: Run) -> Outcome:
         def look() -> tuple[Verdict, Rows]:
             run.refresh_from_db()
             with self._stack.at_warehouse() as cursor:
-                return oracle.judge(cursor, self.place, self.feed, run, self.rows)
+                return oracle.judge(cursor, self.place, self.feed, run, self.rows, self.outcomes(self.rows))
 
         verdict, found = insist(look)
         if verdict.is_right:

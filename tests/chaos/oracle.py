@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg2 import sql
-
-from runs.models import Run
+from runs.models import Run, Trigger
 from runs.states import RunStatus
 from tests.chaos import history
-from tests.chaos.feeds import COLUMNS, Feed, Rows, Verdict, compare
+from tests.chaos.feeds import Feed, Rows, Verdict, compare
 
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
@@ -35,35 +33,69 @@ class Place:
     def key(self) -> str:
         return f'"{self.schema}"."{self.table}"'
 
+    @property
+    def beside(self) -> str:
+        """A schema for what is not the product's."""
+        return f"{self.schema}_beside"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A run that has ended, and its target before and after."""
+
+    cursor: Any
+    place: Place
+    run: Run
+    before: Rows
+    found: Rows
+    is_applied: bool
+
 
 def rows_of(cursor: Any, place: Place, feed: Feed) -> tuple[Rows, int]:
-    """The target's rows, and how many of them have another hash than their own."""
+    """The target's rows, none if there is no table, and how many of them have another hash than their own."""
     cursor.execute("SELECT to_regclass(%s)", (place.key,))
     if cursor.fetchone()[0] is None:
         return Rows(), 0
-    name = sql.Identifier(place.schema, place.table)
-    cursor.execute(
-        sql.SQL("SELECT seq, version, change, count(*), count(*) FILTER (WHERE hash IS DISTINCT FROM {}) ").format(
-            sql.SQL(feed.hash_in_sql())
-        )
-        + sql.SQL("FROM {} GROUP BY 1, 2, 3").format(name)
-    )
-    found, wrong = Rows(), 0
-    for seq, version, change, count, strange in cursor.fetchall():
-        found[seq, version, change] = count
-        wrong += strange
-    return found, wrong
+    return feed.rows_in(cursor, place)
 
 
-def judge(cursor: Any, place: Place, feed: Feed, run: Run, before: Rows) -> tuple[Verdict, Rows]:
+def judge(
+    cursor: Any, place: Place, feed: Feed, run: Run, before: Rows, outcomes: Iterable[Rows]
+) -> tuple[Verdict, Rows]:
     """The verdict on a run that has ended, of a target that held `before`; and what it holds now."""
     found, strange = rows_of(cursor, place, feed)
     cursor.execute("SELECT rows, watermark_after FROM _datamantri.applied WHERE run = %s", (str(run.pk),))
     applied = cursor.fetchone()
-    verdict = compare(found, feed.outcomes(before) if applied else [before])
+    verdict = compare(found, outcomes if applied else [before])
     verdict.wrong += strange
-    verdict.told += [*_of_applied(cursor, place, run, applied), *_of_schema(cursor, place, bool(found))]
+    verdict.told += [*_of_applied(cursor, place, run, applied), *_of_schema(cursor, place, feed, bool(found))]
     verdict.told += history.faults(run)
+    verdict.told += feed.faults(Seen(cursor, place, run, before, found, applied is not None))
+    return verdict, found
+
+
+def judge_all(
+    cursor: Any, place: Place, feed: Feed, runs: Sequence[Run], before: Rows, outcomes: Iterable[Rows]
+) -> tuple[Verdict, Rows]:
+    """The verdict on several runs of one pipeline that have ended, in whatever order; and what the target holds."""
+    found, strange = rows_of(cursor, place, feed)
+    verdict = compare(found, outcomes)
+    verdict.wrong += strange
+    succeeded = {str(run.pk) for run in runs if run.status == RunStatus.SUCCEEDED}
+    cursor.execute(
+        "SELECT run::text FROM _datamantri.applied WHERE run::text = ANY(%s)", ([str(run.pk) for run in runs],)
+    )
+    applied = {run for (run,) in cursor.fetchall()}
+    cursor.execute("SELECT last_run::text FROM _datamantri.head WHERE target = %s", (place.key,))
+    last = {run for (run,) in cursor.fetchall()}
+    # A micro-batch of a merge takes the place of the one before it.
+    gone = {str(run.pk) for run in runs if run.trigger == Trigger.REALTIME} if feed.disposition == "merge" else set()
+    if applied - succeeded or succeeded - applied - gone or (succeeded and not last <= succeeded):
+        verdict.told.append(f"{succeeded} succeeded, {applied} are published, {last} was the last")
+    verdict.told += _of_schema(cursor, place, feed, bool(found))
+    for run in runs:
+        verdict.told += [f"run {run.pk}: {fault}" for fault in history.faults(run)]
+        verdict.told += feed.faults(Seen(cursor, place, run, before, found, str(run.pk) in applied))
     return verdict, found
 
 
@@ -80,13 +112,13 @@ def _of_applied(cursor: Any, place: Place, run: Run, applied: tuple[Any, ...] | 
         yield f"`head` is {heads}, after a run that ended at the watermark {applied[1]}"
 
 
-def _of_schema(cursor: Any, place: Place, has_rows: bool) -> Iterable[str]:
+def _of_schema(cursor: Any, place: Place, feed: Feed, has_rows: bool) -> Iterable[str]:
     cursor.execute(_COLUMNS, (place.key,))
     columns = cursor.fetchall()
-    if columns != COLUMNS and (columns or has_rows):
+    if columns != feed.columns() and (columns or has_rows):
         yield f"the columns are {columns}"
     cursor.execute(_OTHERS, (place.schema, place.table))
-    others = [name for (name,) in cursor.fetchall()]
+    others = [name for (name,) in cursor.fetchall() if not feed.may_be_there(name)]
     if others:
         yield f"left behind: {', '.join(others)}"
 

@@ -21,9 +21,11 @@ ANY = "any"
 HELD = "publish.held"
 DIRECT, STAGED = "direct", "staged"
 WAYS = (DIRECT, STAGED)
+# An undo passes points of its own, under the same names as a load's: here they are undo.publish.before_lock, ….
+UNDO = "undo"
 _RANKS = (
     *("claim", "fence", "plan", "stage", "spread", "take", "part", "checkpoint", "part_end", "load", "check"),
-    *("publish", "finish"),
+    *("publish", "undo", "finish"),
 )
 
 
@@ -36,9 +38,15 @@ def names(way: str = "") -> list[str]:
             if isinstance(node, ast.Call) and _name(node.func) in ("crash", "_crash") and node.args:
                 point = node.args[0]
                 if isinstance(point, ast.Constant) and isinstance(point.value, str):
+                    if path.stem == UNDO:
+                        found[f"{UNDO}.{point.value}"] = UNDO
+                        continue
                     only = STAGED if path.stem == "staged" else DIRECT if _stem(point.value) in ("plan", "load") else ""
                     found[point.value] = only
-    chosen = [point for point, only in found.items() if not way or only in ("", way)]
+    if way == UNDO:
+        chosen = [point for point, only in found.items() if only == UNDO]
+    else:
+        chosen = [point for point, only in found.items() if not way or only in ("", way)]
     return sorted(chosen, key=lambda point: _RANKS.index(_stem(point)) if _stem(point) in _RANKS else 99)
 
 

@@ -163,6 +163,12 @@ class Stack:
         if missing:
             raise RuntimeError(f"{', '.join(missing)} did not start; see {self.folder / 'logs'}")
 
+    def start_pollers(self, count: int = 2) -> None:
+        """Those that ask sources in near real time; they start again when they are killed."""
+        for name in {f"poller-{number}" for number in range(count)} - set(self.crew.names):
+            self.crew.start(processes.poller(name))
+            self.crew.keep_running(name)
+
     def start_worker(self, name: str, **env: str) -> None:
         spec = processes.worker(self.workers[name], name)
         own = {"DJANGO_SETTINGS_MODULE": SETTINGS, FOLDER: str(self.armoury.folder)}

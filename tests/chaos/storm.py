@@ -32,6 +32,7 @@ class Storm:
         results: Results,
         seed: int,
         weights: Sequence[int] = (),
+        at_once: int = 0,
     ) -> None:
         self._stack = stack
         self._lanes = lanes
@@ -40,6 +41,8 @@ class Storm:
         self._seed = seed
         self._weights = list(weights) or [fault.weight for fault in faults]
         self._chance = random.Random(seed)
+        # So many lanes are in their turn at once; all of them unless it says how many.
+        self._turns = threading.Semaphore(at_once or len(lanes))
         self._over = threading.Event()
         self._hits: list[Hit] = []
         self._errors: list[BaseException] = []
@@ -90,8 +93,11 @@ class Storm:
         lane.is_in_peace = self._over.is_set
         try:
             while not self._over.is_set():
-                began = time.time()
-                outcome = lane.turn()
+                with self._turns:
+                    if self._over.is_set():
+                        return
+                    began = time.time()
+                    outcome = lane.turn()
                 struck = self._that_struck(outcome.run, began)
                 how = f"storm {self._seed}, {lane.name}, struck by {', '.join(struck) or 'nothing'}"
                 self._results.judged(outcome, struck, how)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.points import ANY, Strike
+from tests.chaos.points import ANY, UNDO, Strike
 
 FOLDER = "CHAOS_ARMED"
 MOST_SKIPPED = 3
@@ -105,7 +105,7 @@ def _install_in_engine(points: Points) -> None:
     if _installed:
         return
     _installed = True
-    from connectors import staged, transfer
+    from connectors import staged, transfer, undo
 
     # As many checkpoints as there are messages.
     staged.BATCH_BYTES = 1
@@ -116,4 +116,9 @@ def _install_in_engine(points: Points) -> None:
             for function in vars(module).values():
                 defaults = getattr(function, "__kwdefaults__", None)
                 if defaults and "crash" in defaults:
-                    defaults["crash"] = points.at
+                    is_undo = function.__module__ == undo.__name__
+                    defaults["crash"] = _of_an_undo(points) if is_undo else points.at
+
+
+def _of_an_undo(points: Points) -> Callable[[str], None]:
+    return lambda point: points.at(f"{UNDO}.{point}")

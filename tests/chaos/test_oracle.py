@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chaos.feeds import KINDS, Feed, Rows, compare
+from tests.chaos import features, feeds
+from tests.chaos.feeds import Feed, Rows, compare
+
+KINDS = {**feeds.KINDS, **features.FEEDS}
 
 
 def a_feed(kind: str, rounds: int = 1) -> tuple[Feed, Rows]:

@@ -18,6 +18,7 @@ from connectors.errors import ConnectorError, Held, StaleToken
 from connectors.modes import Guard, WriteDisposition, WriteMode
 from connectors.receipt import Receipt
 from connectors.target_options import Index, PartitionUnit, TargetOptions
+from tests.chaos import points
 from tests.connectors.memory import ID_NAME, MemorySource
 from tests.connectors.postgres.conftest import World
 
@@ -330,7 +331,8 @@ class Crash(BaseException):
     """As a killed process: nothing of ours runs after it."""
 
 
-POINTS = ["plan.after", "publish.before_lock", "publish.after_lock", "publish.before_commit", "publish.after_commit"]
+# Whatever points there are.
+POINTS = [point.removeprefix(f"{points.UNDO}.") for point in points.names(points.UNDO)]
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -72,8 +72,8 @@ def faults(run: Run) -> list[str]:
 
 def _of_states(states: list[tuple[str, int]]) -> list[str]:
     said = []
-    if not states or states[0][0] != RunStatus.QUEUED:
-        said.append(f"a run begins as queued, this one as {states[:1]}")
+    if not states or states[0][0] not in (RunStatus.QUEUED, RunStatus.BLOCKED):
+        said.append(f"a run begins as queued or blocked, this one as {states[:1]}")
     for (was, old), (now, new) in pairwise(states):
         if was != now and RunStatus(now) not in TRANSITIONS[RunStatus(was)]:
             said.append(f"{was} became {now}")

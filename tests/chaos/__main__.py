@@ -108,8 +108,9 @@ def rage_over_features(
     from tests.chaos import faults, features, lanes
     from tests.chaos.storm import Storm
 
-    ends = lanes.connections(stack)
     stack.start_pollers()
+    stack.stand_between()
+    ends = lanes.connections(stack, {"port": stack.warehouse_options()["port"]})
     made = [features.make(stack, name, **ends) for name in features.chosen(names)]
     for lane in made:
         lane.waits_most_s = WAITS_MOST_S

@@ -16,11 +16,14 @@ from uuid import UUID
 
 import psutil
 
+from runs import services
 from runs.models import PartLoad, Run, Trigger
 from runs.states import ACTIVE, RunStatus
 from tests.chaos.stack import Stack, insist
+from tests.connectors.postgres.proxy import COMMIT
 
 MOSTLY = 0.8
+COMMIT_MOST_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -289,14 +292,65 @@ class Freeze(_OfWorker):
             child.resume()
 
 
+class CutCommit(Fault):
+    """The connection of a worker to the destination ends at its next COMMIT: before it arrives, or just after."""
+
+    name, weight = "connection cut at COMMIT", 12
+
+    def strike(self) -> Hit | None:
+        proxy = self.stack.between
+        if proxy is None:
+            return None
+        proxy.cut(COMMIT, self.chance.choice(["request", "answer", "nothing"]))
+        deadline = time.monotonic() + COMMIT_MOST_S
+        runs: list[Struck] = []
+        while not proxy.hits and time.monotonic() < deadline:
+            runs, at = in_phase("loading", "publishing"), time.time()
+            time.sleep(0.05)
+        hit = proxy.hits
+        proxy.cut(b"", "request")
+        return self.hit(at, runs) if hit else None
+
+
+class Drain(_OfWorker):
+    """A worker is asked to stop: it hands back what it holds, as in a rolling restart."""
+
+    name, weight = "SIGTERM worker", 6
+
+    def strike(self) -> Hit | None:
+        worker = self.a_worker()
+        if not self.stack.crew.is_running(worker):
+            return None
+        runs = owned_by([child.pid for child in self.children(worker)])
+        at = time.time()
+        with suppress(psutil.NoSuchProcess):
+            self.stack.crew.process(worker).terminate()
+        return self.hit(at, runs)
+
+
+class Cancel(Fault):
+    """A person cancels a run that is under way, of a lane that has nothing against it."""
+
+    name, weight = "cancelled by a person", 6
+
+    def strike(self) -> Hit | None:
+        runs = [run for run in under_way(RunStatus.QUEUED, *ACTIVE) if run.pipeline_id not in self.stack.spared]
+        if not runs:
+            return None
+        run = self.chance.choice(runs)
+        at = time.time()
+        insist(lambda: services.cancel_run(run, by=None))
+        return self.hit(at, [Struck(run.pk, run.attempt)])
+
+
 RANDOM: tuple[type[Fault], ...] = (
     *(KillChild, KillParent, KillHost, KillNursery, KillBeat, KillBroker, KillBackend, EndBackend),
-    *(KillWarehouse, KillControl, KillBigQuery, Freeze),
+    *(KillWarehouse, KillControl, KillBigQuery, Freeze, Drain, Cancel),
 )
 
 
-# Where some pipelines are in near real time.
-LIVE: tuple[type[Fault], ...] = (*RANDOM, KillPoller)
+# Where pollers run, and connections to the destination can be cut.
+LIVE: tuple[type[Fault], ...] = (*RANDOM, KillPoller, CutCommit)
 
 # Those after which all is well again within a second or two.
 QUICK: tuple[type[Fault], ...] = (KillChild, KillHost, KillBeat, KillBroker, EndBackend)

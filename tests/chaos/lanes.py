@@ -59,6 +59,8 @@ class Lane:
     """`kind` of feed, `way` of loading; the pipeline is made anew every `rounds_each` rounds."""
 
     FEEDS: ClassVar[Mapping[str, type[Feed]]] = KINDS
+    # Whether the oracle goes on after a run that somebody cancelled.
+    may_be_cancelled: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -117,6 +119,8 @@ class Lane:
             **options,
         )
         insist(self.save)
+        if not self.may_be_cancelled:
+            self._stack.spared.add(self.pipeline.pk)
 
     def save(self) -> None:
         definitions.save_pipeline(self.pipeline, schedules=[], checks=self.feed.checks(), by=None)
@@ -251,7 +255,7 @@ def connections(stack: Stack, options: dict[str, Any] | None = None) -> dict[str
         name="BigQuery", defaults={"kind": "bigquery", "options": {"project": PROJECT, "location": "US"}}
     )
     warehouse = {**stack.warehouse_options(), **(options or {})}
-    hidden = {"password": warehouse.pop("password")}
+    hidden = {name: warehouse.pop(name) for name in ("password", "mask_key") if name in warehouse}
     name = "Warehouse" if not options else f"Warehouse {secrets.token_hex(3)}"
     destination, _ = Connection.objects.get_or_create(
         name=name, defaults={"kind": "postgres", "options": warehouse, "secrets": hidden}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 
@@ -21,6 +22,7 @@ from datamantri.processes import ProcessSpec
 from tests.acceptance.product import Product
 from tests.chaos.points import Armoury
 from tests.chaos.struck import FOLDER
+from tests.connectors.postgres.proxy import Proxy
 from tests.door import Behind
 
 SETTINGS = "tests.chaos.settings"
@@ -121,6 +123,9 @@ class Stack:
         self.armoury = Armoury(folder / "armed")
         self._env = {"LEASE_TTL_S": f"{lease_s:g}", "HEARTBEAT_S": f"{heartbeat_s:g}"}
         self._closing = ExitStack()
+        # Pipelines whose runs nobody cancels, and what stands between workers and the warehouse.
+        self.spared: set[UUID] = set()
+        self.between: Proxy | None = None
         self.main: EmbeddedStack
         self.warehouse: EmbeddedStack
         self.bigquery: Behind
@@ -169,6 +174,12 @@ class Stack:
             self.crew.start(processes.poller(name))
             self.crew.keep_running(name)
 
+    def stand_between(self) -> None:
+        """From now on connections name a relay as the warehouse's address."""
+        if self.between is None:
+            assert self.warehouse.postgres is not None
+            self.between = self._closing.enter_context(Proxy(self.warehouse.postgres.port))
+
     def start_worker(self, name: str, **env: str) -> None:
         spec = processes.worker(self.workers[name], name)
         own = {"DJANGO_SETTINGS_MODULE": SETTINGS, FOLDER: str(self.armoury.folder)}
@@ -201,7 +212,8 @@ class Stack:
         self.throttle(self._rate)
 
     def warehouse_options(self) -> dict[str, Any]:
-        return dict(self.warehouse.warehouse())
+        options = dict(self.warehouse.warehouse())
+        return {**options, "port": self.between.port} if self.between else options
 
     @contextmanager
     def at_warehouse(self, role: str = "postgres") -> Iterator[Any]:

@@ -48,6 +48,7 @@ class PastMerge(Past, Merge):
 
 class BackfillLane(Watched):
     FEEDS = {"backfill_append": PastAppend, "backfill_merge": PastMerge}
+    may_be_cancelled = False
 
     def _turn(self, meanwhile: Callable[[Run], None] | None) -> Outcome:
         if not self.rows:

@@ -34,6 +34,7 @@ class RealtimeLane(Watched):
     """Nobody asks for a run. A turn grows the table a few times, and waits until the target has all of it."""
 
     FEEDS = {"realtime_append": LiveAppend, "realtime_merge": LiveMerge}
+    may_be_cancelled = False
 
     def _begin(self) -> None:
         if hasattr(self, "pipeline"):

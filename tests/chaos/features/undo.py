@@ -60,6 +60,7 @@ class UndoLane(Watched):
 
     FEEDS = {"undo": Kept, "undo_in_place": KeptInPlace}
     keeps_watermark = False
+    may_be_cancelled = False
     # Whether some undos are asked for by what was published last long ago.
     is_punctual = False
 

@@ -6,3 +6,5 @@ from django.dispatch import Signal
 
 # Pipelines were paused; `pipelines` are their ids, `by` who did it or None. Their rows are locked.
 paused = Signal()
+# A pipeline has another revision than `before`; its row is locked.
+revised = Signal()

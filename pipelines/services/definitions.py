@@ -27,7 +27,7 @@ from pipelines.dependencies import DependencySpec
 from pipelines.models import Pipeline, PipelineState, Revision
 from pipelines.objections import constraints_in_words
 from pipelines.services.ticking import replace_schedules
-from pipelines.signals import paused
+from pipelines.signals import paused, revised
 from pipelines.specs import ScheduleSpec
 
 # What decides which rows go where: a change of these is checked against the live systems.
@@ -111,6 +111,8 @@ def revise(pipeline: Pipeline, by: Any) -> Revision:
     if pipeline.revision_id != revision.pk:
         pipeline.revision = revision
         pipeline.save(update_fields=["revision"])
+        if latest is not None:
+            revised.send(sender=Pipeline, pipeline=pipeline, before=latest)
     return revision
 
 

@@ -260,6 +260,9 @@ def is_in_the_catalog_alone(before: str, after: str) -> bool:
         if after == "text" or (new is not None and new[1] is None):
             return True
         return new is not None and old[1] is not None and int(new[1]) >= int(old[1])
+    if before.endswith("[]"):
+        # Elements are looked at one by one, unless they may have any number of digits.
+        return after == "numeric[]" and _NUMERIC.fullmatch(before[:-2]) is not None
     digits, more = _NUMERIC.fullmatch(before), _NUMERIC.fullmatch(after)
     if digits is None:
         return False

@@ -15,6 +15,7 @@ from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, Held, TransientError
 from connectors.modes import Guard, Refresh, WriteDisposition, WriteMode
+from connectors.postgres.publish.evolve import is_in_the_catalog_alone
 from connectors.reading import ReadRequest
 from connectors.schema_policy import SchemaPolicy
 from tests.connectors.memory import MemorySource, PartedSource
@@ -204,6 +205,57 @@ TIES = {
     "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
     "CREATE TRIGGER t BEFORE UPDATE OF price ON flights FOR EACH ROW EXECUTE FUNCTION f()": "DROP TRIGGER t ON flights",
 }
+
+
+# What columns of BigQuery, and rules for them, may become.
+STORED = (
+    *("text", "varchar(20)", "varchar(40)", "numeric(10,2)", "numeric(12,2)", "numeric(12,4)", "numeric", "bigint"),
+    *("integer", "double precision", "text[]", "varchar(20)[]", "numeric(10,2)[]", "numeric(12,2)[]", "numeric[]"),
+)
+REWRITES = """
+CREATE TEMP TABLE seen (was text, now text, same boolean);
+DO $$
+DECLARE was text; now text; file oid;
+BEGIN
+  FOREACH was IN ARRAY '{0}'::text[] LOOP
+    FOREACH now IN ARRAY '{0}'::text[] LOOP
+      BEGIN
+        EXECUTE format('CREATE TEMP TABLE c (c %s)', was);
+        file := pg_relation_filenode('c');
+        EXECUTE format('ALTER TABLE c ALTER c TYPE %s', now);
+        INSERT INTO seen VALUES (was, now, file = pg_relation_filenode('c'));
+      EXCEPTION WHEN datatype_mismatch THEN NULL;
+      END;
+      DROP TABLE IF EXISTS c;
+    END LOOP;
+  END LOOP;
+END $$;
+SELECT was, now, same FROM seen
+"""
+
+
+def test_what_is_done_in_place_is_what_postgresql_does_without_writing_the_table_anew(admin):
+    names = [name.replace("varchar", "character varying") for name in STORED]
+    array = "{" + ",".join(f'"{name}"' for name in names) + "}"
+    admin.execute(REWRITES.format(array))
+    found = [(was, now, same) for was, now, same in admin.fetchall() if was != now]
+    assert len(found) > 60
+    assert {each[:2] for each in found if is_in_the_catalog_alone(*each[:2])} == {each[:2] for each in found if each[2]}
+    assert ("numeric(10,2)[]", "numeric[]", True) in found
+
+
+def test_an_array_of_numbers_of_any_length_is_a_matter_of_the_catalog(world, target):
+    numbers = Column("n", "NUMERIC", repeated=True, precision=10, scale=2)
+
+    def rows(column, given):
+        of = pa.list_(pa.decimal256(76, 38) if column.type == "BIGNUMERIC" else pa.decimal128(38, 9))
+        return MemorySource([pa.record_batch({"id": pa.array([given]), "n": pa.array([[given]], of)})], (ID, column))
+
+    world.move(source=rows(numbers, 1), disposition="append")
+    before = target.file()
+    world.move(source=rows(Column("n", "BIGNUMERIC", repeated=True), 2), disposition="append")
+    assert (target.types()["n"], target.file()) == ("numeric[]", before)
+    assert [row["n"] for row in target.rows()] == [[1], [2]]
 
 
 def test_what_would_not_be_of_the_catalog_alone_stops_with_the_diff(world, admin, target):

@@ -279,13 +279,15 @@ class RunnablePipelineAdmin(PipelineAdmin):
         return HttpResponseRedirect(reverse("compare_pipeline", args=[self.pipeline_or_404(request, object_id).pk]))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, Any]:
-        """A pipeline with runs is archived, not deleted; its runs are counted here, not listed one by one."""
-        with_runs = Pipeline.objects.filter(pk__in=[pipeline.pk for pipeline in objs], runs__isnull=False)
-        counted = with_runs.annotate(count=Count("runs")).order_by("name")
-        protected = [
-            format_html('<a class="text-link" href="{}">{}</a>: {} runs', change_url(p), p.name, p.count)
-            for p in counted
-        ]
+        """A pipeline with runs, or with bills that are kept, is archived: those are counted here, not listed."""
+        chosen = Pipeline.objects.filter(pk__in=[pipeline.pk for pipeline in objs])
+        protected = []
+        for of, name in (("runs", "runs"), ("ledger", "lines of the ledger")):
+            counted = chosen.filter(**{f"{of}__isnull": False}).annotate(count=Count(of)).order_by("name")
+            protected += [
+                format_html('<a class="text-link" href="{}">{}</a>: {} {}', change_url(p), p.name, p.count, name)
+                for p in counted
+            ]
         if protected:
             return [], {}, set(), protected
         return super().get_deleted_objects(objs, request)

@@ -25,8 +25,8 @@ class MicroBatchesSerializer(serializers.Serializer[Any]):
     runs = serializers.IntegerField()
     failed = serializers.IntegerField()
     rows = serializers.IntegerField()
-    bytes_billed = serializers.IntegerField()
-    money = serializers.FloatField(help_text="At PRICE_PER_TIB.")
+    bytes_billed = serializers.IntegerField(help_text="For queries and reading, of all attempts.")
+    money = serializers.FloatField(help_text="At the prices of the day.")
 
 
 class PollProblemSerializer(ProblemSerializer):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID
 
-from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 
@@ -19,7 +19,6 @@ from runs import capacity
 from runs.models import Poll, PollDay
 
 DAYS = 30
-_TIB = 1 << 40
 
 # The newest load of each has it, also if that found nothing new: an index look-up each.
 _WATERMARKS = """
@@ -53,10 +52,12 @@ class Sum:
     failed: int = 0
     rows: int = 0
     bytes_billed: int = 0
+    cost: Decimal = Decimal(0)
 
     @property
     def money(self) -> float:
-        return self.bytes_billed / _TIB * settings.PRICE_PER_TIB
+        """At the prices of the days."""
+        return float(self.cost)
 
     @classmethod
     def of(cls, days: Iterable[PollDay]) -> Sum:

@@ -718,6 +718,7 @@ class Migration(migrations.Migration):
                 ('failed', models.PositiveIntegerField(default=0)),
                 ('rows', models.BigIntegerField(default=0)),
                 ('bytes_billed', models.BigIntegerField(default=0)),
+                ('cost', models.DecimalField(decimal_places=9, default=0, max_digits=20)),
                 ('pipeline', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='poll_days', to='pipelines.pipeline')),
             ],
             options={

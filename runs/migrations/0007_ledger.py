@@ -1,4 +1,4 @@
-"""The trigger that brings what runs are billed to the ledger."""
+"""The trigger that brings what runs are billed to the ledger, and what micro-batches are to the sums of their days."""
 
 from django.db import migrations
 
@@ -15,6 +15,13 @@ BEGIN
         query_bytes = known.query_bytes + excluded.query_bytes,
         storage_bytes = known.storage_bytes + excluded.storage_bytes,
         cost = known.cost + excluded.cost;
+    IF NEW.trigger = 'realtime' THEN
+        INSERT INTO runs_pollday AS known (pipeline_id, day, runs, failed, rows, bytes_billed, cost)
+        VALUES (NEW.pipeline_id, (statement_timestamp() AT TIME ZONE 'UTC')::date, 0, 0, 0,
+            NEW.query_bytes - OLD.query_bytes + NEW.storage_bytes - OLD.storage_bytes, NEW.cost - OLD.cost)
+        ON CONFLICT (pipeline_id, day) DO UPDATE SET
+            bytes_billed = known.bytes_billed + excluded.bytes_billed, cost = known.cost + excluded.cost;
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER run_was_billed AFTER UPDATE OF query_bytes, storage_bytes ON runs_run

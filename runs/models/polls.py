@@ -68,6 +68,7 @@ class PollDay(models.Model):
     failed = models.PositiveIntegerField(default=0)
     rows = models.BigIntegerField(default=0)
     bytes_billed = models.BigIntegerField(default=0)
+    cost = models.DecimalField(max_digits=20, decimal_places=9, default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["pipeline", "day"], name="poll_day_once")]

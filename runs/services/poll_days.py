@@ -1,4 +1,7 @@
-"""What micro-batches come to by day: it is known when they themselves are forgotten."""
+"""What micro-batches come to by day: it is known when they themselves are forgotten.
+
+What they are billed, all attempts of them, comes by the trigger that brings bills to the ledger.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ from uuid import UUID
 
 from django.db import connection
 
-from connectors.receipt import bytes_billed
 from runs.states import RunStatus
 
 _COUNT = """
-INSERT INTO runs_pollday AS known (pipeline_id, day, runs, failed, rows, bytes_billed)
-VALUES (%(pipeline)s, (statement_timestamp() AT TIME ZONE 'UTC')::date, 1, %(failed)s, %(rows)s, %(billed)s)
+INSERT INTO runs_pollday AS known (pipeline_id, day, runs, failed, rows, bytes_billed, cost)
+VALUES (%(pipeline)s, (statement_timestamp() AT TIME ZONE 'UTC')::date, 1, %(failed)s, %(rows)s, 0, 0)
 ON CONFLICT (pipeline_id, day) DO UPDATE SET runs = known.runs + 1, failed = known.failed + excluded.failed,
-    rows = known.rows + excluded.rows, bytes_billed = known.bytes_billed + excluded.bytes_billed
+    rows = known.rows + excluded.rows
 """
 
 
@@ -30,7 +32,6 @@ def count_micro_batch(pipeline: UUID, to: RunStatus, receipt: Mapping[str, Any] 
         "pipeline": pipeline,
         "failed": int(to == RunStatus.FAILED),
         "rows": told.get("rows", 0),
-        "billed": bytes_billed(told),
     }
     with connection.cursor() as cursor:
         cursor.execute(_COUNT, values)

@@ -199,3 +199,14 @@ def test_ticks_that_come_while_a_scheduled_run_waits_are_skips_that_name_it(make
     Skip.objects.all().delete()
     ticker.tick()
     assert Run.objects.filter(action=RunAction.LOAD).count() == 2
+
+
+def test_a_pipeline_whose_bills_are_kept_is_not_deleted_and_its_lines_are_counted(
+    make_pipeline: Any, admin_client: Client
+) -> None:
+    pipeline = make_pipeline("Spent")
+    spend(pipeline, 1)
+    spend(pipeline, 2, ago=40)
+    page = admin_client.post(f"/admin/pipelines/pipeline/{pipeline.pk}/delete/", {"post": "yes"}).content.decode()
+    assert "Spent</a>: 2 lines of the ledger" in page
+    assert Pipeline.objects.filter(pk=pipeline.pk).exists()

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from connectors.billing import Bill
 from connectors.writing import Fence, Owner, Target
 from datamantri.management.commands import doctor
 from pipelines import objections
 from pipelines.models import AlertRule, Mode, Pipeline, Revision
 from runs import board_queries, micro_batches, page_queries, realtime_queries, services
 from runs.alerts import judging, watching
-from runs.models import Alert, LastEnd, Poll, PollDay, Process, Run
+from runs.models import Alert, LastEnd, Ledger, Poll, PollDay, Process, Run
 from runs.services import Claim
 from runs.states import RunStatus
 from runs.superseding import superseded_by
@@ -109,7 +111,7 @@ def test_revisions_from_before_stay_as_they_are(make_pipeline, live):
 
 
 def test_the_page_shows_freshness_polls_and_cost(live, micro, viewer_client, settings):
-    settings.PRICE_PER_TIB = 8.0
+    settings.PRICE_PER_TIB = 16.0  # what was billed was billed at another price
     pipeline = live()
     run = micro(pipeline, receipt=receipt("2026-11-20 06:00:00+00:00"))
     Process.objects.create(name="poller@here", kind="poller", slots=1)
@@ -117,8 +119,10 @@ def test_the_page_shows_freshness_polls_and_cost(live, micro, viewer_client, set
         pipeline=pipeline, seen_at=timezone.now(), asked_at=timezone.now(), run=run, unseen="lake.sales.view"
     )
     today = datetime.now(UTC).date()
-    PollDay.objects.create(pipeline=pipeline, day=today, runs=3, rows=7, bytes_billed=2**39)
-    PollDay.objects.create(pipeline=pipeline, day=today - timedelta(days=1), runs=40, failed=1, bytes_billed=2**39)
+    PollDay.objects.create(pipeline=pipeline, day=today, runs=3, rows=7, bytes_billed=2**39, cost=4)
+    PollDay.objects.create(
+        pipeline=pipeline, day=today - timedelta(days=1), runs=40, failed=1, bytes_billed=2**39, cost=4
+    )
     page = viewer_client.get(reverse("pipeline", args=[pipeline.pk])).text
     assert "Its source is asked every 2 s" in page
     assert 'datetime="2026-11-20T06:00:00+00:00"' in page
@@ -221,7 +225,9 @@ def test_the_api_tells_how_it_goes(live, micro, make_pipeline, operator_client, 
     run = micro(pipeline, receipt=receipt("2026-11-20 06:00:00+00:00"))
     told = {"error_code": "unreachable", "error_message": "Away.", "error_hint": ""}
     Poll.objects.create(pipeline=pipeline, run=run, failures=2, **told)
-    PollDay.objects.create(pipeline=pipeline, day=datetime.now(UTC).date(), runs=3, rows=7, bytes_billed=2**40)
+    PollDay.objects.create(
+        pipeline=pipeline, day=datetime.now(UTC).date(), runs=3, rows=7, bytes_billed=2**40, cost=6.25
+    )
     answer = viewer_client.get(address).json()
     assert answer["freshness_s"] > 0
     assert (answer["run"], answer["because"]) == (str(run.pk), "changed")
@@ -243,14 +249,20 @@ def test_what_a_micro_batch_came_to_is_counted_once_with_its_end(live, claim):
     for to in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.SUCCEEDED):
         services.request_run(pipeline, trigger="realtime", by=None, options={"because": "changed"})
         claimed: Claim = claim()
+        for told in (50, 100):  # a total, noted twice, also of one that fails
+            services.note_bill(claimed, Bill(told, 2**20))
         done = receipt("2026-11-20 06:00:00+00:00", billed=100) if to == RunStatus.SUCCEEDED else None
         services.finish(claimed, to, receipt=done)
         with pytest.raises(services.StaleToken):
             services.finish(claimed, to, receipt=done)
     services.request_run(pipeline, trigger="manual", by=None)
-    services.finish(claim(), RunStatus.SUCCEEDED, receipt=receipt("x", billed=10**9))
+    by_hand = claim()
+    services.note_bill(by_hand, Bill(10**9, 0))
+    services.finish(by_hand, RunStatus.SUCCEEDED, receipt=receipt("x", billed=10**9))
     (day,) = PollDay.objects.all()
-    assert (day.runs, day.failed, day.rows, day.bytes_billed) == (3, 1, 10, 2 * (100 + 10 * 2**20))
+    assert (day.runs, day.failed, day.rows, day.bytes_billed) == (3, 1, 10, 3 * (100 + 2**20))
+    spent = Ledger.objects.get()
+    assert spent.cost - day.cost == pytest.approx(Decimal(10**9 / 2**40 * 6.25), abs=Decimal("1e-6"))
     assert day.day == datetime.now(UTC).date()
 
 

@@ -77,6 +77,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self.around = Around(session, fence, request, reporter, stop)
         self._new = replace.new_table(fence.target, fence.owner.run)
         self._old: Existing | None = None
+        self._found: list[Any] | None = None
         self._plan: Plan | None = None
         self._is_in_parts = False
         self._may_be_undone = False
@@ -126,10 +127,13 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
     def reopen(self, plan: Plan, rows: int) -> None:
         """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
 
-        How they become visible is chosen anew: what stands at the target's name may have changed since.
+        How they become visible is chosen anew: what stands at the target's name may have changed since. Of a table that
+        is replaced the log says so, as nothing else would: one that stays is compared under its lock.
         """
         self._is_in_parts = True
         self._choose()
+        if not self._is_staged and plan.facts.get("found", self._found) != self._found:
+            self._reporter.log("warning", replace.changed_meanwhile(self._target))
         if "read" in plan.facts:  # else its rows are frozen: every snapshot sees them
             self._older = snapshots.now_held(self._session)
         self._plan = staging.check_plan(self._session, self._fence, plan, rows)
@@ -156,6 +160,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._session.execute(
                 sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))
             )
+        facts = {**facts, "found": self._found}
         if self._plan is None:
             staging.write_plan(self._session, self._fence, 1, self._new, facts)
         else:
@@ -174,6 +179,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self._new = staging.table_of(self._target, self._fence.owner.run, generation)
         old = None if self._is_staged else self._old
         replace.create(self._session, self._new, self._whole, old, unlogged=self._is_staged)
+        facts = {**facts, "found": self._found}
         staging.write_plan(self._session, self._fence, generation, self._new, facts, parts=parts)
         self._session.commit()
         return True
@@ -183,6 +189,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         seen = self._begin()
         self._form = TargetForm.of(self._mode, self._columns)
         self._old = seen.relations.get(self._target.table)
+        self._found = None if self._old is None else [self._old.oid, self._old.form]
         if self._old is not None:
             self.evolution.look(self._session, self._target, owner=self._old.owner, is_ours=self._old.is_ours)
         altered = self.evolution.alterations

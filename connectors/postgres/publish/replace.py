@@ -125,9 +125,17 @@ def _leaned_on(refusal: ConnectorError) -> TransientError:
     )
 
 
+_OTHERWISE = "was made, dropped, replaced or given other columns by someone else"
+
+
+def changed_meanwhile(target: Target) -> str:
+    """What the log says where rows that were staged before replace a table that is another one by now."""
+    return f"{target} {_OTHERWISE} since these rows were staged. It is replaced as it is now."
+
+
 def _changed(target: Target) -> TransientError:
     return TransientError(
-        f"{target} was made, dropped, replaced or given other columns by someone else during the load.",
+        f"{target} {_OTHERWISE} during the load.",
         hint="The next attempt looks again.",
         code="target_changed",
         field="table",

@@ -10,6 +10,7 @@ import pytest
 
 from connectors import comparing
 from connectors.base import NeverStop
+from connectors.checks import Check, CheckKind
 from connectors.column import Column
 from connectors.column_rules import ColumnRule
 from connectors.cursor import CursorRead, Span
@@ -429,10 +430,43 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("disposition", ["append", "merge", "replace", "replace in place"])
-def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_lock(world, admin, disposition):
-    world.move(source=source(ID, NAME, ids=[1]), disposition=disposition.split()[0])
-    if disposition == "replace in place":
+class ByHand:
+    """A load that ends with its publish, whatever came before; somebody may change the target in between."""
+
+    def __init__(self, world, way):
+        self.world = world
+        how, _, disposition = way.partition(" ")
+        self.how, self.disposition = (how, disposition) if how in ("parts", "held") else ("", how)
+        self.key = ("id",) if self.disposition == "history" else ()
+
+    def stage(self, found):
+        """Returns what publishes the rows of `found`; until then they are staged, or not yet read."""
+        given = {"disposition": self.disposition, "key": self.key}
+        if self.how == "parts":
+            run = StagedRun(self.world, PartedSource([[b] for b in found.batches], found.columns), self.disposition)
+            for part in range(len(run.plan().parts)):
+                run.load(part)
+            return run.publish
+        if self.how == "held":
+            run = uuid.uuid4()
+            check = Check(CheckKind.RANGE, "few", ("id",), maximum="1")
+            with pytest.raises(Held):
+                self.world.move(source=found, run=run, checks=(check,), **given)
+            return lambda **options: self.world.publish_held(run, **options)
+        return lambda **options: self.world.move(source=found, **given, **options)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *("append", "merge", "history", "replace", "replace in place"),
+        *("parts append", "parts merge", "parts replace", "held merge", "held replace"),
+    ],
+)
+def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_lock(world, admin, way):
+    load = ByHand(world, way)
+    world.move(source=source(ID, NAME, ids=[1]), disposition=load.disposition, key=load.key)
+    if way == "replace in place":
         admin.execute("CREATE VIEW late AS SELECT id FROM flights")
     for change, back in BY_HAND.items():
 
@@ -440,13 +474,30 @@ def test_a_target_altered_by_hand_between_plan_and_publish_is_noticed_under_the_
             if point == "publish.before_lock":
                 admin.execute(change)
 
+        publish = load.stage(source(ID, NAME, PRICE, ids=[2]))
         with pytest.raises(ConnectorError) as noticed:
-            world.move(source=source(ID, NAME, PRICE, ids=[2]), disposition=disposition.split()[0], crash=alter)
+            publish(crash=alter)
         assert noticed.value.code in ("target_changed", "target_column_missing", "target_column_mismatch"), change
-        assert isinstance(noticed.value, TransientError) == (disposition == "replace")
+        is_renamed = load.disposition == "replace" and way != "replace in place"
+        assert isinstance(noticed.value, TransientError) == is_renamed
         admin.execute("SELECT array_agg(id) FROM flights")
         assert admin.fetchone() == ([1],)
         admin.execute(back)
+
+
+@pytest.mark.parametrize("way", ["parts replace", "held replace"])
+@pytest.mark.parametrize("change", [*list(BY_HAND)[:2], "DROP TABLE flights", None], ids=str)
+def test_what_was_altered_while_rows_were_staged_is_said_when_they_replace_it(world, target, admin, way, change):
+    world.move(source=source(ID, NAME, ids=[1]))
+    publish = ByHand(world, way).stage(source(ID, NAME, PRICE, ids=[2]))
+    if change:
+        admin.execute(change)
+    publish()
+    assert target.rows() == [{"id": 2, "name": "row 2", "price": 7}]
+    said = [
+        line for level, line in world.recorder.lines if level == "warning" and "since these rows were staged" in line
+    ]
+    assert len(said) == bool(change)
 
 
 def test_a_column_that_somebody_added_first_is_taken_as_it_is(world, admin, target):

@@ -13,6 +13,7 @@ from connectors import column_rules, findings, keys
 from connectors.base import Destination, Source, StopSignal
 from connectors.column import Column
 from connectors.column_rules import ColumnRule
+from connectors.counts import counted
 from connectors.errors import ConnectorError, Overtaken
 from connectors.findings import Finding
 from connectors.keys import KeyDifferences
@@ -217,11 +218,11 @@ def compare(
         read_at = survey.now or datetime.now(UTC)
         then = side(published.snapshot_time).digest(columns) if survey.is_pinned else None
         if then is not None:
-            log("info", f"The source had {then.rows:,} rows at the snapshot.")
+            log("info", f"The source had {counted(then.rows)} at the snapshot.")
         now = None
         if then is None or not _is_surely_unchanged(survey):
             now = side(survey.now).digest(columns)
-            log("info", f"The source has {now.rows:,} rows now.")
+            log("info", f"The source has {counted(now.rows)} now.")
     with destination.comparing(request.target, mode=request.mode, stop=stop) as target:
         if target.published() != published:
             raise Overtaken(
@@ -230,7 +231,7 @@ def compare(
         compared = target.present(columns)
         with _timed(seconds, "target"):
             here = target.digest(compared)
-            log("info", f"The target has {here.rows:,} rows.")
+            log("info", f"The target has {counted(here.rows)}.")
         found = Comparison(
             request,
             published,

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from connectors.base import Reporter, Source, StopSignal
+from connectors.counts import counted as in_words
 from connectors.errors import ConnectorError, Stopped, TransientError
 from connectors.reading import ReadPlan, ReadRequest
 from connectors.writing import Target
@@ -68,7 +69,7 @@ def refuse_missing(target: Target, arrived: int, counted: int | None) -> None:
     """Raise TransientError if other rows arrived than the source has: a stream may have ended early."""
     if counted is not None and counted != arrived:
         raise TransientError(
-            f"The source counts {counted:,} rows at the snapshot, but {arrived:,} arrived for {target}.",
+            f"The source counts {in_words(counted)} at the snapshot, but {arrived:,} arrived for {target}.",
             hint="Nothing was published; the next attempt reads again.",
             code="rows_missing",
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from connectors.counts import counted
 from connectors.keys import KeyDifferences
 from connectors.modes import Deletes, WriteDisposition
 
@@ -37,16 +38,16 @@ def _answer(c: Comparison) -> Iterator[Finding]:
         yield _appended(c)
     elif c.agrees:
         code, at = ("equal", "at the snapshot") if c.is_of_snapshot else ("equal_now", "now")
-        text = f"Equal {at}: the target has {held}: {_rows(c.target.rows)}, {_count(len(c.compared), 'column')}."
+        text = f"Equal {at}: the target has {held}: {counted(c.target.rows)}, {counted(len(c.compared), 'column')}."
         yield Finding(code, True, text)
     elif c.put_aside.rows and _is_equal_but_for_quarantine(c):
-        aside = _rows(c.put_aside.rows)
+        aside = counted(c.put_aside.rows)
         text = f"Equal but for the quarantine: of {held}, {aside} {_are(c.put_aside.rows)} there, and all others here."
         yield Finding("equal_but_quarantined", True, text)
     elif c.put_aside.rows and c.keys is None and c.source.rows == c.target.rows + c.put_aside.rows:
         text = (
-            f"The target lacks {_rows(c.put_aside.rows)} of {held}, as many as are in quarantine. Without a key nobody"
-            " can tell them from the others: whether those are the same is not known."
+            f"The target lacks {counted(c.put_aside.rows)} of {held}, as many as are in quarantine. Without a key"
+            " nobody can tell them from the others: whether those are the same is not known."
         )
         yield Finding("quarantined", None, text)
     elif _is_equal_by_key(c):
@@ -84,14 +85,14 @@ def _why_it_may_differ(c: Comparison) -> str:
 
 def _appended(c: Comparison) -> Finding:
     said = (
-        f"Append adds all rows of the source at every run, and {_count(c.published.appends, 'run')} did so since the"
+        f"Append adds all rows of the source at every run, and {counted(c.published.appends, 'run')} did so since the"
         " table was made: it cannot be compared with one snapshot of the source."
     )
     known = c.published.rows
     if known is not None and known != c.target.rows:
-        told = f"By the runs' own record it has {_rows(known)}, and it has {_rows(c.target.rows)}"
+        told = f"By the runs' own record it has {counted(known)}, and it has {counted(c.target.rows)}"
         return Finding("target_changed", False, f"{said} {told}: something else changed the target.")
-    as_many = "" if known is None else f" It has the {_rows(known)} that it should have by the runs' own record."
+    as_many = "" if known is None else f" It has the {counted(known)} that it should have by the runs' own record."
     return Finding("appends_all", None, f"{said}{as_many}")
 
 
@@ -118,14 +119,14 @@ def _details(c: Comparison) -> Iterator[Finding]:
         return
     if not c.agrees:
         if c.source.rows != c.target.rows:
-            text = f"The source has {_rows(c.source.rows)}, the target {_rows(c.target.rows)}."
+            text = f"The source has {counted(c.source.rows)}, the target {counted(c.target.rows)}."
             yield Finding("rows_differ", None, text)
         elif c.differing:
             yield Finding("columns_differ", None, f"These columns differ: {_names(c.differing)}.")
     if c.keys is not None:
         yield from _keys(c, c.keys)
     elif c.is_incremental and c.latest.rows > c.target.rows:
-        text = f"Late rows: {_reached(c)} the source has {_rows(c.latest.rows - c.target.rows)} more than the target."
+        text = f"Late rows: {_reached(c)} the source has {counted(c.latest.rows - c.target.rows)} more than the target."
         yield Finding("late_rows", None, f"{text} {_again(c)}")
 
 
@@ -156,7 +157,7 @@ def _keys(c: Comparison, found: KeyDifferences) -> Iterator[Finding]:
         text = f"{by}: what the target alone has was deleted in the source, or added by something else."
         yield Finding("only_in_target", None, text)
     if not found.is_complete:
-        text = f"Not all rows that may differ were looked at one by one: {_rows(found.rows_looked_at)} were."
+        text = f"Not all rows that may differ were looked at one by one: {counted(found.rows_looked_at)} were."
         yield Finding("keys_incomplete", None, text)
 
 
@@ -168,7 +169,7 @@ def _since(c: Comparison) -> Iterator[Finding]:
     elif not c.source_changed:
         yield Finding("source_unchanged", None, f"The source holds the same now{_reach(c)}.")
     else:
-        rows = f"it had {_rows(c.then.rows)} and has {_rows(c.now.rows)} now"
+        rows = f"it had {counted(c.then.rows)} and has {counted(c.now.rows)} now"
         text = rows if c.then.rows != c.now.rows else _names(c.changed_since)
         yield Finding("source_changed", None, f"The source changed since{_reach(c)}: {text}. {_next(c)}".strip())
 
@@ -233,14 +234,6 @@ def _next(c: Comparison) -> str:
             return "The next run will bring that."
         case _:
             return ""
-
-
-def _rows(count: int) -> str:
-    return _count(count, "row")
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from connectors import cursor, receipt
 from connectors.base import Reporter
+from connectors.counts import counted
 from connectors.cursor import Span
 from connectors.modes import Refresh
 from connectors.reading import ReadPlan, ReadRequest
@@ -64,7 +65,7 @@ def tell_interval(fence: Fence, plan: ReadPlan, request: TransferRequest, report
     """Say what an incremental read takes and leaves."""
     facts, rule, span = interval_facts(fence, plan, request), request.read.cursor, span_of(request)
     if facts is not None and span is not None:
-        told = f"{facts['rows']:,} rows, {span.column} from {span.low} on, below {span.high}"
+        told = f"{counted(facts['rows'])}, {span.column} from {span.low} on, below {span.high}"
         reporter.log("info", f"Filling in a past range: {told}. The watermark stays where it is.")
         return
     if facts is not None and rule is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from connectors.column import Column, Mask
+from connectors.counts import counted
 from connectors.errors import ConnectorError, Held
 
 KEEP_DAYS = 30
@@ -58,7 +59,7 @@ class QuarantineRule:
     def refuse_more(self, target: object, quarantined: int) -> None:
         """Raise ConnectorError where a load that is under way has put aside more rows than it may."""
         if self.ends_early and self.most_rows is not None and quarantined > self.most_rows:
-            message = f"More than {count(self.most_rows)} for {target} would go into quarantine, which is the limit."
+            message = f"More than {counted(self.most_rows)} for {target} would go into quarantine, which is the limit."
             raise ConnectorError(message, hint=_HINT, code="quarantine_limit", field="quarantine_rows")
 
     def judge(self, target: object, quarantined: int, read: int) -> None:
@@ -67,8 +68,8 @@ class QuarantineRule:
         share = self.most_percent is not None and quarantined * 100 > self.most_percent * read
         if not (is_over or share):
             return
-        limit = f"{self.most_rows:,} rows" if is_over else f"{self.most_percent} % of the rows read"
-        message = f"{count(quarantined)} of {read:,} for {target} would go into quarantine, at most {limit} may."
+        limit = counted(self.most_rows or 0) if is_over else f"{self.most_percent} % of the rows read"
+        message = f"{counted(quarantined)} of {read:,} for {target} would go into quarantine, at most {limit} may."
         if self.beyond is Beyond.HOLD:
             hint = "Look at why, then approve what is staged, or discard it."
             raise Held(message, hint=hint, code="quarantine_limit")
@@ -93,14 +94,10 @@ def _masks(columns: Iterable[Column], above: str = "") -> Iterator[tuple[str, Ma
         yield from _masks(column.columns, f"{path}.")
 
 
-def count(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows:,} rows"
-
-
 def in_words(reasons: Mapping[str, int]) -> str:
     """How many rows of a run were put aside, and why, for its log: `reasons` are counts by column and code."""
     total = sum(reasons.values())
     most = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     told = ", ".join(f"{reason} ({rows:,})" for reason, rows in most[:REASONS_SAID])
     more = len(most) - REASONS_SAID
-    return f"{count(total)} went into quarantine: {told}{f' and {more} more reasons' if more > 0 else ''}."
+    return f"{counted(total)} went into quarantine: {told}{f' and {more} more reasons' if more > 0 else ''}."

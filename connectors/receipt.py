@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from connectors.counts import counted
 from connectors.modes import TextPolicy, WriteDisposition
 from connectors.writing import Changes, Target
 
@@ -92,12 +93,6 @@ class Receipt:
         )
 
 
-def bytes_billed(receipt: Mapping[str, Any]) -> int:
-    """All that a run was billed for, as its receipt has it: for its query, its cursor, its list of partitions."""
-    source = receipt.get("source") or {}
-    return sum(value or 0 for name, value in source.items() if name.endswith("bytes_billed"))
-
-
 def opening(method: str, target: Target) -> str:
     if method == "append":
         return f"Appending to {target}."
@@ -114,7 +109,7 @@ def opening(method: str, target: Target) -> str:
 
 def repaired(column: str, count: int, policy: TextPolicy) -> str:
     done = "stripped" if policy is TextPolicy.STRIP else "replaced by U+FFFD"
-    values = "1 value" if count == 1 else f"{count:,} values"
+    values = counted(count, "value")
     return f"Column {column}: characters that PostgreSQL cannot store were {done} in {values}."
 
 
@@ -138,31 +133,38 @@ def lock_line(receipt: Receipt) -> str:
 def summary(receipt: Receipt) -> str:
     if receipt.method == "append" and receipt.changes.deleted:
         gone = receipt.changes.deleted
-        return f"Published {receipt.rows:,} rows to {receipt.target}, in the place of {gone:,} of the range."
+        return f"Published {counted(receipt.rows)} to {receipt.target}, in the place of {gone:,} of the range."
     if receipt.method == "history":
         return _of_a_history(receipt)
     if receipt.method not in ("merge", "in_place"):
-        return f"Published {receipt.rows:,} rows to {receipt.target}."
+        return f"Published {counted(receipt.rows)} to {receipt.target}."
     done = receipt.changes
-    left = [f"{done.deleted:,} deleted"] if receipt.method == "in_place" or done.deleted else []
+    deleted = done.deleted - done.marked
+    left = [f"{deleted:,} deleted"] if receipt.method == "in_place" or deleted else []
+    left += [f"{done.marked:,} marked as deleted"] if done.marked else []
     left += [f"{done.revived:,} came back"] if done.revived else []
-    left += [f"{done.unchanged:,} were the same already"]
-    left += [f"{done.stale:,} were older than what is there"] if done.stale else []
+    left += [f"{done.unchanged:,} {_was(done.unchanged)} the same already"]
+    left += [f"{done.stale:,} {_was(done.stale)} older than what is there"] if done.stale else []
     left += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
-    made = f"{done.inserted:,} rows added, {done.updated:,} updated"
+    made = f"{counted(done.inserted)} added, {done.updated:,} updated"
     verb = "Merged" if receipt.method == "merge" else "Brought"
-    return f"{verb} {receipt.rows:,} rows into {receipt.target}: {made}; {', '.join(left)}."
+    return f"{verb} {counted(receipt.rows)} into {receipt.target}: {made}; {', '.join(left)}."
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _of_a_history(receipt: Receipt) -> str:
     done = receipt.changes
     told = [f"{done.versions:,} of keys it had"]
-    told += [f"{done.revived:,} keys came back"] if done.revived else []
-    told += [f"{done.updated:,} versions mended"] if done.updated else []
+    told += [f"{counted(done.revived, 'key')} came back"] if done.revived else []
+    told += [f"{counted(done.updated, 'version')} mended"] if done.updated else []
     told += [f"{done.deleted:,} ended or removed"] if done.deleted else []
-    told += [f"{done.unchanged:,} were known"]
+    told += [f"{done.unchanged:,} {_was(done.unchanged)} known"]
     told += [f"{done.duplicates:,} came more than once"] if done.duplicates else []
-    return f"Added {done.inserted:,} versions to {receipt.target} from {receipt.rows:,} rows: {', '.join(told)}."
+    added = counted(done.inserted, "version")
+    return f"Added {added} to {receipt.target} from {counted(receipt.rows)}: {', '.join(told)}."
 
 
 def interval_lines(interval: Mapping[str, Any], *, reads_again: bool) -> list[tuple[str, str]]:
@@ -171,13 +173,15 @@ def interval_lines(interval: Mapping[str, Any], *, reads_again: bool) -> list[tu
     if not interval["rows"]:
         lines = [("info", f"No row of {column} is new{f' above {low}' if low else ''}.")]
     elif low:
-        lines = [("info", f"Reading {interval['rows']:,} rows: {column} above {low} up to {high}.")]
+        lines = [("info", f"Reading {counted(interval['rows'])}: {column} above {low} up to {high}.")]
     else:
         lines = [("info", f"Reading all rows, {column} up to {high or 'nothing'}.")]
     if interval["left"]:
-        lines.append(("info", f"{interval['left']:,} newer rows may still get company: they are for the next run."))
+        newer = counted(interval["left"], "newer row")
+        lines.append(("info", f"{newer} may still get company: left for the next run."))
     if interval["nulls"] and low:
-        lines.append(("warning", f"{interval['nulls']:,} rows have no {column} and are not read."))
+        nulls = interval["nulls"]
+        lines.append(("warning", f"{counted(nulls)} {'has' if nulls == 1 else 'have'} no {column}: not read."))
     late = interval["late"] or 0
     if late > 0:
         where = "; those within the lookback are read again" if reads_again else " and are not read"
@@ -185,5 +189,5 @@ def interval_lines(interval: Mapping[str, Any], *, reads_again: bool) -> list[tu
             ("warning", f"Late rows: at or below the watermark the source has {late:,} more than it had{where}.")
         )
     elif late < 0:
-        lines.append(("info", f"At or below the watermark the source has {-late:,} rows fewer than it had."))
+        lines.append(("info", f"At or below the watermark the source has {counted(-late)} fewer than it had."))
     return lines

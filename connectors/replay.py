@@ -12,10 +12,11 @@ from connectors import column_rules, drift
 from connectors.base import Reporter, Source, StepResult, StopSignal
 from connectors.checks import CheckKind
 from connectors.column import Column
+from connectors.counts import counted
 from connectors.errors import ConnectorError
 from connectors.masks import is_masked
 from connectors.modes import Refresh, WriteDisposition
-from connectors.quarantine import count, masks_in_words
+from connectors.quarantine import masks_in_words
 from connectors.reading import Description, Part, Preview, ReadPlan, ReadRequest, TableInfo
 from connectors.request import TransferRequest
 from connectors.sides import Side, Survey
@@ -173,7 +174,9 @@ def request_of(request: TransferRequest, fence: Fence, source: ReplaySource) -> 
     # A replace takes its definition as it is, whatever wrote the table; what only adds has to agree with it.
     kept = Refresh.KEEP if request.mode.disposition is WriteDisposition.REPLACE else Refresh.NEW
     rule = replace(request.quarantine, is_on=True).without_limits()
-    return replace(request, mode=mode, checks=checks, quarantine=rule, refresh=kept, adopt=False)
+    # No source is asked, so there is nothing to filter.
+    read = replace(request.read, row_filter="")
+    return replace(request, mode=mode, read=read, checks=checks, quarantine=rule, refresh=kept, adopt=False)
 
 
 def tell(source: ReplaySource, reporter: Reporter, *, chosen: int, later: int = 0) -> None:
@@ -182,15 +185,16 @@ def tell(source: ReplaySource, reporter: Reporter, *, chosen: int, later: int = 
     `later` came into quarantine after a person had looked.
     """
     if later:
-        reporter.log("warning", f"{count(later)} like these came since they were looked at: they stay in quarantine.")
+        told = f"{counted(later)} like these came since they were looked at"
+        reporter.log("warning", f"{told}: left in quarantine.")
     for why, rows in sorted(source.left.items()):
-        reporter.log("warning", f"{why} {count(rows)} stay in quarantine.")
+        reporter.log("warning", f"{why} {counted(rows)} {'stays' if rows == 1 else 'stay'} in quarantine.")
     if not source.ids:
         raise ConnectorError(
             "There is nothing to replay: none of these rows is open and can be read.",
             hint="Somebody else may have decided on them, or a later run has made them old.",
             code="nothing_quarantined",
         )
-    reporter.log("info", f"Replaying {count(len(source.ids))} of the quarantine.")
+    reporter.log("info", f"Replaying {counted(len(source.ids))} of the quarantine.")
     if chosen >= MOST_ROWS:
         reporter.log("warning", f"No more than {MOST_ROWS:,} rows are replayed at once: the others stay.")

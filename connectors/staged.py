@@ -17,6 +17,7 @@ from connectors.base import Reporter, Source, StopSignal
 from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
+from connectors.counts import counted
 from connectors.errors import ConnectorError, NewGeneration, Overtaken, TransientError
 from connectors.incremental import interval_facts, watermark_after
 from connectors.modes import WriteDisposition
@@ -159,7 +160,7 @@ def load_part(
         source.resume(plan)
         part = plan.parts[key.part]
         if load.at.position:
-            reporter.log("info", f"Going on behind {load.at.position:,} rows that are committed.")
+            reporter.log("info", f"Going on behind {counted(load.at.position)} committed already.")
         for reopened in range(REOPENED_MOST + 1):
             if load.at.done or is_over():
                 break

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from connectors.base import Reporter, StopSignal
+from connectors.counts import counted
 from connectors.errors import ConnectorError
 from connectors.modes import WriteDisposition
 from connectors.publishing import already_applied
@@ -64,7 +65,7 @@ def undo(
         former = load.open()
         how = "takes its name back" if load.method == "rename" else "gets its rows back in place"
         made_by = f"run {former.made_by} left it" if former.made_by else "it was before its first run"
-        reporter.log("info", f"{request.target} {how}: as {made_by}, {load.rows:,} rows.")
+        reporter.log("info", f"{request.target} {how}: as {made_by}, {counted(load.rows)}.")
         redefined = former.fingerprint != fence.fingerprint
         if redefined:
             reporter.log("warning", f"It was written under another definition than what is there now. {MAY_DIFFER}")
@@ -114,7 +115,7 @@ def undo(
         load.commit()
         held_ms = round(load.lock_held_ms, 1)
         crash("publish.after_commit")
-        reporter.log("info", f"Put back {load.rows:,} rows of {request.target}; what was there is kept in its turn.")
+        reporter.log("info", f"Put back {counted(load.rows)} of {request.target}; what was there is kept in its turn.")
         if fence.watermark != former.watermark:
             before, after = fence.watermark.value or "nothing", former.watermark.value or "nothing"
             reporter.log("info", f"The watermark was {before} and is {after} again.")

@@ -17,8 +17,8 @@ class Changes:
     """What a publish did to the target's rows.
 
     `duplicates` are rows of the source beyond one for each key; `stale` those older than what the
-    target has. `deleted` were deleted, marked as such or, in a history, ended; `revived` were so before, and are
-    there again. Of what a history inserted, `versions` are of keys that it knew.
+    target has. `deleted` were deleted, marked as such or, in a history, ended, `marked` of them marked; `revived` were
+    so before, and are there again. Of what a history inserted, `versions` are of keys that it knew.
     """
 
     inserted: int
@@ -29,6 +29,7 @@ class Changes:
     stale: int = 0
     revived: int = 0
     versions: int = 0
+    marked: int = 0
 
 
 @dataclass(frozen=True)

@@ -250,10 +250,12 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "filters": {"brief": {"()": "datamantri.logs.OneLineUnlessError"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
         "daphne": {"level": "WARNING"},
+        "django.request": {"filters": ["brief"]},
         # It logs what a task returned: rows of a preview are not for log files.
         "celery.app.trace": {"level": "WARNING"},
     },

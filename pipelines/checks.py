@@ -69,7 +69,11 @@ def in_words(check: Check) -> str:
     told += [f"to {check.maximum}"] if check.maximum else []
     told += [f"like {check.pattern}"] if check.pattern else []
     told += [f"found in {check.table} ({', '.join(check.table_columns)})"] if check.table else []
-    told += [f"within {check.percent} % of the last {check.runs} runs"] if check.percent is not None else []
+    told += (
+        [f"within {check.percent} % of the last {'run' if check.runs == 1 else f'{check.runs} runs'}"]
+        if check.percent is not None
+        else []
+    )
     told += [f"not older than {check.max_age_s} s"] if check.max_age_s is not None else []
     told += [" ".join(check.query.split())] if check.query else []
     told += ["only warns"] if check.severity is Severity.WARN else []

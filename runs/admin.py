@@ -18,6 +18,7 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter, ChoicesDropdo
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
+from connectors.counts import counted
 from pipelines.admin.links import POST_LINK, ask_first, change_url
 from pipelines.admin.pipelines import PipelineAdmin
 from pipelines.models import Pipeline
@@ -282,11 +283,11 @@ class RunnablePipelineAdmin(PipelineAdmin):
         """A pipeline with runs, or with bills that are kept, is archived: those are counted here, not listed."""
         chosen = Pipeline.objects.filter(pk__in=[pipeline.pk for pipeline in objs])
         protected = []
-        for of, name in (("runs", "runs"), ("ledger", "lines of the ledger")):
-            counted = chosen.filter(**{f"{of}__isnull": False}).annotate(count=Count(of)).order_by("name")
+        for of, name in (("runs", "run"), ("ledger", "ledger line")):
+            found = chosen.filter(**{f"{of}__isnull": False}).annotate(count=Count(of)).order_by("name")
             protected += [
-                format_html('<a class="text-link" href="{}">{}</a>: {} {}', change_url(p), p.name, p.count, name)
-                for p in counted
+                format_html('<a class="text-link" href="{}">{}</a>: {}', change_url(p), p.name, counted(p.count, name))
+                for p in found
             ]
         if protected:
             return [], {}, set(), protected

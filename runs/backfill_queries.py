@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.db import connection
 
+from connectors.counts import counted
 from runs.models import Backfill, BackfillSlice, BackfillState, SliceStatus
 from runs.states import RunStatus
 
@@ -92,7 +93,7 @@ def standing_of(backfill: Backfill) -> Standing:
     return Standing(
         cells=cells,
         counts={status: counts[status] for status in SliceStatus.values},
-        words=f"{len(slices):,} slices: " + ", ".join(f"{count:,} {label.lower()}" for label, count in named),
+        words=f"{counted(len(slices), 'slice')}: " + ", ".join(f"{count:,} {label.lower()}" for label, count in named),
         rows=sum(each.rows or 0 for each in slices if each.status == SliceStatus.SUCCEEDED),
         seconds_left=median(took) * left if took and left and backfill.state == BackfillState.RUNNING else None,
         may_retry=bool(failed) or (backfill.state == BackfillState.CANCELLED and bool(counts[SliceStatus.WAITING])),
@@ -107,7 +108,7 @@ def _cell(each: BackfillSlice) -> Cell:
         status = RunStatus(run.status).label
     told = [f"{each.low} to {each.high}: {status.lower()}"]
     if each.rows is not None and each.status == SliceStatus.SUCCEEDED:
-        told.append(f"{each.rows:,} rows")
+        told.append(counted(each.rows))
     if each.error_code:
         told.append(each.error_code)
     if each.tries > 1:

@@ -72,4 +72,5 @@ def summary(runs: Sequence[Run]) -> str:
     if not runs:
         return "No runs yet"
     counts = ((status.label.lower(), sum(run.status == status for run in runs)) for status in RunStatus)
-    return f"Last {len(runs)} runs: " + ", ".join(f"{count} {label}" for label, count in counts if count)
+    of = "The last run" if len(runs) == 1 else f"Last {len(runs)} runs"
+    return f"{of}: " + ", ".join(f"{count} {label}" for label, count in counts if count)

@@ -101,9 +101,13 @@ def _history(check: Check, results: Sequence[CheckResult], width: float = 240.0,
         bars,
         width,
         height,
-        f"Last {len(results)} results: {said}" if results else "No results yet",
+        f"{_last(len(results))}: {said}" if results else "No results yet",
         _amount(check, highest) if highest else "",
     )
+
+
+def _last(results: int) -> str:
+    return "The last result" if results == 1 else f"Last {results} results"
 
 
 _LABELS = {"passed": "passed", "failed": "failed", "unknown": "could not be made", "skipped": "left out"}

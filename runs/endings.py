@@ -12,6 +12,7 @@ from typing import Any
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
+from connectors.counts import counted
 from connectors.errors import (
     ConnectorError,
     Held,
@@ -110,8 +111,9 @@ def in_words(error: Exception) -> ConnectorError:
 
 def succeeded(claimed: Claim, receipt: dict[str, Any]) -> End:
     target = claimed.definition["destination"]
-    said = "are back in" if claimed.action == RunAction.UNDO else "published to"
-    done = f"Succeeded: {receipt.get('rows', 0):,} rows {said} {target['schema']}.{target['table']}."
+    rows = receipt.get("rows", 0)
+    said = ("is back in" if rows == 1 else "are back in") if claimed.action == RunAction.UNDO else "published to"
+    done = f"Succeeded: {counted(rows)} {said} {target['schema']}.{target['table']}."
     return lambda lines: services.finish(
         claimed, RunStatus.SUCCEEDED, receipt=receipt, lines=[*lines, Line("info", done)]
     )

@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 
+from connectors.counts import counted
 from pipelines import dataset_rules
 from pipelines.admin.links import POST_LINK, ask_first, change_url
 from pipelines.forms.dataset_rules import DatasetRuleForm
@@ -105,7 +106,7 @@ class DatasetRuleAdmin(ModelAdmin):
         look = rule.last  # type: ignore[attr-defined]
         if look is None:
             return "not yet"
-        told = look["error"] or f"{look['tables']} tables, {look['made']} made, {look['vanished']} vanished"
+        told = look["error"] or f"{counted(look['tables'], 'table')}, {look['made']} made, {look['vanished']} vanished"
         return f"{datetime.fromisoformat(look['at']).astimezone(UTC):%d %b, %H:%M} UTC: {told}"
 
     def has_look_permission(self, request: HttpRequest, obj: Any = None) -> bool:

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db.models import Count, Q, QuerySet
 
+from connectors.counts import counted
 from runs.models import Attempt, PartLoad, Run
 from runs.states import PartStatus, RunStatus, Step
 from runs.words import count, span
@@ -268,7 +269,7 @@ def _wide(rows: float, usual: float) -> int:
 
 
 def _rows(rows: int, of: int | None) -> str:
-    return f"{count(rows)} of about {count(of)} rows" if of else f"{count(rows)} rows"
+    return f"{count(rows)} of about {count(of)} rows" if of else counted(rows)
 
 
 def _times(number: int) -> str:

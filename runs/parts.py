@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from django.db import Error as DatabaseError
 
+from connectors.counts import counted
 from connectors.errors import ConnectorError, NewGeneration, StaleToken, Stopped, TransientError
 from runs import ends, services
 from runs.actions import transfer_request
@@ -54,7 +55,7 @@ def load(claimed: PartClaim, lease: Lease, reporter: Reporter) -> End:
     except Exception as error:  # noqa: BLE001 - every kind has its ending, and what nobody foresaw is logged there
         return _after(claimed, committed, lease, error)
     if committed.done:
-        line = Line("info", f"{claimed.title}: all {committed.rows:,} rows are staged.")
+        line = Line("info", f"{claimed.title}: all of its rows are staged, {committed.rows:,}.")
         return lambda lines: _finish(claimed, committed, [*lines, line])
     return _let_go(claimed, committed, "The worker is shutting down")
 
@@ -134,7 +135,7 @@ def _again(claimed: PartClaim, committed: Committed, error: TransientError) -> E
     delay = backoff_s(failures, error.retry_after_s, first_s=first_wait_s(claimed))
     line = Line(
         "warning",
-        f"{claimed.title}: {error.message} Going on behind {committed.rows:,} rows in {delay:.0f} s"
+        f"{claimed.title}: {error.message} Going on behind {counted(committed.rows)} in {delay:.0f} s"
         f" ({failures + 1} of {allowed}).",
     )
     return lambda lines: services.release_part(
@@ -156,7 +157,7 @@ def _failed(claimed: PartClaim, committed: Committed, failure: Failure) -> End:
 
 
 def _let_go(claimed: PartClaim, committed: Committed, why: str, *, delay_s: float = 0.0) -> End:
-    line = Line("info", f"{claimed.title}: {why.rstrip('.')}: another one goes on behind {committed.rows:,} rows.")
+    line = Line("info", f"{claimed.title}: {why.rstrip('.')}: another one goes on behind {counted(committed.rows)}.")
     return lambda lines: services.release_part(
         claimed, rows=committed.rows, bytes=committed.bytes, delay=timedelta(seconds=delay_s), lines=[*lines, line]
     )

@@ -13,7 +13,8 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 
-from connectors.quarantine import RowState, count
+from connectors.counts import counted
+from connectors.quarantine import RowState
 from pipelines import lookups
 from pipelines.models import Pipeline, PipelineState
 from runs import quarantining, services
@@ -28,6 +29,8 @@ STATES = [
     (RowState.SUPERSEDED.value, "Superseded"),
 ]
 WORDS = dict(STATES)
+# The colours of runs stand for those of rows as well.
+LOOKS = {RowState.OPEN.value: "held", RowState.REPLAYED.value: "succeeded"}
 MOST_IDS = 1000
 
 
@@ -91,7 +94,7 @@ def quarantine(request: HttpRequest, pk: UUID) -> HttpResponse:
         "pipeline": pipeline,
         "form": form,
         "problem": problem,
-        "counts": [_counted(one) for one in found["counts"]],
+        "counts": [_counted(one, max(each["rows"] for each in found["counts"])) for one in found["counts"]],
         "rows": [_row(one) for one in found["rows"]],
         "total": found["total"],
         "as_of": json.dumps(found.get("as_of", {})),
@@ -102,8 +105,11 @@ def quarantine(request: HttpRequest, pk: UUID) -> HttpResponse:
     return render(request, "quarantine.html", context)
 
 
-def _counted(one: dict[str, Any]) -> dict[str, Any]:
-    return {**one, "state_name": WORDS.get(one["state"], one["state"]), "newest": parse_datetime(one["newest"])}
+def _counted(one: dict[str, Any], most: int) -> dict[str, Any]:
+    """`share`: how many rows, in percent of the largest line."""
+    share = max(1.5, round(100 * one["rows"] / most, 2))
+    told = {"state_name": WORDS.get(one["state"], one["state"]), "newest": parse_datetime(one["newest"])}
+    return {**one, **told, "share": share, "look": LOOKS.get(one["state"], "")}
 
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:
@@ -156,5 +162,5 @@ def _do(request: HttpRequest, pipeline: Pipeline, chosen: dict[str, Any], wanted
     rows, later = done["discarded"], done["later"]
     messages.success(request, f"{rows:,} row{'s were' if rows != 1 else ' was'} discarded.")
     if later:
-        messages.warning(request, f"{count(later)} like {'these' if rows != 1 else 'it'} came since, and stay open.")
+        messages.warning(request, f"{counted(later)} like {'these' if rows != 1 else 'it'} came since, and stay open.")
     return redirect("quarantine", pipeline.pk)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib.admin.models import CHANGE, LogEntry
 
 from connectors.base import Destination, Source
+from connectors.counts import counted
 from connectors.postgres.quarantined import Wanted
 from connectors.writing import Fence
 from pipelines import lookups
@@ -47,7 +48,7 @@ def discard(pipeline: Pipeline, wanted: Mapping[str, Any], *, by: Any, note: str
         chosen = {name: value for name, value in wanted.items() if value and name not in ("ids", "state", "as_of")}
         told = ", ".join(f"{name} {value}" for name, value in chosen.items())
         count = len(wanted.get("ids") or ())
-        which = f"{count:,} rows" if count else f"all open rows{f' of {told}' if told else ''}"
+        which = counted(count) if count else f"all open rows{f' of {told}' if told else ''}"
         said = f"Discards {which} of the quarantine. {note[:NOTE_LENGTH]}".strip()
         LogEntry.objects.log_actions(by.pk, Pipeline.objects.filter(pk=pipeline.pk), CHANGE, said)
     done: dict[str, int] = lookups.discard_quarantined(pipeline, dict(wanted), by=who, note=note[:NOTE_LENGTH])

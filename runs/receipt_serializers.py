@@ -21,6 +21,7 @@ class ChangesSerializer(serializers.Serializer[Any]):
     stale = serializers.IntegerField(help_text="Rows older than what the target had.")
     revived = serializers.IntegerField(required=False, help_text="Marked or ended before, and there again.")
     versions = serializers.IntegerField(required=False, help_text="Inserted into a history, of keys that it knew.")
+    marked = serializers.IntegerField(required=False, help_text="Of those in deleted, only marked as such.")
 
 
 class TargetSerializer(serializers.Serializer[Any]):

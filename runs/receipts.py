@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from connectors.counts import counted
 from connectors.drift import Change, in_words
 from runs import costs
 from runs.models import Run, RunAction
-from runs.words import count, exact_text, size, span, words
+from runs.words import count, exact_text, rows, size, span, words
 
 METHODS = {
     "append": "Rows were added",
@@ -81,6 +82,10 @@ def _same(is_other: bool) -> str:
     return "no" if is_other else "yes"
 
 
+def _run(value: Any) -> str:
+    return f"run {value}"
+
+
 def _way(value: Any) -> str:
     return {"rename": "the former table took its name back", "in_place": "rows were changed in place"}.get(value, value)
 
@@ -97,6 +102,8 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("changes.updated", "Updated", count),
             ("changes.unchanged", "The same already", count),
             ("changes.deleted", "Deleted", count),
+            ("changes.marked", "Marked as deleted", count),
+            ("changes.ended", "Ended or removed", count),
             ("changes.revived", "Back again", count),
             ("changes.versions", "Versions of known keys", count),
             ("changes.duplicates", "More than one for a key", count),
@@ -153,10 +160,10 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
             ("undo.rows", "Rows that are back", count),
             ("undo.rows_before", "Rows as its run left it", count),
             ("undo.written_since", "Of them written by someone else since", count),
-            ("undo.as_left_by", "As it was left by run", str),
-            ("undo.put_aside_by", "Put aside by run", str),
+            ("undo.as_left_by", "As it was left by", _run),
+            ("undo.put_aside_by", "Put aside by", _run),
             ("undo.put_aside_at", "Put aside at", _moment),
-            ("undo.in_place_of", "In the place of what run", str),
+            ("undo.in_place_of", "In the place of what is by", _run),
             ("undo.redefined", "Of the same definition", _same),
             ("kept.tables", "Former states kept", count),
             ("kept.bytes", "They take", size),
@@ -168,7 +175,7 @@ _GROUPS: tuple[tuple[str, tuple[tuple[str, str, Say], ...]], ...] = (
 _TECHNICAL = (
     ("source.job", "Query job", str),
     ("source.jobs", "Query jobs", _said),
-    ("run", "Compared with run", str),
+    ("run", "Compared with what is by", _run),
     ("source.cursor_jobs", "Jobs for the cursor", _said),
     ("source.partitions_job", "Job for the list of partitions", str),
     ("source.location", "Location", str),
@@ -188,6 +195,7 @@ _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "s
 _BY_ROW_ONLY = frozenset({"changes.updated", "changes.unchanged", "changes.deleted"})
 _ZERO_SAYS_NOTHING = frozenset(
     {
+        "changes.marked",
         "replayed",
         "changes.duplicates",
         "changes.stale",
@@ -237,12 +245,13 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     apart = ("columns", "sql")
     left = dict(_flat({name: value for name, value in receipt.items() if name not in apart}))
     by_row = receipt.get("method") in _BY_ROW or bool(receipt.get("undo"))
+    _name_what_went(left, receipt.get("method"))
     found = []
     for title, lines in _GROUPS:
         facts = list(_facts(left, lines, by_row=by_row))
         if title == "Rows":
             facts += [Fact(f"In quarantine: {why}", count(n)) for why, n in _under(left, "quarantined")]
-            facts += [Fact(f"Mended in {name}", f"{count(n)} values") for name, n in _under(left, "repaired")]
+            facts += [Fact(f"Mended in {name}", counted(n, "value")) for name, n in _under(left, "repaired")]
         found.append(Group(title, tuple(facts)))
     found.append(Group("SQL around the load", tuple(map(_statement, receipt.get("sql") or ()))))
     found.append(Group("Time", tuple(Fact(words(phase), span(s)) for phase, s in _under(left, "seconds"))))
@@ -252,8 +261,17 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
     return [group for group in found if group.facts]
 
 
+def _name_what_went(left: dict[str, Any], method: Any) -> None:
+    """Rows that were only marked, and versions that ended, are there all the same: they were not deleted."""
+    deleted, marked = left.get("changes.deleted"), left.get("changes.marked")
+    if deleted and method == "history":
+        left["changes.ended"] = left.pop("changes.deleted")
+    elif deleted and marked:
+        left["changes.deleted"] = deleted - marked or None
+
+
 def _statement(done: Mapping[str, Any]) -> Fact:
-    return Fact(f"Statement {done['statement']} {done['when']}", f"{count(done['rows'])} rows, {span(done['seconds'])}")
+    return Fact(f"Statement {done['statement']} {done['when']}", f"{rows(done['rows'])}, {span(done['seconds'])}")
 
 
 def _facts(left: dict[str, Any], lines: tuple[tuple[str, str, Say], ...], *, by_row: bool) -> Iterator[Fact]:

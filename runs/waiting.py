@@ -117,7 +117,8 @@ def _of_parts(row: dict[str, Any] | None, slots: int, short: Sequence[Shortage])
         return Wait(f"Waiting {_span(wait_s)} before a part is tried again.")
     if not slots:
         return Wait("Waiting because no worker is running.")
-    left = f"Its {row['left']} parts that are left wait for"
+    one = row["left"] == 1
+    left = "Its part that is left waits for" if one else f"Its {row['left']} parts that are left wait for"
     return _for_a_slot(short, left) or Wait(f"{left} a free worker slot.")
 
 

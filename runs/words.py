@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from connectors.counts import counted
 from pipelines.prices import size as size
 
 
 def count(value: float | None) -> str:
     """1234567 → 1,234,567"""
     return "" if value is None else f"{value:,.0f}"
+
+
+def rows(value: int) -> str:
+    """1 row, 1,234 rows"""
+    return counted(value)
 
 
 def compact(value: float | None) -> str:

@@ -45,9 +45,20 @@ function makeLine(line) {
     level.textContent = line.level;
     text.append(level, " ");
   }
-  text.append(line.message);
+  text.append(...withRuns(line.message));
   row.append(time, text);
   return row;
+}
+
+/** A message as text, in which the runs that it names are links. */
+function withRuns(message) {
+  return message.split(/\b(run [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b/).map((piece, at) => {
+    if (at % 2 === 0) return piece;
+    const link = document.createElement("a");
+    link.href = `/runs/${piece.slice(4)}/`;
+    link.textContent = piece;
+    return link;
+  });
 }
 
 function makeRows(batch, attempt) {

@@ -14,6 +14,7 @@ from django.contrib.auth.models import User
 from django.db import DatabaseError, connection, connections
 from django.db.backends.postgresql import base as postgresql
 from django.http import HttpRequest, HttpResponse
+from django.test import Client
 
 from datamantri import pooled
 from datamantri.pooled import base
@@ -101,6 +102,20 @@ def test_errors_and_logins_are_as_they_were() -> None:
     assert get("/")["status"] == 302
     _, token = create_token(User.objects.create_user("ada", password="correct horse"), "test")
     assert get("/api/v1/runs/", authorization=f"Bearer {token}")["status"] == 403
+
+
+def test_what_is_refused_is_a_line_of_the_log_and_what_breaks_has_its_traceback(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.force_login(User.objects.create_user("ada"))
+    client.raise_request_exception = False
+    assert client.get("/ledger/").status_code == 403
+    monkeypatch.setattr("runs.ledger.page", lambda *given, **more: 1 / 0)
+    client.force_login(User.objects.create_superuser("olga"))
+    assert client.get("/ledger/").status_code == 500
+    refused, broke = (record for record in caplog.records if record.name == "django.request")
+    assert (refused.getMessage(), refused.exc_info) == ("Forbidden (Permission denied): /ledger/", None)
+    assert broke.exc_info is not None
 
 
 def test_the_next_request_has_the_last_ones_connection(idle: base.Idle, in_a_thread: Callable[..., Any]) -> None:

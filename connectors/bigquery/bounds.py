@@ -13,6 +13,7 @@ from connectors import cursor
 from connectors import row_filter as filters
 from connectors.bigquery.digest import quote
 from connectors.column import Column
+from connectors.counts import counted
 from connectors.cursor import CursorRead, Interval, Span
 from connectors.errors import ConnectorError
 from connectors.sides import Reach
@@ -66,7 +67,8 @@ def find(read: CursorRead, columns: tuple[Column, ...], source: str, snapshot: d
     rows, nulls, top = found["n"] or 0, found["z"] or 0, found["top"]
     if nulls and read.settles:
         raise ConnectorError(
-            f"{nulls:,} rows have no {column.name}: appending by cursor would never know which of them are new.",
+            f"{counted(nulls)} {'has' if nulls == 1 else 'have'} no {column.name}: appending by cursor would never know"
+            " which of them are new.",
             hint=f"Fill {column.name} in, leave such rows out with a query, or merge by a key.",
             code="null_cursor",
             field=cursor.FIELD,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from django import template
 from django.templatetags.static import static
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from pipelines.forms.parameters import typed
@@ -18,10 +20,10 @@ from runs.micro_batches import MicroBatches, grouped
 from runs.models import Attempt, Because, Run, RunAction
 from runs.part_queries import Counts
 from runs.states import RunStatus
-from runs.words import compact, count, exact, size, span, words
+from runs.words import compact, count, exact, rows, size, span, words
 
 register = template.Library()
-for say in (compact, count, exact, price, size, span, words, part_queries.doing):
+for say in (compact, count, exact, price, rows, size, span, words, part_queries.doing):
     register.filter(say.__name__, say)
 
 ICONS = {status.value: status.value for status in RunStatus} | {
@@ -143,6 +145,17 @@ def most_rows(runs: list[Run]) -> int:
 @register.filter
 def receipt_groups(receipt: dict[str, Any]) -> list[receipts.Group]:
     return receipts.groups(receipt)
+
+
+_RUN = re.compile(r"\brun ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
+
+
+@register.filter
+def with_runs(text: str) -> SafeString:
+    """A text as text, in which the runs that it names are links; the script of a run's page does the same."""
+    first, *rest = _RUN.split(text)
+    named = ((reverse("run", args=[pk]), pk, after) for pk, after in zip(rest[::2], rest[1::2], strict=True))
+    return format_html("{}{}", first, format_html_join("", '<a href="{}">run {}</a>{}', named))
 
 
 @register.inclusion_tag("parts/bars.html")

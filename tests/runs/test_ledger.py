@@ -208,5 +208,5 @@ def test_a_pipeline_whose_bills_are_kept_is_not_deleted_and_its_lines_are_counte
     spend(pipeline, 1)
     spend(pipeline, 2, ago=40)
     page = admin_client.post(f"/admin/pipelines/pipeline/{pipeline.pk}/delete/", {"post": "yes"}).content.decode()
-    assert "Spent</a>: 2 lines of the ledger" in page
+    assert "Spent</a>: 2 ledger lines" in page
     assert Pipeline.objects.filter(pk=pipeline.pk).exists()

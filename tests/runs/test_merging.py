@@ -86,7 +86,7 @@ def test_a_history_keeps_what_was_and_compares_what_is(moving, work, script, war
     run.refresh_from_db()
     changes = run.receipt["changes"]
     assert (run.receipt["method"], changes["inserted"], changes["versions"], changes["deleted"]) == ("history", 1, 1, 1)
-    assert "Added 1 versions" in log_of(run)
+    assert "Added 1 version to" in log_of(run)
     warehouse_cursor.execute(
         f"SELECT id, name, _is_current, _valid_to FROM public.{pipeline.target_table} ORDER BY id, _valid_from"
     )

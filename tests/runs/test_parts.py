@@ -80,7 +80,7 @@ def test_one_worker_plans_loads_the_parts_and_publishes(parted: Pipeline, rows_o
     assert list(Attempt.objects.filter(run=run).values_list("outcome", flat=True)) == ["divided", "succeeded"]
     told = log_of(run)
     assert "divided into 4 parts" in told
-    assert "Part 2 of 4: all 2,500 rows are staged." in told
+    assert "Part 2 of 4: all of its rows are staged, 2,500." in told
     seqs = list(LogLine.objects.filter(run=run).order_by("seq").values_list("seq", flat=True))
     assert seqs == list(range(1, len(seqs) + 1))
 

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from pipelines import tokens
 from runs import receipts
+from runs.templatetags.pages import with_runs
 from tests.runs.pages import *  # noqa: F403
 from tests.runs.pages import VIEW, allow, logged_in
 
@@ -106,6 +107,27 @@ def test_a_receipt_is_said_in_groups_with_units() -> None:
 def test_a_new_table_says_nothing_of_rows_it_could_not_change() -> None:
     renamed = {"rows": 0, "method": "rename", "changes": {"inserted": 0, "updated": 0, "unchanged": 0, "deleted": 0}}
     assert said(renamed)["Rows"] == {"Read and staged": "0", "Inserted": "0"}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "told"),
+    [
+        ("merge", {"deleted": 2, "marked": 2}, {"Marked as deleted": "2"}),
+        ("merge", {"deleted": 3, "marked": 1}, {"Deleted": "2", "Marked as deleted": "1"}),
+        ("merge", {"deleted": 2}, {"Deleted": "2"}),
+        ("history", {"deleted": 2}, {"Ended or removed": "2"}),
+    ],
+)
+def test_what_is_marked_or_has_ended_is_not_said_to_be_deleted(method, changes, told) -> None:
+    receipt = {"rows": 1, "method": method, "changes": {"inserted": 1, **changes}}
+    assert said(receipt)["Rows"] == {"Read and staged": "1", "Inserted": "1", **told}
+
+
+def test_runs_that_a_text_names_are_links_and_all_else_is_text() -> None:
+    pk = "223ece13-9a1e-4b5d-8c3a-0f2e5d7c1b9a"
+    assert with_runs(f"<b> as run {pk} left it & run 7") == (
+        f'&lt;b&gt; as <a href="{reverse("run", args=[pk])}">run {pk}</a> left it &amp; run 7'
+    )
 
 
 @pytest.fixture

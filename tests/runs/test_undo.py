@@ -52,7 +52,7 @@ def undo(pipeline: Pipeline, by: Any = None) -> Run:
 
 
 def test_it_puts_the_former_rows_back_and_pauses_the_pipeline(
-    replaced: Pipeline, work: Work, rows_of: Any, operator: User
+    replaced: Pipeline, work: Work, rows_of: Any, operator: User, viewer_client: Any
 ) -> None:
     first, second = Run.objects.order_by("created_at")
     run = undo(replaced, operator)
@@ -67,6 +67,9 @@ def test_it_puts_the_former_rows_back_and_pauses_the_pipeline(
     assert run.receipt["undo"]["in_place_of"] == str(second.pk)
     assert run.receipt["kept"]["tables"] == 1
     assert "3 rows are back in" in log_of(run)
+    # Both name the run that left it so: as a link on the page.
+    page = viewer_client.get(reverse("run", args=[run.pk])).text
+    assert page.count(f'<a href="{reverse("run", args=[first.pk])}">run {first.pk}</a>') == 2
     told = {fact.name: fact.text for group in receipts.groups(run.receipt) for fact in group.facts}
     assert (told["Rows that are back"], told["Of the same definition"]) == ("3", "yes")
     assert "Read and staged" not in told

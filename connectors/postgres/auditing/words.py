@@ -7,6 +7,7 @@ from dataclasses import replace
 from connectors.checks import BadRows, Check, CheckKind, CheckResult, Status
 from connectors.checksums import SourceSums
 from connectors.comparing import differing
+from connectors.counts import counted
 from connectors.sides import TableDigest
 
 
@@ -21,13 +22,13 @@ def timed(found: CheckResult, seconds: float) -> CheckResult:
 def passed(check: Check, rows: int) -> CheckResult:
     if check.kind is CheckKind.SQL:
         return result(check, Status.PASSED, "The query gives no rows.", 0)
-    return result(check, Status.PASSED, f"{_rows(rows)}, none of them bad.", 0)
+    return result(check, Status.PASSED, f"{counted(rows)}, none of them bad.", 0)
 
 
 def bad_rows(check: Check, count: int, rows: int, shown: BadRows) -> CheckResult:
-    said = f"{_rows(count)} of {rows:,} {_what(check, count)}."
+    said = f"{counted(count)} of {rows:,} {_what(check, count)}."
     if check.kind is CheckKind.SQL:
-        said = f"The query gives {_rows(count)}."
+        said = f"The query gives {counted(count)}."
     return replace(result(check, Status.FAILED, said, count), sample=shown)
 
 
@@ -64,15 +65,15 @@ def checksum(check: Check, told: SourceSums, here: TableDigest) -> CheckResult:
     """Columns that differ from the source's own sums, and what asking it for them cost."""
     there = told.digest or here
     names = differing(there, here)
-    counted = sum(None in (a.checksum, b.checksum) for a, b in zip(there.columns, here.columns, strict=True))
+    uncompared = sum(None in (a.checksum, b.checksum) for a, b in zip(there.columns, here.columns, strict=True))
     billed = f" Asking the source for them was billed as {told.bytes_billed / 1e6:,.1f} MB."
     if there.rows != here.rows:
-        said = f"The source has {_rows(there.rows)}, {here.rows:,} are staged."
+        said = f"The source has {counted(there.rows)}, {here.rows:,} are staged."
     elif names:
         said = f"{', '.join(names)}: not as in the source."
     else:
-        only = f", {counted} of them counted only" if counted else ""
-        said = f"{len(here.columns)} columns are as in the source{only}."
+        only = f", {uncompared} of them counted only" if uncompared else ""
+        said = f"As in the source: {counted(len(here.columns), 'column')}{only}."
     status = Status.PASSED if there.rows == here.rows and not names else Status.FAILED
     return result(check, status, said + billed, len(names))
 
@@ -80,18 +81,16 @@ def checksum(check: Check, told: SourceSums, here: TableDigest) -> CheckResult:
 def row_count(
     check: Check, rows: int, usual: float | None = None, *, is_bad: bool = False, runs: int = 0
 ) -> CheckResult:
-    said = f"{_rows(rows)}."
+    said = f"{counted(rows)}."
     if usual is not None:
-        said = f"{_rows(rows)}; the median of the last {runs} runs is {usual:,.0f}, {check.percent} % off are allowed."
+        said = (
+            f"{counted(rows)}; the median of the last {runs} runs is {usual:,.0f}, {check.percent} % off are allowed."
+        )
     elif check.minimum or check.maximum:
         bounds = [f"at least {int(check.minimum):,}"] if check.minimum else []
         bounds += [f"at most {int(check.maximum):,}"] if check.maximum else []
-        said = f"{_rows(rows)}; {' and '.join(bounds)} are to come."
+        said = f"{counted(rows)}; {' and '.join(bounds)} are to come."
     return result(check, Status.FAILED if is_bad else Status.PASSED, said, rows)
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _span(seconds: float) -> str:

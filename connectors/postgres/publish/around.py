@@ -16,6 +16,7 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 
 from connectors.base import Reporter, StopSignal
+from connectors.counts import counted
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres import errors
 from connectors.postgres.client import Session
@@ -157,7 +158,7 @@ class Around:
         session.execute("SET LOCAL statement_timeout = 0")
         rows, took = row[0] if row else 0, time.monotonic() - began
         self.facts.append({"when": when, "statement": number, "rows": rows, "seconds": round(took, 3)})
-        self._reporter.log("info", f"{_named(when, number)} of {count}: {rows:,} rows, {took:.2f} s.")
+        self._reporter.log("info", f"{_named(when, number)} of {count}: {counted(rows)}, {took:.2f} s.")
 
     def _is_put_right(self, path: str, settings: dict[str, tuple[str, str]]) -> bool:
         """Put settings back, as far as they can be: of a transaction's own some cannot.

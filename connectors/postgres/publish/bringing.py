@@ -9,6 +9,7 @@ from functools import partial
 
 from connectors.base import Reporter
 from connectors.column import Column
+from connectors.counts import counted
 from connectors.modes import Deletes, Guard, WriteMode
 from connectors.postgres.client import Session
 from connectors.postgres.publish import append, full_merge, history, in_place, marks, merge, span
@@ -80,6 +81,5 @@ def bring_over(
     )
     if changes.deleted:
         done = "marked as deleted" if mode.deletes is Deletes.SOFT else "deleted"
-        gone = "1 row" if changes.deleted == 1 else f"{changes.deleted:,} rows"
-        reporter.log("info", f"Gone from the source, and {done}: {gone}.")
+        reporter.log("info", f"Gone from the source, and {done}: {counted(changes.deleted)}.")
     return changes

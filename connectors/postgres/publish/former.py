@@ -10,6 +10,7 @@ from psycopg2 import sql
 
 from connectors.base import Reporter
 from connectors.column import Column
+from connectors.counts import counted
 from connectors.modes import WriteMode
 from connectors.postgres import kept
 from connectors.postgres.client import Session
@@ -65,7 +66,7 @@ class Former:
         self._prune(self._depth)
         took = time.monotonic() - began
         self._facts = {"copied_rows": rows, "copy_seconds": round(took, 3)}
-        told = f"Kept a copy of the {rows:,} rows as they were, as {self._aside}"
+        told = f"Kept a copy of the table as it was, {counted(rows)}, as {self._aside}"
         self._reporter.log("info", f"{told}: {took:.1f} s, for which writers waited.")
 
     @property

@@ -89,7 +89,8 @@ def apply(
             field="table",
         )
     doubled = staged - inserted - updated - unchanged - stale - revived
-    return Changes(inserted, updated, unchanged, gone, doubled, stale, revived)
+    marked = gone if mode.deletes is Deletes.SOFT else 0
+    return Changes(inserted, updated, unchanged, gone, doubled, stale, revived, marked=marked)
 
 
 def _write(session: Session, target: Target, found: _Merge, as_of: datetime) -> tuple[int, ...]:

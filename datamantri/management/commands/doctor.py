@@ -15,6 +15,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from kombu import Connection as Link
 
+from connectors.counts import counted
 from datamantri.celery import app
 from datamantri.management.commands.prepare import pending_migrations
 from pipelines import broker as broker_errors
@@ -109,7 +110,7 @@ def poller() -> Finding:
     found = processes_of(Process.Kind.POLLER)
     count = Pipeline.objects.filter(mode=Mode.REALTIME, state=PipelineState.ACTIVE).count()
     if found.good:
-        return replace(found, text=f"{found.text}; {count} pipelines in near real time")
+        return replace(found, text=f"{found.text}; {counted(count, 'pipeline')} in near real time")
     return found if count else Finding(True, "none runs, and no pipeline is in near real time")
 
 

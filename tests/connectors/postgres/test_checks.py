@@ -110,7 +110,7 @@ def test_a_checksum_compares_each_column_with_the_source_and_says_what_that_cost
     names = replace(sums, name="names", columns=("name",))
     world.move(source=MemorySource([batch([1, 2])]), checks=(sums, names))
     assert [result.status for result in world.recorder.results] == [Status.PASSED] * 2
-    assert "2 columns are as in the source. Asking the source for them was billed as 0.0 MB." in (
+    assert "As in the source: 2 columns. Asking the source for them was billed as 0.0 MB." in (
         world.recorder.results[0].message
     )
     world.move(source=Lying([batch([1, 2])]), checks=(sums, names))

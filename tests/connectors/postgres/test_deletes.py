@@ -15,6 +15,7 @@ from connectors.checks import Check, CheckKind, Severity, Status
 from connectors.column import Column
 from connectors.errors import ConnectorError, Held
 from connectors.modes import Deletes, Guard, Refresh, WriteDisposition, WriteMode
+from connectors.receipt import summary
 from connectors.target_options import PartitionUnit, TargetOptions
 from connectors.writing import Changes
 from tests.connectors.memory import ID_NAME, MemorySource, PartedSource, batch
@@ -63,15 +64,16 @@ def marked(admin):
 def test_a_row_that_is_gone_is_marked_with_the_time_of_the_snapshot_and_stays(merge, marked, world):
     merge([1, 2, 3])
     receipt = merge([1, 3], hour=5)
-    assert receipt.changes == Changes(0, unchanged=2, deleted=1)
+    assert receipt.changes == Changes(0, unchanged=2, deleted=1, marked=1)
     assert marked() == {1: None, 2: 5, 3: None}
     assert "Gone from the source, and marked as deleted: 1 row." in world.recorder.text()
+    assert "0 rows added, 0 updated; 1 marked as deleted, 2 were the same already." in summary(receipt)
 
 
 def test_a_mark_says_when_the_row_was_first_gone_and_is_taken_away_when_it_is_back(merge, marked):
     merge([1, 2, 3])
     merge([1, 3], hour=5)
-    assert merge([1], hour=6).changes == Changes(0, unchanged=1, deleted=1)
+    assert merge([1], hour=6).changes == Changes(0, unchanged=1, deleted=1, marked=1)
     assert marked() == {1: None, 2: 5, 3: 6}
     receipt = merge([1, 2], hour=7)
     assert receipt.changes == Changes(0, unchanged=1, revived=1)
@@ -95,7 +97,7 @@ def test_a_run_that_does_not_see_all_rows_deletes_none_and_says_so(merge, ids, m
 def test_updates_and_inserts_come_with_the_deletions(merge, admin):
     merge([1, 2, 3])
     admin.execute("UPDATE flights SET name = 'other' WHERE id = 3")
-    assert merge([3, 4]).changes == Changes(1, updated=1, deleted=2)
+    assert merge([3, 4]).changes == Changes(1, updated=1, deleted=2, marked=2)
     admin.execute("SELECT id, name, _deleted_at IS NULL FROM flights ORDER BY 1")
     assert admin.fetchall() == [
         (1, "row 1", False), (2, "row 2", False), (3, "row 3", True), (4, "row 4", True)
@@ -121,7 +123,7 @@ def test_of_rows_with_one_key_the_newest_counts_and_older_ones_are_not_taken(wor
         return world.move(disposition="merge", cursor="seen", source=MemorySource([made], columns), mode=mode).changes
 
     merge((1, "a", 5), (2, "b", 5))
-    assert merge((1, "old", 4), (1, "older", 3)) == Changes(0, deleted=1, duplicates=1, stale=1)
+    assert merge((1, "old", 4), (1, "older", 3)) == Changes(0, deleted=1, duplicates=1, stale=1, marked=1)
     # Back in the source, though with an older value: what was deleted is over.
     assert merge((1, "a", 5), (2, "again", 2)) == Changes(0, unchanged=1, revived=1)
     admin.execute("SELECT id, name FROM flights WHERE _deleted_at IS NULL ORDER BY 1")
@@ -209,7 +211,7 @@ def test_a_full_refresh_keeps_the_column_and_no_mark(merge, admin, marked, leani
     receipt = merge([1, 3], refresh=Refresh.FULL)
     assert receipt.method == ("in_place" if leaning else "rename")
     assert marked() == {1: None, 3: None}
-    assert merge([1], hour=9).changes == Changes(0, unchanged=1, deleted=1)
+    assert merge([1], hour=9).changes == Changes(0, unchanged=1, deleted=1, marked=1)
     assert marked() == {1: None, 3: 9}
 
 
@@ -233,7 +235,8 @@ def test_too_many_deletions_wait_for_a_person_and_are_made_as_of_the_snapshot(me
     assert held.value.code == "guard_shrink"
     admin.execute("SELECT relname FROM pg_class WHERE relname LIKE '%noted'")
     assert admin.fetchall() == []
-    assert world.publish_held(run).changes == Changes(0, unchanged=4, deleted=6)
+    marked = 6 if deletes == "soft" else 0
+    assert world.publish_held(run).changes == Changes(0, unchanged=4, deleted=6, marked=marked)
     if deletes == "hard":
         assert ids() == [0, 1, 2, 3]
     else:
@@ -362,7 +365,8 @@ def test_a_partitioned_target_is_looked_at_as_a_whole(world, admin, deletes):
         ).changes
 
     merge((1, "2026-01-05"), (2, "2026-01-06"), (1, "2026-02-01"))
-    assert merge((2, "2026-01-06"), (3, "2026-03-01")) == Changes(1, unchanged=1, deleted=2)
+    marked = 2 if deletes == "soft" else 0
+    assert merge((2, "2026-01-06"), (3, "2026-03-01")) == Changes(1, unchanged=1, deleted=2, marked=marked)
     where = sql.SQL("" if deletes == "hard" else "WHERE _deleted_at IS NULL")
     admin.execute(sql.SQL("SELECT id, day::text FROM flights {} ORDER BY day").format(where))
     assert admin.fetchall() == [(2, "2026-01-06"), (3, "2026-03-01")]
@@ -373,7 +377,7 @@ def test_a_load_in_parts_deletes_what_none_of_them_has(world, merge, marked):
     run = InParts(world, PartedSource([[batch([1])], [batch([3])]]), "merge")
     for part in run.plan().parts:
         run.load(int(part.id))
-    assert run.publish().changes == Changes(0, unchanged=2, deleted=2)
+    assert run.publish().changes == Changes(0, unchanged=2, deleted=2, marked=2)
     assert marked() == {1: None, 2: 3, 3: None, 4: 3}
 
 

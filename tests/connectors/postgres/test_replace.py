@@ -215,7 +215,7 @@ def test_a_replace_in_place_by_key_keeps_the_rows_that_stay(world, admin):
     assert receipt.changes == Changes(inserted=1, updated=1, unchanged=1, deleted=1)
     assert rows(admin, "SELECT * FROM late ORDER BY id") == [(2, "row 2"), (3, "row 3"), (4, "row 4")]
     assert rows(admin, "SELECT ctid::text FROM flights WHERE id = 3") == [(places[3],)]
-    assert "1 rows added, 1 updated; 1 deleted, 1 were the same already" in world.recorder.text()
+    assert "1 row added, 1 updated; 1 deleted, 1 was the same already" in world.recorder.text()
 
 
 def validate(world, disposition):

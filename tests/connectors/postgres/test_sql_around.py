@@ -62,7 +62,7 @@ def test_it_runs_right_before_and_after_the_rows_come(world: World, admin: Any, 
         ("after", 1, 1),
         ("after", 2, 1),
     ]
-    assert "Statement 1 before the load of 1: 1 rows" in world.recorder.text()
+    assert "Statement 1 before the load of 1: 1 row," in world.recorder.text()
 
 
 def test_a_transform_and_a_materialized_view_are_fresh_with_the_rows(world: World, admin: Any, ids: Any) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 from datamantri import env
@@ -225,6 +226,7 @@ UNFOLD = {
     "SITE_SYMBOL": "database",
     "SHOW_VIEW_ON_SITE": True,
     "SIDEBAR": {"navigation": "datamantri.desk.navigation"},
+    "SCRIPTS": [lambda request: static("admin_desk/errors.js")],
     "BORDER_RADIUS": "8px",
     # The pages' own indigo, as static/app.css has it.
     "COLORS": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -18,6 +17,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, 
 from unfold.decorators import action, display
 
 from pipelines import prices, quarantines, queries, services, sql_rights, upcoming
+from pipelines.admin import folds
 from pipelines.admin.actions import PipelineActions
 from pipelines.admin.add_tables import AddTables
 from pipelines.admin.checks import CheckInline
@@ -92,27 +92,6 @@ class ScheduleInline(StackedInline):
         return request.user.has_perm("pipelines.change_pipeline" if obj else "pipelines.add_pipeline")
 
     has_add_permission = has_delete_permission = has_change_permission
-
-
-FOLDED = (
-    "Budget",
-    "Changes of the source's columns",
-    "Rows that vanish",
-    "Guards",
-    "Undo",
-    "Quarantine",
-    "SQL around the load",
-    "Key, indexes, partitions",
-    "Near real time",
-    "Priority and limits",
-    "Retries",
-    "When ticks meet or are missed",
-)
-
-
-def _is_usual(pipeline: Pipeline | None, fields: Iterable[str]) -> bool:
-    usual = Pipeline()
-    return pipeline is None or all(getattr(pipeline, name) == getattr(usual, name) for name in fields)
 
 
 @admin.register(Pipeline)
@@ -208,11 +187,14 @@ class PipelineAdmin(PipelineActions, AddTables, PipelineEndpoints, RevisionPages
 
     def get_fieldsets(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
         """What most pipelines leave as it is stands folded, as long as this one does."""
-        folds = {"classes": ("collapse",)}
-        return [
-            (name, {**options, **(folds if name in FOLDED and _is_usual(obj, options["fields"]) else {})})
-            for name, options in super().get_fieldsets(request, obj)
-        ]
+        return folds.folded(super().get_fieldsets(request, obj), obj)
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """After an error, nothing of what was typed is folded away."""
+        form = context["adminform"]
+        if context["errors"]:
+            form.fieldsets = folds.opened(form.fieldsets, set(form.form.changed_data))
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Pipeline | None = None) -> Any:
         """SQL around the load is written by those who may."""

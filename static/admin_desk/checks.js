@@ -21,6 +21,7 @@ function show(kind) {
     const name = input.name.slice(prefix.length);
     if (["kind", "id", "pipeline", "DELETE"].includes(name)) continue;
     const place = input.closest(".field-line, .form-row .form-row, .field-row, .group") ?? input.parentElement;
-    place.hidden = uses ? !uses.includes(name) : !["name", "severity", "time_limit_s"].includes(name);
+    const isUsed = (uses ?? ["name", "severity", "time_limit_s"]).includes(name);
+    place.hidden = !isUsed && !place.querySelector(".errorlist");
   }
 }

@@ -109,6 +109,19 @@ def test_a_pasted_name_that_is_too_long_is_not_cut_off_but_refused(admin_client,
     assert "at most 63" in errors["target_table"][0]
 
 
+def test_after_an_error_what_was_typed_is_not_folded_away(admin_client, source, destination):
+    data = typed(source, destination, merge_key="id", deletes="soft", undo_depth="3", retries=-1)
+    answer = admin_client.post(ADD, data | {"write_disposition": "merge"})
+    folded = {fieldset.name for fieldset in answer.context["adminform"] if fieldset.is_collapsible}
+    assert not {"Rows that vanish", "Undo", "Retries"} & folded
+    assert {"Guards", "Budget"} <= folded
+    page = answer.text
+    assert '<a href="#id_retries">Retries</a>: Ensure this value is greater than or equal to 0.' in page
+    assert 'aria-describedby="id_retries_helptext id_retries_error"' in page
+    assert 'id="id_retries_helptext"' in page
+    assert 'id="id_retries_error"' in page
+
+
 def test_an_untouched_schedule_form_means_no_schedule(admin_client, source, destination, findings):
     assert admin_client.post(ADD, typed(source, destination, {})).status_code == 302
     assert current(Pipeline.objects.get()) == set()
@@ -422,7 +435,7 @@ def test_a_pipeline_with_runs_is_kept_and_archiving_is_offered(admin_client, mak
     for page in (admin_client.get(url), admin_client.post(url, {"post": "yes"})):
         assert "Archive it instead" in page.content.decode()
     page = act(admin_client, "delete_selected", pipeline, other, post="yes").content.decode()
-    assert "Orders</a>: 1 runs" in page
+    assert "Orders</a>: 1 run<" in page
     assert Pipeline.objects.count() == 2
 
 

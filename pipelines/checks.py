@@ -16,6 +16,7 @@ from connectors.errors import ConnectorError
 from pipelines import models, sql_rights, tidy
 from pipelines.models import Pipeline, PipelineState
 from pipelines.objections import PipelineRefused
+from pipelines.schedules import span_in_words
 
 FIELD = "checks"
 # What BigQuery bills a query at least.
@@ -74,7 +75,7 @@ def in_words(check: Check) -> str:
         if check.percent is not None
         else []
     )
-    told += [f"not older than {check.max_age_s} s"] if check.max_age_s is not None else []
+    told += [f"not older than {span_in_words(check.max_age_s)}"] if check.max_age_s is not None else []
     told += [" ".join(check.query.split())] if check.query else []
     told += ["only warns"] if check.severity is Severity.WARN else []
     told += ["bad rows go into quarantine"] if check.severity is Severity.QUARANTINE else []

@@ -19,12 +19,13 @@ from django.views.decorators.http import require_POST
 
 from pipelines.budgets import APPROVES
 from pipelines.models import Pipeline
-from runs import costs, ledger, services
+from runs import costs, ledger, ledger_months, services
 from runs.models import Run
 from runs.page_access import back, page, seen_attempt
 from runs.page_forms import Filter
 
 SEES = "runs.view_ledger"
+COLUMNS = [("cost", "Cost"), ("queries", "Queries"), ("storage", "Storage Read API"), ("runs", "Runs")]
 
 
 class LedgerFilter(Filter):
@@ -57,9 +58,13 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
     form = LedgerFilter(request.GET)
     month, wanted = form.asked()
     text = request.GET.get("page", "")
-    found = ledger.page(month, number=int(text) if text.isdecimal() and len(text) < 6 else 1, **wanted)
-    context = {"form": form, "month": month, "found": found, "pipeline": wanted.get("pipeline")}
-    return render(request, "ledger.html", context)
+    number = int(text) if text.isdecimal() and len(text) < 6 else 1
+    order = request.GET.get("order", "")
+    order = order if order in ledger.ORDERS else "cost"
+    found = ledger.page(month, number=number, order=order, **wanted)
+    months = ledger_months.months(costs.first_of_month(), month, found.total, **wanted)
+    context = {"form": form, "month": month, "found": found, "months": months, "order": order}
+    return render(request, "ledger.html", {**context, "pipeline": wanted.get("pipeline"), "columns": COLUMNS})
 
 
 @page(SEES)

@@ -16,11 +16,20 @@ PER_PAGE = 50
 APPROVALS_SHOWN = 50
 MONTHS = 13
 CSV_AT_ONCE = 2000
-_SUMS = {
+SUMS = {
     "runs": Sum("runs"),
     "query_bytes": Sum("query_bytes"),
     "storage_bytes": Sum("storage_bytes"),
     "cost": Sum("cost"),
+}
+
+
+ORDERS = {
+    "name": "name",
+    "cost": "-cost",
+    "queries": "-query_bytes",
+    "storage": "-storage_bytes",
+    "runs": "-runs",
 }
 
 
@@ -80,11 +89,11 @@ def entries(
     return found.filter(action=action) if action else found
 
 
-def page(month: date, *, number: int = 1, **filters: Any) -> Page:
-    """The month's days as a chart, and who spent most: with a `pipeline` its days instead."""
+def page(month: date, *, number: int = 1, order: str = "cost", **filters: Any) -> Page:
+    """The month's days as a chart, and pipelines by what ORDERS has, by default who spent most: with one its days."""
     found = entries(month, **filters)
-    by_day = found.values("day").annotate(**_SUMS).order_by("day")
-    days = [_spent(row, day=row["day"]) for row in by_day]
+    by_day = found.values("day").annotate(**SUMS).order_by("day")
+    days = [told(row, day=row["day"]) for row in by_day]
     pipeline = filters.get("pipeline")
     number = max(1, number)
     has_more = False
@@ -93,10 +102,12 @@ def page(month: date, *, number: int = 1, **filters: Any) -> Page:
     else:
         first = (number - 1) * PER_PAGE
         by_pipeline = (
-            found.values("pipeline", name=F("pipeline__name")).annotate(**_SUMS).order_by("-cost", "name", "pipeline")
+            found.values("pipeline", name=F("pipeline__name"))
+            .annotate(**SUMS)
+            .order_by(ORDERS.get(order, ORDERS["cost"]), "name", "pipeline")
         )
         fetched = list(by_pipeline[first : first + PER_PAGE + 1])
-        rows = [_spent(row, name=row["name"], pipeline=row["pipeline"]) for row in fetched[:PER_PAGE]]
+        rows = [told(row, name=row["name"], pipeline=row["pipeline"]) for row in fetched[:PER_PAGE]]
         has_more = len(fetched) > PER_PAGE
     return Page(_total(days), _bars(month, days), rows, bool(pipeline), approvals(month, **filters), number, has_more)
 
@@ -111,7 +122,13 @@ def approvals(month: date, *, text: str = "", pipeline: Any = None, action: str 
     return list(found.select_related("pipeline", "run", "by").order_by("-at", "-id")[:APPROVALS_SHOWN])
 
 
-def _spent(row: dict[str, Any], **about: Any) -> Spent:
+def spent(month: date, **filters: Any) -> Spent:
+    """What was billed in a month in all."""
+    return told({name: each or 0 for name, each in entries(month, **filters).aggregate(**SUMS).items()})
+
+
+def told(row: dict[str, Any], **about: Any) -> Spent:
+    """A row of SUMS."""
     return Spent(row["runs"], row["query_bytes"], row["storage_bytes"], float(row["cost"]), **about)
 
 

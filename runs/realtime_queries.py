@@ -91,11 +91,11 @@ def freshness_of(pipelines: Iterable[Pipeline]) -> dict[UUID, Freshness]:
     with connection.cursor() as found:
         found.execute(_WATERMARKS, [wanted])
         rows = found.fetchall()
-    return {pk: Freshness(watermark, _moment(watermark, type_)) for pk, watermark, type_ in rows if watermark}
+    return {pk: Freshness(watermark, moment_of(watermark, type_)) for pk, watermark, type_ in rows if watermark}
 
 
-def _moment(watermark: str, type_: str | None) -> datetime | None:
-    """A DATETIME is taken for UTC; of a date, its end counts."""
+def moment_of(watermark: str, type_: str | None) -> datetime | None:
+    """The moment that a watermark stands for: a DATETIME is taken for UTC; of a date, its end counts."""
     if type_ not in ("DATE", "DATETIME", "TIMESTAMP"):
         return None
     try:

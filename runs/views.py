@@ -20,12 +20,14 @@ from pipelines import given
 from pipelines import services as pipeline_services
 from pipelines.columns import known_columns
 from pipelines.models import Pipeline
+from pipelines.realtime import is_realtime
 from runs import (
     asking,
     board_queries,
     check_queries,
     comparisons,
     costs,
+    freshness,
     graph_queries,
     live,
     page_queries,
@@ -90,6 +92,7 @@ def pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
         "schedules": page_queries.schedule_views(pipeline),
         "lookout": page_queries.lookout_of(pipeline),
         "realtime": realtime_queries.standing_of(pipeline),
+        "fresh_loads": freshness.picture_of(pipeline) if is_realtime(pipeline) else None,
         "neighbours": graph_queries.neighbours_of(pipeline),
         "skips": page_queries.skips_of(pipeline),
         "changes": page_queries.revisions_of(pipeline),

@@ -192,6 +192,9 @@ document.addEventListener("change", (event) => {
   if (event.target.matches("[data-filter] select")) event.target.form.requestSubmit();
 });
 
+// On a phone the tabs scroll: the one of this page is in sight.
+const tab = document.querySelector(".tabs [aria-current]");
+if (tab) tab.parentElement.scrollLeft = tab.offsetLeft - tab.parentElement.offsetLeft - 40;
 startThemeSwitch();
 tellTimes();
 setInterval(() => tellTimes(), 5000);

@@ -151,10 +151,10 @@ _RUN = re.compile(r"\brun ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
 
 
 @register.filter
-def with_runs(text: str) -> SafeString:
+def with_runs(text: str, length: int = 36) -> SafeString:
     """A text as text, in which the runs that it names are links; the script of a run's page does the same."""
     first, *rest = _RUN.split(text)
-    named = ((reverse("run", args=[pk]), pk, after) for pk, after in zip(rest[::2], rest[1::2], strict=True))
+    named = ((reverse("run", args=[pk]), pk[:length], after) for pk, after in zip(rest[::2], rest[1::2], strict=True))
     return format_html("{}{}", first, format_html_join("", '<a href="{}">run {}</a>{}', named))
 
 

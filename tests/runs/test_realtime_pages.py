@@ -24,7 +24,7 @@ from connectors.writing import Fence, Owner, Target
 from datamantri.management.commands import doctor
 from pipelines import objections
 from pipelines.models import AlertRule, Mode, Pipeline, Revision
-from runs import board_queries, micro_batches, page_queries, realtime_queries, services
+from runs import board_queries, freshness, micro_batches, page_queries, realtime_queries, services
 from runs.alerts import judging, watching
 from runs.models import Alert, LastEnd, Ledger, Poll, PollDay, Process, Run
 from runs.services import Claim
@@ -135,6 +135,23 @@ def test_the_page_shows_freshness_polls_and_cost(live, micro, viewer_client, set
     assert "None: it follows its source." in page
     assert "No poller is alive" not in page
     assert "The source has changed" in viewer_client.get(reverse("run", args=[run.pk])).text
+
+
+def test_how_fresh_each_load_left_the_target_is_a_picture(live, micro, viewer_client):
+    pipeline = live()
+    address = reverse("pipeline", args=[pipeline.pk])
+    for minute in (1, 2, 9):
+        told = receipt("2026-11-20 06:00:00+00:00") | {"published_at": f"2026-11-20T06:0{minute}:00+00:00"}
+        run = micro(pipeline, receipt=told)
+        if minute == 1:
+            assert "How old the newest row was" not in viewer_client.get(address).text  # one is no history
+    page = viewer_client.get(address).text
+    assert "Last 3 loads: half of them at most 2 min, the worst 9 min" in page
+    assert f'<a href="{reverse("run", args=[run.pk])}" class="s-running" tabindex="-1"><title>9 min old' in page
+    numbers = live("Numbers")
+    for _ in range(3):
+        micro(numbers, receipt=receipt("7", "INT64") | {"published_at": "2026-11-20T06:00:00+00:00"})
+    assert freshness.picture_of(numbers) is None
 
 
 def test_what_keeps_polls_from_going_on_is_said_on_the_page(live, viewer_client):
@@ -343,7 +360,7 @@ def test_doctor_misses_a_poller_only_where_one_is_needed(live):
     live()
     assert not doctor.poller().good
     Process.objects.create(name="poller@here", kind="poller")
-    assert doctor.poller().text == "poller@here; 1 pipelines in near real time"
+    assert doctor.poller().text == "poller@here; 1 pipeline in near real time"
 
 
 def test_who_waits_or_polls_nothing_loads_neither_django_nor_googles_clients():

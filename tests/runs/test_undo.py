@@ -69,7 +69,10 @@ def test_it_puts_the_former_rows_back_and_pauses_the_pipeline(
     assert "3 rows are back in" in log_of(run)
     # Both name the run that left it so: as a link on the page.
     page = viewer_client.get(reverse("run", args=[run.pk])).text
-    assert page.count(f'<a href="{reverse("run", args=[first.pk])}">run {first.pk}</a>') == 2
+    link = f'<a href="{reverse("run", args=[first.pk])}">run '
+    assert f"{link}{first.pk}</a> left it" in page
+    assert f"{link}{str(first.pk)[:8]}</a>" in page
+    assert "The pipeline is paused" in page
     told = {fact.name: fact.text for group in receipts.groups(run.receipt) for fact in group.facts}
     assert (told["Rows that are back"], told["Of the same definition"]) == ("3", "yes")
     assert "Read and staged" not in told

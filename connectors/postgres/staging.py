@@ -135,7 +135,7 @@ def check_plan(session: Session, fence: Fence, plan: Plan | None, rows: int | No
     if plan.planned_on != fence.last_run:
         raise ConnectorError(
             f"Another run was published to {fence.target} since these rows were staged.",
-            hint="Discard this run; the next one reads the source as it is now.",
+            hint="Run the pipeline again; a run with an interval or values of its own is cleared instead.",
             code="overtaken",
         )
     there = session.one("SELECT to_regclass(%s) IS NOT NULL", (control.target_key(plan.staging),))

@@ -24,7 +24,8 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
     """Let a worker publish what a held run staged, or take it away.
 
     `attempt` is the one whose hold somebody has seen; not given, that of `run`. Raises RunRefused if the run is not
-    held (any more), or for another reason by now, or another run of its pipeline is under way.
+    held (any more), or for another reason by now, or another run of its pipeline is under way; to publish, also if its
+    rows are of another definition than the pipeline has by now.
     """
     who = by.get_username() if by is not None else ""
     told = {
@@ -36,6 +37,8 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
         return _decide_on_cost(run, decision, by, note, attempt)
     try:
         with transaction.atomic():
+            if decision == Decision.PUBLISH:
+                _refuse_redefined(run)
             seen = {"attempt": run.attempt if attempt is None else attempt, "error_code": run.error_code}
             changed = Run.objects.filter(pk=run.pk, status=RunStatus.HELD, **seen).update(
                 status=RunStatus.RETRYING,
@@ -61,6 +64,19 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
         ) from error
     run.refresh_from_db()
     return run
+
+
+def _refuse_redefined(run: Run) -> None:
+    """Raise RunRefused for rows that may be neither masked nor filtered as somebody wants them to be since."""
+    staged = Run.objects.select_related("revision", "pipeline__revision").get(pk=run.pk)
+    now = staged.pipeline.revision
+    if now is not None and now.fingerprint != staged.revision.fingerprint:
+        raise RunRefused(
+            "definition_changed",
+            f"These rows are of revision {staged.revision.number}, and since then it is defined otherwise which rows go"
+            " into the table, or how.",
+            "Discard this run, and run the pipeline by its new definition.",
+        )
 
 
 def _decide_on_cost(run: Run, decision: str, by: Any, note: str, attempt: int | None) -> Run:

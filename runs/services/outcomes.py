@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from connectors import naming
 from pipelines.given import NAMES, goes_by_values
 from runs import doorbell, live
-from runs.models import OVER_BUDGET, READ_NOTHING, PartLoad, Run, RunAction
+from runs.models import OVER_BUDGET, READ_NOTHING, CostApproval, PartLoad, Run, RunAction
 from runs.services import drift
 from runs.services.check_results import note_results
 from runs.services.errors import InvalidTransition, StaleToken
@@ -111,6 +111,8 @@ def begin_anew(claimed: Claim, failure: Failure, *, lines: Sequence[Line] = ()) 
     """Let the run start over at once as a full refresh: nothing was published, and as a load it cannot be."""
     with transaction.atomic():
         PartLoad.objects.filter(run=claimed.run).delete()
+        # Who approved what a load costs was asked about no full refresh; the ledger keeps who did.
+        CostApproval.objects.filter(run=claimed.run).update(run=None)
         anew = {"action": RunAction.FULL_REFRESH, "step": Step.WHOLE, "generation": 0}
         Run.objects.filter(pk=claimed.run, token=claimed.token).update(**anew)
         _leave_for_retry(claimed, failure, "retrying", lines, delay=timedelta(0))

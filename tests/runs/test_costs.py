@@ -20,7 +20,7 @@ from connectors.reading import ReadRequest
 from pipelines import services as definitions
 from pipelines.models import Pipeline
 from pipelines.objections import PipelineRefused
-from runs import cost_guard, services
+from runs import cost_guard, costs, services
 from runs.models import CostApproval, Decision, Ledger, LogLine, Run, RunAction
 from runs.services import RunRefused
 from runs.services.undoing import request_undo
@@ -400,6 +400,14 @@ def test_an_undo_takes_back_what_waits_for_its_cost(over: Any, operator: User) -
     request_undo(pipeline, trigger="manual", by=operator, kept=run.pk, expected=None, target=target)
     run.refresh_from_db()
     assert run.status == RunStatus.CANCELLED
+
+
+def test_a_load_that_becomes_a_full_refresh_is_approved_anew(over: Any, claim: Any, operator: User) -> None:
+    _, run = over
+    services.approve_cost(run, by=operator)
+    assert costs.approval_of(run.pk) is not None
+    services.begin_anew(claim(), services.Failure("schema_incompatible", "It cannot follow."))
+    assert (Run.objects.get(pk=run.pk).action, costs.approval_of(run.pk)) == (RunAction.FULL_REFRESH, None)
 
 
 def test_a_cleared_run_is_approved_anew(over: Any, script: Script, work: Any, operator: User) -> None:

@@ -125,6 +125,21 @@ def test_approved_it_publishes_without_reading_again(
     assert "on purpose" in log_of(run)
 
 
+def test_rows_of_another_definition_are_not_approved(held: Any, rows_of: Any, work: Any, operator: User) -> None:
+    """What is to be masked by now stands in them as it was."""
+    pipeline, run = held
+    pipeline.column_rules = {"name": {"mask": "redact"}}
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    with pytest.raises(RunRefused) as refused:
+        services.decide(run, Decision.PUBLISH, by=operator)
+    assert refused.value.code == "definition_changed"
+    assert "These rows are of revision 1" in refused.value.message
+    services.decide(run, Decision.DISCARD, by=operator)
+    work()
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline)) == (RunStatus.CANCELLED, 3)
+
+
 @pytest.mark.parametrize("how", ["discard", "cancel"])
 def test_discarded_it_leaves_the_table_and_nothing_staged(
     held: Any, rows_of: Any, work: Any, operator: User, warehouse_cursor: Any, how: str

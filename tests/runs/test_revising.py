@@ -26,6 +26,8 @@ def change(pipeline: Pipeline, **values: Any) -> None:
     [
         ({}, True),
         ({"status": RunStatus.BLOCKED}, True),
+        ({"status": RunStatus.HELD, "error_code": "over_budget"}, True),
+        ({"status": RunStatus.HELD, "error_code": "check_failed"}, False),
         ({"status": RunStatus.RETRYING}, False),
         ({"status": RunStatus.SUCCEEDED}, False),
         ({"action": RunAction.FULL_REFRESH}, False),

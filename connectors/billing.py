@@ -62,11 +62,19 @@ def billed_for(bytes: int, tables: int = 1) -> int:
 
 
 class Meter:
-    """Adds up what is billed, from any thread; `on_change` is called after each change, and must be quick."""
+    """Adds up what is billed, from any thread; `on_change` is called after each change, and must be quick.
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    `on_estimate` is told beforehand, as far as planning a read knows what it will bill.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[], None] = lambda: None,
+        on_estimate: Callable[[Estimate], None] = lambda told: None,
+    ) -> None:
         self._lock = threading.Lock()
         self._on_change = on_change
+        self.expect = on_estimate
         self._jobs: dict[str, int] = {}
         self._storage = 0.0
         self.has_run = False

@@ -34,7 +34,7 @@ def limit_of(claimed: Claim, reporter: Reporter, estimate: Callable[[], Estimate
         return None
     told = estimate()
     reporter.estimate = told
-    reporter.log("info", in_words(told))
+    reporter.log("info", costs.in_words(told))
     left = _judge(claimed, told)
     if left is not None and told.bytes is None:
         reporter.log("warning", f"{told.why} Its queries may bill {size(left)}, and end with an error beyond that.")
@@ -50,7 +50,7 @@ def look_again(claimed: Claim, reporter: Reporter, plan: ReadPlan) -> None:
     if told is None or told.storage_bytes is not None or not scanned:
         return
     reporter.estimate = told = replace(told, storage_bytes=scanned)
-    reporter.log("info", in_words(told))
+    reporter.log("info", costs.in_words(told))
     _judge(claimed, told)
 
 
@@ -89,14 +89,3 @@ def _refusal(claimed: Claim, told: Estimate, known: int, why: str) -> tuple[str]
     amount = money(told.query_bytes or 0, told.storage_bytes or 0)
     least = "at least " if told.is_least or told.bytes is None else "about "
     return (f"This run would bill {least}{size(known)} ({price(amount)}), and {why}.",)
-
-
-def in_words(told: Estimate) -> str:
-    """What a dry run says, for the log."""
-    if told.bytes is None:
-        return f"What this run will bill is not known. {told.why}".strip()
-    least = "at least " if told.is_least else "about "
-    parts = ((told.query_bytes, "by queries"), (told.storage_bytes, "by the Storage Read API"))
-    kinds = ", ".join(f"{size(amount)} {what}" for amount, what in parts if amount)
-    spent = price(money(told.query_bytes or 0, told.storage_bytes or 0))
-    return f"This run will bill {least}{size(told.bytes)} ({spent}){f': {kinds}' if kinds else ''}."

@@ -13,10 +13,12 @@ from uuid import UUID
 from django.db.models import F, Sum
 from django.db.models.functions import Coalesce
 
+from connectors.billing import Estimate
 from pipelines import prices
 from pipelines.models import Pipeline, PipelineState
 from runs.models import MOVE_NOTHING, CostApproval, Ledger, Run
 from runs.states import RunStatus
+from runs.words import size
 
 # So many of a pipeline's newest loads tell what one costs.
 _LOOKED_AT = 20
@@ -37,6 +39,17 @@ def spent_this_month(pipeline: UUID) -> int:
 def approval_of(run: UUID) -> CostApproval | None:
     """The newest: who let this run go on, and up to where."""
     return CostApproval.objects.filter(run=run).order_by("-id").first()
+
+
+def in_words(told: Estimate) -> str:
+    """What a dry run says, for the log."""
+    if told.bytes is None:
+        return f"What this run will bill is not known. {told.why}".strip()
+    least = "at least " if told.is_least else "about "
+    parts = ((told.query_bytes, "by queries"), (told.storage_bytes, "by the Storage Read API"))
+    kinds = ", ".join(f"{size(amount)} {what}" for amount, what in parts if amount)
+    spent = prices.price(prices.money(told.query_bytes or 0, told.storage_bytes or 0))
+    return f"This run will bill {least}{size(told.bytes)} ({spent}){f': {kinds}' if kinds else ''}."
 
 
 @dataclass(frozen=True)

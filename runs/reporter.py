@@ -12,7 +12,7 @@ from django.db import connection
 from connectors.billing import NOTHING_BILLED, Estimate, Meter
 from connectors.checks import CheckResult
 from connectors.reading import ReadPlan
-from runs import live, services
+from runs import costs, live, services
 from runs.services import Line, Progress
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Reporter:
         self._doubtful = 0
         self._last_seq = 0
         self.estimate: Estimate | None = None
-        self.meter = Meter(lambda: scribe().wake())
+        self.meter = Meter(lambda: scribe().wake(), self.estimated)
         self._billed = NOTHING_BILLED
         self._billed_at = time.monotonic()
 
@@ -69,10 +69,18 @@ class Reporter:
             self._progress.estimated_bytes = plan.estimated_bytes
             self._progress.phase = "loading"
         query, storage = (plan.facts.get(f"estimated_{of}_bytes") for of in ("query", "storage"))
-        if self.estimate is None and (query is not None or storage is not None):
+        if query is not None or storage is not None:
             asked = sum(plan.facts.get(f"{of}_bytes_billed") or 0 for of in ("cursor", "partitions"))
-            self.estimate = Estimate(asked + (query or 0), storage or 0)
+            self.estimated(Estimate(asked + (query or 0), storage or 0))
         scribe().wake()
+
+    def estimated(self, told: Estimate) -> None:
+        """What this attempt will bill, as it is first known; what comes to nothing is not worth a line."""
+        if self.estimate is not None:
+            return
+        self.estimate = told
+        if told.query_bytes or told.storage_bytes:
+            self.log("info", costs.in_words(told))
 
     def publishing(self) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from connectors.bigquery.partitions import Ranged
 from connectors.bigquery.ranges import all_of
 from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
-from connectors.billing import NOT_METERED, Meter, billed_for
+from connectors.billing import NOT_METERED, Estimate, Meter, billed_for
 from connectors.column import Column
 from connectors.column_rules import narrowed
 from connectors.cursor import Interval
@@ -169,6 +169,10 @@ class Planner:
             ask = partial(self.ask, doing=doing)
             found = bounds.find(request.cursor, columns, source, clients.now(), ask)
             sql = f"SELECT * FROM {source} WHERE {found.for_query}"
+        expected = None
+        if told is not None and told.known_bytes is not None and found is None:
+            expected = billed_for(told.known_bytes, len(told.tables))
+            self._meter.expect(Estimate(expected))
         job = self._run(sql, doing)
         pages_of_it = PageSource.of_job(job)
         result = pages.fetch(clients, pages_of_it, size=0, timeout_s=self._timeout_s, doing=doing)
@@ -180,8 +184,8 @@ class Planner:
             "cache_hit": job.cache_hit,
             **(found.facts if found else {}),
         }
-        if told is not None and told.known_bytes is not None and found is None:
-            facts["estimated_query_bytes"] = billed_for(told.known_bytes, len(told.tables))
+        if expected is not None:
+            facts["estimated_query_bytes"] = expected
         destination = job.destination
         path = f"projects/{destination.project}/datasets/{destination.dataset_id}/tables/{destination.table_id}"
         # The result never changes, so its session needs no snapshot.

@@ -76,6 +76,16 @@ def test_the_estimate_is_what_is_billed(metered, table, request_, bill):
     assert told == Estimate(*bill.__dict__.values())
 
 
+def test_what_a_query_will_bill_is_told_before_it_runs_by_the_dry_run_that_is_made_anyway(bigquery, source, table):
+    told = []
+    source.meter = Meter(on_estimate=lambda estimate: told.append((estimate, source.meter.bill)))
+    before = len(bigquery.calls)
+    plan = source.plan(ReadRequest(query=f"SELECT text FROM {table}", job_key="run-4"))
+    assert told == [(Estimate(up(TEXTS)), Bill())]
+    assert plan.facts["estimated_query_bytes"] == source.meter.bill.query_bytes == up(TEXTS)
+    assert sum(call.method == "POST" for call in bigquery.calls[before:] if call.target.endswith("/jobs")) == 2
+
+
 def test_a_past_range_is_told_by_what_it_scans(metered, table):
     span = CursorRead("id", span=Span("id", "0", "10"))
     told = metered.estimate(ReadRequest(table=table, cursor=span))

@@ -27,6 +27,7 @@ from runs.services.undoing import request_undo
 from runs.states import RunStatus
 from tests.connectors.memory import MemorySource
 from tests.runs.memory import Script, nothing, raising
+from tests.runs.pages import allow, logged_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,6 +112,28 @@ def test_a_run_that_costs_nothing_and_has_no_budget_asks_nobody(
     run.refresh_from_db()
     assert run.status == RunStatus.SUCCEEDED
     assert not Ledger.objects.exists()
+
+
+@pytest.mark.parametrize("way", ["direct", "staged"])
+def test_without_a_budget_the_log_says_what_it_will_bill_before_a_row_is_read(
+    moving: Any, queue: Any, work: Any, script: Script, operator: User, way: str
+) -> None:
+    script.facts = {"cursor_bytes_billed": GB, "estimated_storage_bytes": 20 * GB}
+    read = []
+    script.on_read = [lambda stop: read.append(stop)]
+    run = queue(moving(load_method=way))
+    work()
+    run.refresh_from_db()
+    assert (run.status, bool(read)) == (RunStatus.SUCCEEDED, True)
+    lines = log_of(run).split("\n")
+    told = [at for at, line in enumerate(lines) if "will bill" in line]
+    assert [lines[at] for at in told] == [
+        "This run will bill about 21 GB (0.03): 1 GB by queries, 20 GB by the Storage Read API."
+    ]
+    assert told[0] < next(at for at, line in enumerate(lines) if "Loading" in line)
+    assert (run.estimated_query_bytes, run.estimated_storage_bytes) == (GB, 20 * GB)
+    client = logged_in(allow(operator, "view_run", "view_pipeline"))
+    assert "21 GB" in client.get(f"/runs/{run.pk}/").content.decode()
 
 
 def test_over_its_budget_a_run_waits_before_anything_is_read(over: Any, script: Script, rows_of: Any) -> None:

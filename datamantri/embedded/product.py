@@ -25,6 +25,7 @@ from datamantri.embedded.supervisor import Child, ChildSpec
 ENVIRONMENT = "environment.json"  # how other commands reach the servers that run
 READY_LIMIT_S = 180  # a busy machine; a process that ends is noticed at once
 CONFIGURATION_STATUS = 2
+OTHER_SCHEMA_STATUS = 3
 
 
 class Interrupted(Exception):
@@ -149,6 +150,8 @@ class Product:
         status = self.run("prepare", *login)
         if status == CONFIGURATION_STATUS:
             raise EmbeddedError("not_configured", "The settings are not usable; see above.")
+        if status == OTHER_SCHEMA_STATUS:
+            raise EmbeddedError("control_schema_differs", "The database is another version's; see above.")
         if status:
             raise EmbeddedError("prepare", "The database could not be prepared; see above.")
         if prepared:

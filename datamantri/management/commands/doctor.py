@@ -16,6 +16,8 @@ from django.db.models.functions import Now
 from kombu import Connection as Link
 
 from connectors.counts import counted
+from connectors.errors import ConnectorError
+from datamantri import schema_check
 from datamantri.celery import app
 from datamantri.management.commands.prepare import pending_migrations
 from pipelines import broker as broker_errors
@@ -61,6 +63,10 @@ def migrations() -> Finding:
     pending = pending_migrations()
     if pending:
         return Finding(False, f"{len(pending)} pending, the first is {pending[0]}", "Run `manage.py prepare`.")
+    try:
+        schema_check.refuse_other_schema()
+    except ConnectorError as error:
+        return Finding(False, error.message, error.hint)
     return Finding(True, "all applied")
 
 

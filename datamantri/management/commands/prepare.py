@@ -13,9 +13,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
+from connectors.errors import ConnectorError
+from datamantri import schema_check
 from datamantri.embedded.secrets import random_password, write_private
 
 FIRST_LOGIN = "operator"
+OTHER_SCHEMA = 3
 
 
 class Command(BaseCommand):
@@ -30,9 +33,14 @@ class Command(BaseCommand):
             pending = pending_migrations()
         except OperationalError as error:
             raise CommandError(f"The database cannot be reached: {error}", returncode=2) from error
+        try:
+            schema_check.refuse_other_schema()
+        except ConnectorError as error:
+            raise CommandError(f"{error.message}\n{error.hint} [{error.code}]", returncode=OTHER_SCHEMA) from error
         if pending:
             self.stdout.write(f"Applying {len(pending)} migrations …")
             call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
+        schema_check.remember()
         password_file = options["login"]
         if isinstance(password_file, Path):
             self._make_first_login(password_file)

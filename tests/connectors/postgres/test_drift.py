@@ -199,6 +199,49 @@ def test_a_wider_numeric_is_a_matter_of_the_catalog(world, admin, target, dispos
     assert len(target.rows()) == 3
 
 
+def test_a_number_gets_more_digits_whatever_the_way(way, world, target):
+    if way.word == "held":
+        world.move(source=source(ID, NAME, PRICE, ids=[1, 2, 3]))
+    else:
+        way(source(ID, NAME, PRICE, ids=[2]))
+    receipt = way(source(ID, NAME, WIDER, ids=[3], price=[10**9]))
+    assert [each["change"] for each in receipt.drift] == ["retyped"]
+    assert target.types()["price"] == "numeric(12,2)"
+    assert (3, 10**9) in [(row["id"], row["price"]) for row in target.rows()]
+
+
+@pytest.mark.parametrize("disposition", ["append", "merge", "replace"])
+def test_a_text_of_more_characters_is_a_matter_of_the_catalog(world, admin, target, disposition):
+    """By a changed rule, hence another definition, which a person lets go on."""
+
+    def move(type_, fingerprint, **more):
+        rules = {"name": ColumnRule(type=type_)} if type_ else {}
+        world.move(
+            source=source(ID, NAME, ids=[1]),
+            disposition=disposition,
+            key=("id",) if disposition != "append" else (),
+            rules=rules,
+            fingerprint=fingerprint,
+            refresh=Refresh.KEEP,
+            **more,
+        )
+
+    def die(at):
+        if at == "publish.before_commit":
+            raise KeyboardInterrupt
+
+    move("varchar(20)", "a")
+    if disposition == "replace":
+        admin.execute("CREATE VIEW late AS SELECT id FROM flights")
+    before = target.file()
+    with pytest.raises(KeyboardInterrupt):
+        move("varchar(40)", "b", crash=die)
+    assert target.types()["name"] == "character varying(20)"
+    for number, (rule, type_) in enumerate([("varchar(40)", "character varying(40)"), ("", "text")]):
+        move(rule, f"c{number}")
+        assert (target.types()["name"], target.file()) == (type_, before)
+
+
 TIES = {
     "CREATE VIEW v AS SELECT price FROM flights": "DROP VIEW v",
     "ALTER TABLE flights ADD CONSTRAINT dear CHECK (price > 1)": "ALTER TABLE flights DROP CONSTRAINT dear",

@@ -113,7 +113,7 @@ class Load(OpenedLoad):
         place = (self.method, self._new, self._target, self._columns, self._mode)
         ask = rows_put_aside if self.quarantine.rows else self.ask_source
         told = (self._session, self._request, *place, rows, ask, self._seen)
-        return audit(*told, judged=self._judged, reporter=self._reporter, stop=self._stop)
+        return audit(*told, judged=self._judged, looked=self._looked, reporter=self._reporter, stop=self._stop)
 
     def _put_aside(self, rows: int) -> int:
         """Let staged rows that have no place go into quarantine, and say how many went."""
@@ -121,9 +121,8 @@ class Load(OpenedLoad):
         if not self.quarantine.is_on or not rows:
             return 0
         moved = self.quarantine.divert_keyless(self._new) if self._plan and self.method in STAGED else 0
-        self._judged, failed = divert(
-            self._session, self._request, *place, rows - moved, self.quarantine, stop=self._stop
-        )
+        told = (self._session, self._request, *place, rows - moved, self.quarantine)
+        self._judged, failed = divert(*told, looked=self._looked, stop=self._stop)
         if moved or failed:
             self.changes = Changes(rows - moved - failed)
         return moved + failed

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import date
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,6 +19,7 @@ from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.modes import WriteMode
 from connectors.postgres import control, errors, snapshots, staging
+from connectors.postgres.auditing import Looked, look_through
 from connectors.postgres.client import Session
 from connectors.postgres.publish import (
     append,
@@ -36,7 +38,7 @@ from connectors.postgres.publish.target_form import TargetForm
 from connectors.postgres.quarantine import Quarantine
 from connectors.postgres.staging import Plan
 from connectors.postgres.transactions import begin_long
-from connectors.writing import Changes, Fence
+from connectors.writing import Changes, Fence, Target
 
 if TYPE_CHECKING:
     from connectors.checks import CheckResult
@@ -86,6 +88,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self._duplicates = 0
         self._starts: list[date] = []
         self._judged: tuple[CheckResult, ...] = ()
+        self._looked: Looked | None = None
         self._older: snapshots.Held = frozenset()
         self.quarantine = Quarantine(session, fence, columns, self._mode, request)
         self.ask_source: AskSource = nobody_asked
@@ -136,7 +139,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._reporter.log("warning", replace.changed_meanwhile(self._target))
         if "read" in plan.facts:  # else its rows are frozen: every snapshot sees them
             self._older = snapshots.now_held(self._session)
-        self._plan = staging.check_plan(self._session, self._fence, plan, rows)
+        self._plan = staging.check_plan(self._session, self._fence, plan, rows, partial(self._count, plan.staging))
         self._new = plan.staging
         is_divided = self._form.by is not None and not self._is_staged
         if is_divided != (partitions.tree_of(self._session, self._new) is not None):
@@ -150,6 +153,12 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         elif not self._is_staged and not is_divided:
             staging.make_logged(self._session, self._new)
         self.changes = Changes(rows)
+
+    def _count(self, staged: Target) -> int:
+        """How many rows are staged; what checks ask of each of them is looked at in the same scan."""
+        place = (self.method, staged, self._columns, self._mode.options)
+        self._looked = look_through(self._session, self._request, *place, stop=self._stop)
+        return self._looked.rows
 
     def hold(self, facts: Mapping[str, Any]) -> None:
         """Instead of a publish that something refused: commit the staged rows with what publishing them has to know."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -125,13 +125,11 @@ def read_plan(session: Session, fence: Fence) -> Plan | None:
     return Plan(fence.owner.run, generation, Target(fence.target.schema, staging), planned_on, facts, age_s)
 
 
-def check_plan(session: Session, fence: Fence, plan: Plan | None, rows: int | None = None) -> Plan:
+def check_plan(session: Session, fence: Fence, plan: Plan, rows: int, count: Callable[[], int]) -> Plan:
     """The plan, if its rows can still be published; raises ConnectorError: overtaken, staging_gone.
 
-    An unlogged table is emptied when PostgreSQL recovers from a crash, hence the count against `rows`.
+    An unlogged table is emptied when PostgreSQL recovers from a crash, hence the `count` of what is staged.
     """
-    if plan is None:
-        raise _gone(fence)
     if plan.planned_on != fence.last_run:
         raise ConnectorError(
             f"Another run was published to {fence.target} since these rows were staged.",
@@ -141,12 +139,8 @@ def check_plan(session: Session, fence: Fence, plan: Plan | None, rows: int | No
     there = session.one("SELECT to_regclass(%s) IS NOT NULL", (control.target_key(plan.staging),))
     if there is None or not there[0]:
         raise _gone(fence)
-    if rows is not None:
-        found = session.one(
-            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(plan.staging.schema, plan.staging.table))
-        )
-        if found is None or found[0] != rows:
-            raise _gone(fence)
+    if count() != rows:
+        raise _gone(fence)
     return plan
 
 

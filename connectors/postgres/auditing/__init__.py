@@ -7,26 +7,59 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from connectors.base import Reporter, StopSignal
-from connectors.checks import CheckResult, Status
+from connectors.checks import CheckKind, CheckResult, Status
 from connectors.checksums import AskSource
 from connectors.column import Column
 from connectors.errors import Held
 from connectors.modes import WriteMode
 from connectors.postgres.auditing.diverting import are_put_aside, put_aside
 from connectors.postgres.auditing.judging import Scene, judge
+from connectors.postgres.auditing.one_look import OF_EACH_ROW, Looked, take
 from connectors.postgres.auditing.outcome import outcome
 from connectors.postgres.client import Session
+from connectors.postgres.publish import by_key
 from connectors.postgres.publish.marks import Seen
 from connectors.postgres.quarantine import Quarantine
+from connectors.target_options import TargetOptions
 from connectors.writing import Target
 
 if TYPE_CHECKING:
     from connectors.request import TransferRequest
 
-__all__ = ["CHECK_FAILED", "audit", "divert", "refuse_bad"]
+__all__ = ["CHECK_FAILED", "Looked", "audit", "divert", "look_through", "refuse_bad"]
 
 CHECK_FAILED = "check_failed"
 HINT = "Look at the bad rows on the run's page. Approve the run to publish its rows as they are, or discard it."
+
+
+def look_through(
+    session: Session,
+    request: TransferRequest,
+    method: str,
+    staged: Target,
+    columns: Sequence[Column],
+    options: TargetOptions,
+    *,
+    stop: StopSignal,
+) -> Looked:
+    """Count rows that an earlier transaction staged, and look at them for checks in the same scan.
+
+    An index that is yet to be made for the new table tells whether values are unique, and of a key only one row comes.
+    """
+    indexed = set()
+    if method in ("create", "rename"):
+        indexed = {_named(index.columns) for index in options.indexes if index.unique} | {_named(options.primary_key)}
+    asked = [
+        check
+        for check in request.checks
+        if check.kind in OF_EACH_ROW
+        or (check.kind is CheckKind.UNIQUE and method not in by_key.METHODS and _named(check.columns) not in indexed)
+    ]
+    return take(session, staged, columns, asked, stop=stop)
+
+
+def _named(columns: Sequence[str]) -> frozenset[str]:
+    return frozenset(name.lower() for name in columns)
 
 
 def audit(
@@ -42,18 +75,19 @@ def audit(
     seen: Seen,
     *,
     judged: Sequence[CheckResult] = (),
+    looked: Looked | None = None,
     reporter: Reporter,
     stop: StopSignal,
 ) -> tuple[CheckResult, ...]:
     """Judge all checks of the staged rows that `method` is about to bring into the target, and say what came of it.
 
-    `judged` are those that have been already, as their bad rows were put aside.
+    `judged` are those that have been already, as their bad rows were put aside; `looked` is what `look_through` found.
     """
     if not request.checks:
         return ()
-    began = time.monotonic()
+    began = time.monotonic() - (looked.seconds if looked else 0.0)
     leaves = outcome(session, method, staged, target, columns, mode, seen)
-    scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source)
+    scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source, looked)
     _, others = are_put_aside(request.checks, is_on=request.quarantine.is_on)
     results = (*judged, *judge(session, others, scene, stop=stop))
     reporter.audited(results)
@@ -78,6 +112,7 @@ def divert(
     rows: int,
     quarantine: Quarantine,
     *,
+    looked: Looked | None = None,
     stop: StopSignal,
 ) -> tuple[tuple[CheckResult, ...], int]:
     """Move rows that fail a check of their own into quarantine; gives what became of the checks, and how many moved."""
@@ -85,7 +120,9 @@ def divert(
     if not checks:
         return (), 0
     leaves = outcome(session, method, staged, target, columns, mode)
-    return put_aside(session, checks, Scene(staged, target, columns, rows, leaves), quarantine, stop=stop)
+    return put_aside(
+        session, checks, Scene(staged, target, columns, rows, leaves, looked=looked), quarantine, stop=stop
+    )
 
 
 def refuse_bad(results: Sequence[CheckResult]) -> None:

@@ -16,10 +16,10 @@ from connectors.base import StopSignal
 from connectors.checks import LEAST_RUNS, Check, CheckKind, CheckResult, Status
 from connectors.checksums import AskSource, nobody_asked
 from connectors.column import Column
-from connectors.errors import ConnectorError, TransientError
-from connectors.postgres import errors
+from connectors.errors import ConnectorError
 from connectors.postgres.auditing import samples, words
-from connectors.postgres.auditing.conditions import PLAIN, condition, named, table_of
+from connectors.postgres.auditing.conditions import condition, named, table_of
+from connectors.postgres.auditing.one_look import OF_EACH_ROW, Looked, refused, statement, take
 from connectors.postgres.auditing.outcome import Outcome
 from connectors.postgres.auditing.reading import bad_rows_of, read_only
 from connectors.postgres.client import Session
@@ -28,14 +28,13 @@ from connectors.postgres.publish.merge_index import has_index
 from connectors.postgres.publish.merge_rules import inspect
 from connectors.writing import Target
 
-_CANCELLED = "57014"
-
 
 @dataclass(frozen=True)
 class Scene:
     """What checks look at: `rows` rows in `staged`, made for `columns`, and what `target` will hold.
 
     `former_rows` are the numbers of rows of earlier runs, the newest first; None where this run is not like them.
+    `looked` is a look at the staged rows that was taken before: it says something as long as they are as many.
     """
 
     staged: Target
@@ -45,6 +44,7 @@ class Scene:
     outcome: Outcome
     former_rows: Sequence[int] | None = ()
     ask_source: AskSource = nobody_asked
+    looked: Looked | None = None
 
 
 def judge(session: Session, checks: Sequence[Check], scene: Scene, *, stop: StopSignal) -> tuple[CheckResult, ...]:
@@ -54,9 +54,10 @@ def judge(session: Session, checks: Sequence[Check], scene: Scene, *, stop: Stop
     are. Raises what has nothing to do with a check: psycopg2.Error, Stopped.
     """
     judges = _Judges(session, scene, stop)
-    together = [check for check in checks if check.kind in PLAIN or check.kind is CheckKind.FRESHNESS]
-    found = judges.in_one_scan(together) if len(together) > 1 else {}
-    return tuple(found[check.name] if check.name in found else judges.alone(check) for check in checks)
+    looked = scene.looked
+    if looked is None or looked.rows != scene.rows:
+        looked = judges.look(checks)
+    return tuple(judges.judge(check, looked) for check in checks)
 
 
 class _Judges:
@@ -66,34 +67,29 @@ class _Judges:
         self._stop = stop
         self._staged = sql.Identifier(scene.staged.schema, scene.staged.table)
 
-    def in_one_scan(self, checks: Sequence[Check]) -> dict[str, CheckResult]:
-        """The results of checks that look at single rows; none, where one of them spoils the scan for the others."""
-        began = time.monotonic()
+    def look(self, checks: Sequence[Check]) -> Looked:
+        """What those come to that can be looked at together."""
+        scene = self._scene
         try:
-            with read_only(self._session, limit_s=max(check.time_limit_s for check in checks)):
-                values = self._scan(checks)
-        except (psycopg2.Error, ConnectorError) as error:
-            self._refused(error)
-            return {}
-        seconds = (time.monotonic() - began) / len(checks)
-        return {
-            check.name: self._judged(check, partial(self._of_scan, check, value), seconds)
-            for check, value in zip(checks, values, strict=True)
-        }
+            asked = [check for check in checks if check.kind in OF_EACH_ROW or self._is_to_be_sorted(check)]
+        except ConnectorError as error:
+            refused(self._session, error, self._stop)
+            return Looked(scene.rows, is_spoilt=True)
+        together = asked if len(asked) > 1 else []
+        return take(self._session, scene.staged, scene.columns, together, scene.rows, stop=self._stop)
 
-    def alone(self, check: Check) -> CheckResult:
+    def judge(self, check: Check, looked: Looked) -> CheckResult:
         if check.kind is CheckKind.ROW_COUNT:
             return self._row_count(check)
+        if check.name in looked.found:
+            return self._looked_at(check, looked)
         ways: dict[CheckKind, Callable[[Check], CheckResult]] = {
             CheckKind.UNIQUE: self._unique,
             CheckKind.RELATION: self._relation,
             CheckKind.SQL: self._query,
             CheckKind.CHECKSUM: self._checksum,
         }
-        return self._judged(check, partial(ways.get(check.kind, self._in_a_scan), check))
-
-    def _in_a_scan(self, check: Check) -> CheckResult:
-        return self._of_scan(check, self._scan([check])[0])
+        return self._judged(check, partial(ways.get(check.kind, self._alone), check))
 
     def _judged(self, check: Check, judge: Callable[[], CheckResult], seconds: float = 0.0) -> CheckResult:
         """What `judge` says, or that nobody can say."""
@@ -103,43 +99,34 @@ class _Judges:
             with read_only(self._session, limit_s=check.time_limit_s):
                 found = judge()
         except (psycopg2.Error, ConnectorError) as error:
-            found = words.result(check, Status.UNKNOWN, self._refused(error, check))
+            found = words.result(check, Status.UNKNOWN, refused(self._session, error, self._stop, check))
         return words.timed(found, seconds + time.monotonic() - began)
 
-    def _refused(self, error: psycopg2.Error | ConnectorError, check: Check | None = None) -> str:
-        """What PostgreSQL has against a check; raises what is no fault of the check."""
-        if isinstance(error, ConnectorError):
-            if error.code != "check_column":
-                raise error
-            return error.message
-        if error.pgcode == _CANCELLED:
-            self._stop.check()
-            return f"There was no answer within {check.time_limit_s if check else 0} seconds."
-        session = self._session
-        if isinstance(errors.statement_error(error, session.connection, session.options), TransientError):
-            raise error
-        return f"PostgreSQL says: {(error.diag.message_primary or 'an error without words').rstrip('.')}."
+    # One look ---------------------------------------------------------------------------------
 
-    # One scan ---------------------------------------------------------------------------------
-
-    def _scan(self, checks: Sequence[Check]) -> tuple[Any, ...]:
-        """For each check the number of bad rows, or the age in seconds of the newest."""
-        asked = sql.SQL(", ").join(map(self._expression, checks))
-        return self._row(sql.SQL("SELECT {} FROM {} AS s").format(asked, self._staged))
-
-    def _expression(self, check: Check) -> sql.Composable:
+    def _looked_at(self, check: Check, looked: Looked) -> CheckResult:
+        """What was found already; only bad rows are looked for."""
+        seconds, value = looked.seconds / len(looked.found), looked.found[check.name]
         if check.kind is CheckKind.FRESHNESS:
-            return _age(named(check, self._scene.columns)[0][0], "s")
-        return sql.SQL("count(*) FILTER (WHERE {})").format(condition(check, self._scene.columns))
+            age_s = None if value is None else value + time.monotonic() - looked.taken_at
+            return self._judged(check, partial(self._freshness, check, age_s), seconds)
+        is_beside_others = check.kind is CheckKind.UNIQUE and self._scene.outcome.staying is not None
+        if not value and not is_beside_others:
+            return words.timed(words.passed(check, self._scene.rows), seconds)
+        way = self._of_doubles if check.kind is CheckKind.UNIQUE else self._bad
+        return self._judged(check, partial(way, check, value), seconds)
 
-    def _of_scan(self, check: Check, value: Any) -> CheckResult:
+    def _alone(self, check: Check) -> CheckResult:
+        """The same, where the check would spoil the look for others, or is by itself."""
+        _, value = self._row(statement(self._scene.staged, self._scene.columns, [check]))
         if check.kind is CheckKind.FRESHNESS:
             return self._freshness(check, value)
-        if not value:
-            return words.passed(check, self._scene.rows)
+        return self._bad(check, value) if value else words.passed(check, self._scene.rows)
+
+    def _bad(self, check: Check, count: int) -> CheckResult:
         bad = condition(check, self._scene.columns)
         shown = samples.where(self._session, self._scene.staged, self._scene.columns, check, bad)
-        return words.bad_rows(check, value, self._scene.rows, shown)
+        return words.bad_rows(check, count, self._scene.rows, shown)
 
     def _freshness(self, check: Check, age_s: float | None) -> CheckResult:
         """Of what comes, unless that is too old and rows stay which may be newer."""
@@ -152,48 +139,65 @@ class _Judges:
 
     # Scans of their own -----------------------------------------------------------------------
 
+    def _is_to_be_sorted(self, check: Check) -> bool:
+        """Whether sorting the staged rows says something of how unique values are that no index has said already."""
+        outcome = self._scene.outcome
+        return (
+            check.kind is CheckKind.UNIQUE
+            and outcome.are_all_coming
+            and not (outcome.staying is None and self._is_indexed(check))
+        )
+
     def _unique(self, check: Check) -> CheckResult:
+        if not self._scene.outcome.are_all_coming:
+            return self._sharing(check)
+        doubles = 0
+        if self._is_to_be_sorted(check):
+            _, doubles = self._row(statement(self._scene.staged, self._scene.columns, [check]))
+        return self._of_doubles(check, doubles)
+
+    def _of_doubles(self, check: Check, doubles: int) -> CheckResult:
+        """Which rows share their values is a dearer question than whether any do."""
+        outcome = self._scene.outcome
+        if not doubles and outcome.staying is not None:
+            is_there = self._is_there(check, outcome.staying)
+            (doubles,) = self._row(sql.SQL("SELECT count(*) FROM ({}) AS g WHERE {}").format(outcome.coming, is_there))
+        return self._sharing(check) if doubles else words.passed(check, self._scene.rows)
+
+    def _is_there(self, check: Check, staying: sql.Composable) -> sql.Composable:
+        """That a row that stays has the values of g."""
+        outcome = self._scene.outcome
+        same = sql.SQL(" AND ").join(
+            sql.SQL("t.{0} = {1}").format(sql.Identifier(name), outcome.collated(name, sql.Identifier("g", name)))
+            for name, _ in named(check, self._scene.columns)
+        )
+        return sql.SQL("EXISTS (SELECT FROM ({}) AS t WHERE {})").format(staying, same)
+
+    def _sharing(self, check: Check) -> CheckResult:
         """Rows that share their values with another of what the target will hold; as an index, NULLs are different."""
         outcome = self._scene.outcome
         names = [name for name, _ in named(check, self._scene.columns)]
-        if outcome.staying is None and (self._is_indexed(names) or (len(names) == 1 and self._is_distinct(check))):
-            return words.passed(check, self._scene.rows)
         columns = sql.SQL(", ").join(map(sql.Identifier, names))
         given = sql.SQL(" AND ").join(sql.SQL("{} IS NOT NULL").format(sql.Identifier(name)) for name in names)
-        same = sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = {1}").format(sql.Identifier(name), outcome.collated(name, sql.Identifier("g", name)))
-            for name in names
-        )
-        there: sql.Composable = sql.SQL("false")
-        if outcome.staying is not None:
-            there = sql.SQL("EXISTS (SELECT FROM ({}) AS t WHERE {})").format(outcome.staying, same)
         shared = sql.SQL(
-            "SELECT {columns}, n FROM (SELECT {columns}, count(*) AS n FROM ({coming}) AS c WHERE {given}"
-            " GROUP BY {columns}) AS g WHERE n > 1 OR {there}"
-        ).format(columns=columns, coming=outcome.coming, given=given, there=there)
+            "WITH g AS (SELECT {columns}, count(*) AS n FROM ({coming}) AS c WHERE {given} GROUP BY {columns})"
+            " SELECT {columns}, n FROM g WHERE n > 1"
+        ).format(columns=columns, coming=outcome.coming, given=given)
+        if outcome.staying is not None:
+            # Not n > 1 OR EXISTS: that would be no join, but a search of all that stays for each value.
+            is_there = self._is_there(check, outcome.staying)
+            shared = sql.SQL("{} UNION SELECT {}, n FROM g WHERE {}").format(shared, columns, is_there)
         (count,) = self._row(sql.SQL("SELECT coalesce(sum(n), 0)::bigint FROM ({}) AS shared").format(shared))
         if not count:
             return words.passed(check, self._scene.rows)
         shown = samples.sharing(self._session, outcome.coming, self._scene.columns, check, names, shared)
         return words.bad_rows(check, count, self._scene.rows, shown)
 
-    def _is_indexed(self, names: Sequence[str]) -> bool:
+    def _is_indexed(self, check: Check) -> bool:
         """Whether an index of the new table has seen to it already."""
+        names = [name for name, _ in named(check, self._scene.columns)]
         table = inspect(self._session, self._scene.staged)
         return table is not None and has_index(self._session, table, names)
-
-    def _is_distinct(self, check: Check) -> bool:
-        """Whether no value of the one staged column comes twice.
-
-        Sorting takes a quarter of what making groups takes (measured); texts are sorted byte by byte, which is faster
-        and finds the same ones equal.
-        """
-        ((name, type_),) = named(check, self._scene.columns)
-        value: sql.Composable = sql.Identifier(name)
-        if type_ in ("text", "character varying"):
-            value = sql.SQL('{} COLLATE "C"').format(value)
-        (doubles,) = self._row(sql.SQL("SELECT count({0}) - count(DISTINCT {0}) FROM {1}").format(value, self._staged))
-        return not doubles
 
     def _relation(self, check: Check) -> CheckResult:
         bad = condition(check, self._scene.columns, other=other_rows(check, self._scene))

@@ -23,12 +23,14 @@ from connectors.writing import Target
 class Outcome:
     """Two queries over the target's loaded columns; `staying` is None where none of its rows stays.
 
+    `are_all_coming` says that each staged row is one that comes.
     `collations` are those of the target's columns, by name: it is they that say which texts are the same.
     """
 
     coming: sql.Composable
     staying: sql.Composable | None = None
     collations: tuple[tuple[str, tuple[str, str]], ...] = ()
+    are_all_coming: bool = True
 
     def collated(self, name: str, value: sql.Composable) -> sql.Composable:
         found = dict(self.collations).get(name)
@@ -62,7 +64,7 @@ def outcome(
     staying: sql.Composed | None = merged.staying()
     if mode.anew or takes_away:
         staying = None if mode.anew or seen.keys is None else merged.staying(besides=seen.keys)
-    return Outcome(merged.coming(), staying, there.collations)
+    return Outcome(merged.coming(), staying, there.collations, are_all_coming=False)
 
 
 class _There:

@@ -19,7 +19,7 @@ from connectors.column import Column
 from connectors.errors import ConnectorError
 from connectors.postgres.auditing import samples, words
 from connectors.postgres.auditing.conditions import condition, named, table_of
-from connectors.postgres.auditing.one_look import OF_EACH_ROW, Looked, refused, statement, take
+from connectors.postgres.auditing.one_look import OF_EACH_ROW, Looked, age, refused, statement, take
 from connectors.postgres.auditing.outcome import Outcome
 from connectors.postgres.auditing.reading import bad_rows_of, read_only
 from connectors.postgres.client import Session
@@ -133,7 +133,7 @@ class _Judges:
         staying, limit = self._scene.outcome.staying, check.max_age_s or 0
         if staying is not None and (age_s is None or age_s > limit):
             name = named(check, self._scene.columns)[0][0]
-            (there,) = self._row(sql.SQL("SELECT {} FROM ({}) AS t").format(_age(name, "t"), staying))
+            (there,) = self._row(sql.SQL("SELECT {} FROM ({}) AS t").format(age(name, "t"), staying))
             age_s = min((age for age in (age_s, there) if age is not None), default=None)
         return words.freshness(check, age_s)
 
@@ -258,10 +258,4 @@ def other_rows(check: Check, scene: Scene) -> sql.Composable | None:
         return sql.SQL("({})").format(outcome.coming)
     return sql.SQL("({} UNION ALL {})").format(
         sql.SQL("(SELECT * FROM ({}) AS coming)").format(outcome.coming), outcome.staying
-    )
-
-
-def _age(name: str, alias: str) -> sql.Composable:
-    return sql.SQL("extract(epoch FROM clock_timestamp() - max({})::timestamptz)::float8").format(
-        sql.Identifier(alias, name)
     )

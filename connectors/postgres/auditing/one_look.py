@@ -7,7 +7,7 @@ tells rows apart is a sort that two cannot share, so one of them sorts while the
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ def take(
         began = time.monotonic()
         try:
             with read_only(session, limit_s=max(check.time_limit_s for check in checks)):
-                counted, *told = _row(session, statement(staged, columns, checks, counts=rows is None))
+                counted, *told = _row(session, statement(staged, columns, checks))
         except (psycopg2.Error, ConnectorError) as error:
             refused(session, error, stop)
         else:
@@ -91,56 +91,69 @@ def refused(
     return f"PostgreSQL says: {(error.diag.message_primary or 'an error without words').rstrip('.')}."
 
 
-def statement(
-    staged: Target, columns: Sequence[Column], checks: Sequence[Check], *, counts: bool = False
-) -> sql.Composable:
-    """First the number of rows, if it `counts` them, and then a value for each check."""
-    asked = [_Asked(check, columns) for check in checks]
-    of_rows = [one for one in asked if not one.is_unique]
-    branches: list[sql.Composable] = []
-    if counts or of_rows:
-        branches.append(_branch(staged, sql.SQL("true"), [one.nothing if one.is_unique else one.told for one in asked]))
-    for unique in asked:
-        if unique.is_unique:
-            told = [unique.told if one is unique else one.nothing for one in asked]
-            branches.append(_branch(staged, sql.SQL("NULL::boolean"), told))
+def statement(staged: Target, columns: Sequence[Column], checks: Sequence[Check]) -> sql.Composable:
+    """First the number of rows, and then a value for each check.
+
+    With a check of UNIQUE, the others' branch gives bad rows alone: passing every row on to be counted takes as long as
+    looking at it (measured). What is asked of all rows goes with the first sort.
+    """
+    bad = [condition(check, columns) if check.kind in PLAIN else None for check in checks]
+    sorts = [number for number, check in enumerate(checks) if check.kind is CheckKind.UNIQUE]
+
+    def of_all(number: int, sort: int) -> sql.Composable:
+        """What the branch that sorts for check `sort` says of another; -1 where there is none."""
+        check, where = checks[number], bad[number]
+        if number == sort:
+            return doubles(check, columns)
+        if check.kind is CheckKind.FRESHNESS and sort in (-1, *sorts[:1]):
+            return age(named(check, columns)[0][0], "s")
+        if where is not None and sort == -1:
+            return sql.SQL("count(*) FILTER (WHERE {})").format(where)
+        return _nothing(check)
+
+    def branch(rows: str, values: Iterable[sql.Composable]) -> sql.Composed:
+        told = sql.SQL(", ").join([sql.SQL(rows), *values])
+        return sql.SQL("SELECT {} FROM {} AS s").format(told, _name(staged))
+
+    every = range(len(checks))
+    if not sorts:
+        return sql.SQL(_NO_JIT) + branch("count(*)", (of_all(number, -1) for number in every))
+    branches = [
+        branch("count(*)" if sort == sorts[0] else "NULL::bigint", (of_all(number, sort) for number in every))
+        for sort in sorts
+    ]
+    conditions = [sql.SQL("({})").format(where) for where in bad if where is not None]
+    if conditions:
+        values = (_nothing(check) if where is None else where for check, where in zip(checks, bad, strict=True))
+        only = sql.SQL(" OR ").join(conditions)
+        branches.append(sql.SQL("{} WHERE {}").format(branch("NULL::bigint", values), only))
+    names = [sql.Identifier(f"v{number}") for number in every]
+    together = [
+        sql.SQL("max({})" if where is None else "count(*) FILTER (WHERE {})").format(name)
+        for name, where in zip(names, bad, strict=True)
+    ]
     return sql.SQL(_NO_JIT + "SELECT {} FROM ({}) AS looked ({})").format(
-        sql.SQL(", ").join([sql.SQL("count(is_row)"), *(one.of(_value(i)) for i, one in enumerate(asked))]),
+        sql.SQL(", ").join([sql.SQL("max(counted)"), *together]),
         sql.SQL(" UNION ALL ").join(branches),
-        sql.SQL(", ").join([sql.SQL("is_row"), *map(_value, range(len(asked)))]),
+        sql.SQL(", ").join([sql.SQL("counted"), *names]),
     )
 
 
-def _branch(staged: Target, is_row: sql.Composable, told: Sequence[sql.Composable]) -> sql.Composable:
-    return sql.SQL("SELECT {} FROM {} AS s").format(sql.SQL(", ").join([is_row, *told]), _name(staged))
+def _nothing(check: Check) -> sql.Composable:
+    """A branch's NULL where it has nothing to say of a check."""
+    types = {CheckKind.UNIQUE: "bigint", CheckKind.FRESHNESS: "float8"}
+    return sql.SQL("NULL::" + types.get(check.kind, "boolean"))
 
 
-def _value(number: int) -> sql.Composable:
-    return sql.Identifier(f"v{number}")
+def age(name: str, alias: str) -> sql.Composable:
+    """How old the newest value of a date or time is, in seconds."""
+    return sql.SQL("extract(epoch FROM clock_timestamp() - max({})::timestamptz)::float8").format(
+        sql.Identifier(alias, name)
+    )
 
 
 def _name(table: Target) -> sql.Composable:
     return sql.Identifier(table.schema, table.table)
-
-
-class _Asked:
-    """What a check asks: `told` by a branch, `of` all branches together, and the NULL of those that say `nothing`."""
-
-    def __init__(self, check: Check, columns: Sequence[Column]) -> None:
-        self.is_unique = check.kind is CheckKind.UNIQUE
-        if self.is_unique:
-            self.told, self.nothing = doubles(check, columns), sql.SQL("NULL::bigint")
-            self._together = "max({})"
-        elif check.kind is CheckKind.FRESHNESS:
-            newest = sql.Identifier("s", named(check, columns)[0][0])
-            self.told, self.nothing = sql.SQL("{}::timestamptz").format(newest), sql.SQL("NULL::timestamptz")
-            self._together = "extract(epoch FROM clock_timestamp() - max({}))::float8"
-        else:
-            self.told, self.nothing = condition(check, columns), sql.SQL("NULL::boolean")
-            self._together = "count(*) FILTER (WHERE {})"
-
-    def of(self, value: sql.Composable) -> sql.Composable:
-        return sql.SQL(self._together).format(value)
 
 
 def doubles(check: Check, columns: Sequence[Column]) -> sql.Composable:

@@ -199,7 +199,7 @@ def test_a_destination_that_drops_the_connection_is_tried_again(
     run = caught_loading(run_now(pipeline))
     warehouse_cursor.execute(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
     )
     make_quick(warehouse_cursor, pipeline.target_table)  # before the next attempt has the table
     wait_for(lambda: run.attempts.exclude(outcome="").exists(), saying="the loss is noticed")

@@ -23,7 +23,7 @@ SELECT (SELECT count(*) FROM pg_class), (SELECT count(*) FROM pg_proc), (SELECT 
   d.datdba, d.datacl::text, d.datconnlimit
 FROM pg_database d WHERE datname = current_database()
 """
-_OTHERS = "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+_OTHERS = "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
 
 
 class Databases:

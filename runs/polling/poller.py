@@ -286,6 +286,7 @@ class Poller:
         if unseen:
             self._keep(unseen, lambda pipelines: services.write_unseen(pipelines, state.unseen))
         for subject in list(place.subjects.values()):
+            subject.note_poll(now)
             if because := subject.because(state, now):
                 self._ask(subject, state, because, now)
 

@@ -36,12 +36,15 @@ class Subject:
     request: ReadRequest
     every_s: float
     stream_every_s: float
-    force_after_s: float | None
+    force_read_every: int | None
     record: str
     streaming: str
     unseen: tuple[str, ...]
     is_first: bool
     asked: float
+    # Without a change, since `asked`; of looks that others want more often only those on its own beat.
+    polls: int = 0
+    next_poll: float = float("-inf")
     has_failed: bool = False
     failed_runs: int = 0
     refusals: int = 0
@@ -51,9 +54,11 @@ class Subject:
 
     @classmethod
     def of(cls, assigned: Assigned, pipeline: Pipeline, poll: Poll | None, now: float, age_s: float | None) -> Subject:
-        """As the control database has it; `age_s`: for how long nothing was asked for."""
+        """As the control database has it; `age_s`: for how long nothing was asked for.
+
+        How often the source was asked in that time is not written down: as often as there was time for.
+        """
         poll = poll or Poll(pipeline=pipeline)
-        every = pipeline.force_read_every
         return cls(
             assigned,
             pipeline.source_id,
@@ -64,12 +69,13 @@ class Subject:
             ),
             every_s=pipeline.poll_every_s,
             stream_every_s=pipeline.stream_every_s,
-            force_after_s=None if every is None else every * pipeline.poll_every_s,
+            force_read_every=pipeline.force_read_every,
             record=poll.record,
             streaming=poll.streaming,
             unseen=tuple(poll.unseen.splitlines()),
             is_first=(poll.revision, poll.since) != (assigned.revision, assigned.active_from),
             asked=now - (age_s or 0.0),
+            polls=int((age_s or 0.0) / pipeline.poll_every_s),
             has_failed=bool(poll.failures),
         )
 
@@ -102,6 +108,12 @@ class Subject:
         self.failed_runs = self.failed_runs + 1 if status == RunStatus.FAILED else 0
         self.not_before = now + growing(self.failed_runs) if self.failed_runs else float("-inf")
 
+    def note_poll(self, now: float) -> None:
+        """Count a poll: one that comes late, or a little early, but none that came for others in between."""
+        if now >= self.next_poll:
+            self.polls += 1
+            self.next_poll = max(self.next_poll + self.every_s, now + self.every_s / 2)
+
     def because(self, state: SourceState, now: float) -> Because | None:
         """Why a micro-batch is to be asked for now; None if nothing calls for one."""
         if now < self.not_before:
@@ -115,14 +127,14 @@ class Subject:
             return Because.FAILED
         if (state.streaming or self.streaming) and since >= self.stream_every_s:
             return Because.STREAMING
-        if self.force_after_s is not None and since >= self.force_after_s:
+        if self.force_read_every is not None and self.polls >= self.force_read_every:
             return Because.FORCED
         return None
 
     def has_asked(self, state: SourceState, now: float) -> None:
         """A micro-batch that reads what `state` tells of was asked for."""
         self.record, self.streaming = state.record, state.streaming
-        self.is_first, self.asked, self.refusals = False, now, 0
+        self.is_first, self.asked, self.polls, self.refusals = False, now, 0, 0
         self.answered = self.last[0]
         mine = self.assigned
         self.assigned = Assigned(

@@ -141,6 +141,7 @@ class Polling:
         """Let time pass for all that waits."""
         for subject in self.poller._subjects.values():
             subject.asked -= seconds
+            subject.next_poll -= seconds
             subject.not_before -= seconds
 
 
@@ -253,14 +254,41 @@ def test_rows_that_are_streamed_in_count_as_a_change_within_their_interval(live,
     assert runs_of(pipeline)[3:] == [("realtime", "changed")], "they are in the table now"
 
 
-@pytest.mark.parametrize(("every", "after_s", "forced"), [(100, 99, False), (100, 100, True), (None, 10**7, False)])
-def test_after_so_many_polls_without_a_change_it_reads_anyway(live, polled, every, after_s, forced):
-    pipeline = live(force_read_every=every)
+def test_after_so_many_polls_without_a_change_it_reads_anyway_however_long_they_take(live, polled):
+    often, seldom = live(force_read_every=3), live("Seldom", force_read_every=3, poll_every_s=10)
+    never = live("Never", force_read_every=None)
     polled.poll()
     end_runs()
-    polled.later(after_s)
-    polled.poll(2)
-    assert (runs_of(pipeline)[1:] == [("realtime", "forced")]) is forced
+
+    def forced(pipeline):
+        return runs_of(pipeline)[1:].count(("realtime", "forced"))
+
+    for passed, told in ((10**6, 0), (1, 0), (1, 1)):
+        polled.later(passed)
+        polled.poll()
+        assert forced(often) == told
+    end_runs()
+    for told in (0, 0, 1):
+        polled.later(1)
+        polled.poll()
+        assert forced(often) == 1 + told, "it is counted anew"
+    assert forced(seldom) == 0, "one look serves all three, but these polls were not its own"
+    for _ in range(2):
+        polled.later(10)
+        polled.poll()
+    assert (forced(seldom), forced(never)) == (1, 0)
+
+
+def test_a_poller_that_takes_over_counts_the_polls_that_there_was_time_for(live, polled):
+    pipeline = live(force_read_every=100)
+    polled.poll()
+    end_runs()
+    for seconds, count in ((90, 1), (100, 2)):
+        Poll.objects.update(asked_at=Now() - timedelta(seconds=seconds))
+        polled.poller._forget(pipeline.pk)
+        polled.poll()
+        assert pipeline.runs.count() == count
+    assert runs_of(pipeline)[1:] == [("realtime", "forced")]
 
 
 def test_a_query_is_polled_by_the_tables_that_a_dry_run_names(live, polled):

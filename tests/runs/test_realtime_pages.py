@@ -127,7 +127,7 @@ def test_the_page_shows_freshness_polls_and_cost(live, micro, viewer_client, set
     assert "Its source is asked every 2 s" in page
     assert 'datetime="2026-11-20T06:00:00+00:00"' in page
     assert "No record tells when rows change in lake.sales.view" in page
-    assert "They are read every 2 h all the same" in page
+    assert "They are read about every 2 h all the same, after 3,600 polls" in page
     assert "3 micro-batches, 7 rows" in page
     assert "about <b>4</b>" in page
     assert "43 micro-batches" in page

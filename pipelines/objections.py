@@ -185,7 +185,7 @@ def _incremental_objections(pipeline: Pipeline) -> Iterator[PipelineRefused]:
         yield PipelineRefused(
             "incremental_replaces",
             "A replace reads all rows: those that are not read would vanish.",
-            "Choose append or merge to read only new rows.",
+            "Choose append, merge or history to read only new rows.",
             "incremental",
         )
     elif pipeline.incremental and not pipeline.cursor_column:

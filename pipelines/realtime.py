@@ -33,7 +33,7 @@ def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
     if not pipeline.incremental:
         yield ConnectorError(
             "Near real time reads only what is new, many times a minute.",
-            hint="Choose append or merge, name a cursor, and read only new rows; or leave it to a schedule.",
+            hint="Choose append, merge or history, name a cursor, and read only new rows; or leave it to a schedule.",
             code="realtime_needs_cursor",
             field="mode",
         )

@@ -36,7 +36,7 @@ class PostgresOptions:
         stays=True,
         help="What HMACs of masked columns are made with: 32 or more random characters, for example of openssl rand "
         "-base64 32. The same key makes the same masks, in every table. Another key makes other ones: pipelines that "
-        "append or merge then ask for a full refresh.",
+        "append, merge or keep a history then ask for a full refresh.",
     )
 
     def __post_init__(self) -> None:

@@ -358,7 +358,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='pipeline',
             name='mode',
-            field=models.CharField(choices=[('batch', 'On schedules, after other pipelines, or when asked'), ('realtime', 'Near real time: whenever the source has changed')], default='batch', help_text='Near real time: a poller asks the source every few seconds, without a charge, whether anything changed, and only then a run reads the new rows. Needs append or merge, a cursor, and “read only new rows”; a merge with a lookback is best.', max_length=10),
+            field=models.CharField(choices=[('batch', 'On schedules, after other pipelines, or when asked'), ('realtime', 'Near real time: whenever the source has changed')], default='batch', help_text='Near real time: a poller asks the source every few seconds, without a charge, whether anything changed, and only then a run reads the new rows. Needs append, merge or history, a cursor, and “read only new rows”; a merge with a lookback is best.', max_length=10),
         ),
         migrations.AddField(
             model_name='pipeline',

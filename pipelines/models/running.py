@@ -53,8 +53,8 @@ class Running(models.Model):
         choices=Mode,
         default=Mode.BATCH,
         help_text="Near real time: a poller asks the source every few seconds, without a charge, whether anything "
-        "changed, and only then a run reads the new rows. Needs append or merge, a cursor, and “read only new rows”; "
-        "a merge with a lookback is best.",
+        "changed, and only then a run reads the new rows. Needs append, merge or history, a cursor, and “read only new "
+        "rows”; a merge with a lookback is best.",
     )
     poll_every_s = models.PositiveIntegerField(
         "ask the source every (seconds)",

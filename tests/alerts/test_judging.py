@@ -114,12 +114,13 @@ def test_who_only_wants_to_know_that_it_works_again_hears_nothing_of_failures(ma
     assert told() == [("recovered", "Orders works again")]
 
 
-def test_a_held_run_is_told_and_that_somebody_decided(make_pipeline, make_rule, end):
+@pytest.mark.parametrize("code", ["guard_zero_rows", "check_failed", "quarantine_limit"])
+def test_a_held_run_is_told_and_that_somebody_decided(make_pipeline, make_rule, end, code):
     pipeline = make_pipeline()
     make_rule(HELD, RECOVERED)
-    run = end(pipeline, "held", error_code="guard_zero_rows", error_message="It would leave no rows.")
+    run = end(pipeline, "held", error_code=code, error_message="It would leave no rows.")
     assert told() == [("opened", "Orders is held")]
-    assert "It would leave no rows. [guard_zero_rows]" in AlertDelivery.objects.get().body
+    assert f"It would leave no rows. [{code}]" in AlertDelivery.objects.get().body
     move(run, "retrying")
     assert told()[1:] == [("recovered", "Orders is no longer held")]
 

@@ -41,6 +41,11 @@ class Jobs:
         self._queries: dict[tuple[str, str], tuple[dict[str, Any], Callable[[], str], str]] = {}
         self._cache: set[str] = set()
 
+    @property
+    def run(self) -> int:
+        """How many were run so far: dry runs are none."""
+        return len(self._figures)
+
     def insert(self, who: str, project: str, body: dict[str, Any], forward: Forward) -> Answer:
         """Answer a request to start a job; `forward` starts it in the emulator."""
         self._roles.check_project(who, "bigquery.jobs.create", project)

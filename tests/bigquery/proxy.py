@@ -50,7 +50,7 @@ class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
         self.calls: list[Call] = []
         self._upstream = Upstream(rest, storage)
         self.snapshots = Snapshots(self._upstream, keeps_history=keeps_history)
-        self._jobs = jobs = Jobs(self._upstream, self.snapshots, self.roles)
+        self.jobs = jobs = Jobs(self._upstream, self.snapshots, self.roles)
         self._rest = Rest(self._upstream, self.snapshots, jobs, self.roles, self.faults, self.admit)
         self.storage = Storage(self._upstream, self.snapshots, jobs, self.roles, self.faults, self.admit)
         self._relays = ExitStack()
@@ -71,7 +71,7 @@ class BehavingBigQuery(AbstractContextManager["BehavingBigQuery"]):
         self._relays.close()
         self.storage.stop()
         self._rest.stop()
-        self._jobs.close()
+        self.jobs.close()
         self._upstream.close()
 
     def hold(self, name: str, schema: Sequence[SchemaField], rows: pa.Table, project: str = "demo-project") -> None:

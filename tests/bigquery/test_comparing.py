@@ -15,6 +15,8 @@ from google.cloud.bigquery import SchemaField
 from connectors import comparing, transfer
 from connectors.base import NeverStop
 from connectors.bigquery.source import BigQuerySource
+from connectors.billing import Meter
+from connectors.checks import Check, CheckKind, Status
 from connectors.column_rules import ColumnRule
 from connectors.comparing import Comparison, ComparisonRequest
 from connectors.cursor import CursorRead
@@ -55,14 +57,15 @@ class World:
         self.recorder = Recorder()
         self.options: dict[str, Any] = {}
 
-    def move(self) -> transfer.Receipt:
+    def move(self, *, crash: Callable[[str], None] = lambda point: None) -> transfer.Receipt:
         owner = replace(self.owner, run=uuid.uuid4())
         fence = self.destination.raise_fence(self.target, owner)
         read = self.read
         if read.cursor is not None:
             read = replace(read, cursor=replace(read.cursor, watermark=fence.watermark.value))
         request = transfer.TransferRequest(owner, read, self.target, self.mode, fingerprint="f", **self.options)
-        return transfer.direct(self.source, self.destination, fence, request, reporter=self.recorder, stop=NeverStop())
+        options = {"reporter": self.recorder, "stop": NeverStop(), "crash": crash}
+        return transfer.direct(self.source, self.destination, fence, request, **options)
 
     def compare(self, **changes: Any) -> Comparison:
         published = self.destination.published(self.target)
@@ -119,6 +122,22 @@ def test_a_source_that_changed_since_is_still_equal_at_the_snapshot(world: World
     assert codes(found) == ["equal", "source_changed"]
     assert (found.then and found.then.rows, found.now and found.now.rows, found.target.rows) == (3, 2, 3)
     assert "it had 3 rows and has 2 rows now. The next run will bring that." in found.findings()[1].text
+
+
+def test_a_check_asks_for_sums_at_the_snapshot_and_tells_what_that_was_billed(world: World, change: Change):
+    def change_between(point: str) -> None:
+        if point == "load.end":
+            change("UPDATE {table} SET name = 'later' WHERE id = 1")
+
+    world.source.meter = Meter()
+    world.options["checks"] = (Check(CheckKind.CHECKSUM, "sums"),)
+    world.move(crash=change_between)
+    (told,) = world.recorder.results
+    assert (told.status, told.message) == (
+        Status.PASSED,
+        "3 columns are as in the source. Asking the source for them was billed as 10.5 MB.",
+    )
+    assert world.source.meter.bill.query_bytes == 10 * 2**20
 
 
 def test_a_target_that_somebody_changed_is_told_with_its_keys(world: World, change: Change, warehouse_cursor: Any):

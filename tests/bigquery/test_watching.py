@@ -11,6 +11,7 @@ from google.cloud.bigquery import SchemaField
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.billing import Bill, Meter
 from connectors.errors import ConnectorError
 from connectors.reading import ReadRequest
 from connectors.watching import SourceState, TableState
@@ -96,3 +97,16 @@ def test_tables_together_change_when_one_does_and_a_buffer_is_told_apart(behavin
     streamed = TableState(None, 1, 1, "now 5 rows")
     assert SourceState.of([("a", streamed)]).record == SourceState.of([("a", replace(streamed, streaming=""))]).record
     assert SourceState.of([("a", streamed)]).streaming
+
+
+def test_looks_and_dry_runs_cost_nothing(behaving, bigquery, dataset):
+    behaving.meter = Meter()
+    behaving.look(f"{dataset}.seas")
+    before, jobs = len(bigquery.calls), bigquery.jobs.run
+    for _ in range(3):
+        behaving.look(f"{dataset}.seas")
+    looks = [(call.side, call.method, call.target.rpartition("/")[2]) for call in bigquery.calls[before:]]
+    assert looks == [("rest", "GET", "seas")] * 3
+    behaving.tables_behind(ReadRequest(query=f"SELECT * FROM {dataset}.seen"))
+    assert bigquery.jobs.run == jobs
+    assert behaving.meter.bill == Bill()

@@ -30,7 +30,7 @@ STILL_AT = {
     STAGED: ("stage.before_commit", "take.after", "part.middle", "checkpoint.before_commit", "check.begin", *_LAST),
 }
 AWAKE_S = 2.0
-AWAY_S = 8.0
+AWAY_S, LONG_AWAY_S = 8.0, 60.0
 
 
 class Skipped(Exception):
@@ -126,19 +126,28 @@ def pause(stage: Stage, lane: Lane, case: Case, *, still_s: float = 0.0) -> None
 
 def broker_down(stage: Stage) -> None:
     """No message passes for a while; all that was asked for meanwhile runs soon after."""
+    for lane in stage.lanes():
+        without_broker(stage, lane, "broker down", AWAY_S)
+
+
+def broker_down_for_a_minute(stage: Stage) -> None:
+    """The same, once, long enough for whatever waits longer from try to try."""
+    without_broker(stage, next(stage.lanes()), "broker down for a minute", LONG_AWAY_S)
+
+
+def without_broker(stage: Stage, lane: Lane, fault: str, away_s: float) -> None:
     valkey = stage.stack.main.valkey
     assert valkey is not None
-    for lane in stage.lanes():
-        back: list[float] = []
+    back: list[float] = []
 
-        def fall_silent(run: Run, back: list[float] = back) -> None:
-            time.sleep(AWAY_S)
-            valkey.start()
-            back.append(time.time())
+    def fall_silent(run: Run) -> None:
+        time.sleep(away_s)
+        valkey.start()
+        back.append(time.time())
 
-        valkey.kill()
-        outcome = lane.turn(fall_silent)
-        stage.note("broker down", outcome, hit=True, recovery_s=seconds_until_going(outcome.run, 0, back[0]))
+    valkey.kill()
+    outcome = lane.turn(fall_silent)
+    stage.note(fault, outcome, hit=True, recovery_s=seconds_until_going(outcome.run, 0, back[0]))
 
 
 def messages(stage: Stage) -> None:
@@ -171,5 +180,6 @@ SCENES: dict[str, Callable[[Stage], None]] = {
     "cut": connection_cut_at_commit,
     "paused": paused_past_the_lease,
     "broker": broker_down,
+    "minute": broker_down_for_a_minute,
     "messages": messages,
 }

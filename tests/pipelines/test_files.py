@@ -49,7 +49,7 @@ QUERY = "SELECT id, -- no: 1e3\n\tamount \nFROM `sales.orders`\n\n  WHERE day > 
 
 @pytest.fixture
 def everything(make_pipeline: Any, source: Connection, destination: Connection, operator: User) -> list[Pipeline]:
-    """One pipeline in which every field says something, one in which none does, and one of each in between."""
+    """Pipelines of which each field says something in one or the other, and one in which none does."""
     operator.user_permissions.add(Permission.objects.get(codename="sql_pipeline"))
     pool = Pool(name="no", slots=3, description="Shared: by all\nof them")
     services.save_pool(pool)
@@ -70,13 +70,20 @@ def everything(make_pipeline: Any, source: Connection, destination: Connection, 
         column_rules={"yes": {"skip": True}, "amount": {"type": "numeric(12,2)"}}, primary_key=["id", "day"],
         indexes=[{"columns": ["day", "id"], "unique": True}, {"columns": ["null"], "unique": False}],
         partition_column="day", partition_unit="day", analyze="full", overlap="queue", missed="all", retries=0,
-        time_limit_s=60, priority=Priority.HIGH, pool=pool,
+        time_limit_s=60, priority=Priority.HIGH, pool=pool, retry_delay_s=7, give_up_after_s=600,
+        run_budget_bytes=10**9, month_budget_bytes=2**40, parameters={"day": {"type": "DATE", "default": "2024-01-01"}},
     )  # fmt: skip
     appends = make_pipeline(
-        "On time", write_disposition="append", incremental=True, cursor_column="at", settle=5, schedules=[DAILY]
-    )
+        "On time", write_disposition="append", incremental=True, cursor_column="at", settle=5, schedules=[DAILY],
+        watch_every_s=300, row_filter="day > 'no'",
+    )  # fmt: skip
+    polls = make_pipeline(
+        "Polls", write_disposition="append", incremental=True, cursor_column="at", mode="realtime", poll_every_s=2,
+        stream_every_s=30, force_read_every=99,
+    )  # fmt: skip
+    marks = make_pipeline("Marks", write_disposition="merge", merge_key=["id"], deletes="soft")
     make_pipeline("Retired", state="archived")
-    return [full, appends, make_pipeline("Plain")]
+    return [full, appends, polls, marks, make_pipeline("Plain")]
 
 
 def empty_the_installation() -> None:
@@ -103,12 +110,22 @@ def refused(content: str, tmp_path: Path, *options: str) -> str:
 # There and back -------------------------------------------------------------------------------
 
 
+def test_each_field_says_something_in_one_of_them(everything):
+    told = {name for pipeline in yaml.safe_load(export())["pipelines"].values() for name in pipeline}
+    usual = {
+        field.name: field.get_default() for field in Pipeline._meta.fields if field.name in PipelineForm.Meta.fields
+    }
+    said = {name for name, value in usual.items() if any(getattr(each, name) != value for each in everything)}
+    assert said == set(PipelineForm.Meta.fields)
+    assert said - told == {"name"}
+
+
 def test_an_export_applied_to_an_empty_installation_exports_the_same_bytes(everything, tmp_path):
     before = export()
     definitions = {each.name: services.definition_of(each) for each in everything}
     empty_the_installation()
     said = applied(before, tmp_path)
-    assert "7 to add, 0 to change, 0 to archive" in said
+    assert "9 to add, 0 to change, 0 to archive" in said
     assert export() == before
     for pipeline in Pipeline.objects.all():
         definition, old = services.definition_of(pipeline), definitions[pipeline.name]
@@ -123,7 +140,7 @@ def test_applying_twice_changes_nothing_and_says_so(everything, tmp_path):
     revisions = Revision.objects.count()
     schedules = list(queries.current_schedules().values_list("pk"))
     said = applied(content, tmp_path)
-    assert "Nothing to change: 7 as the file says already." in said
+    assert "Nothing to change: 9 as the file says already." in said
     assert (Revision.objects.count(), list(queries.current_schedules().values_list("pk"))) == (revisions, schedules)
     assert Pipeline.objects.get(name="1e3").description == "# über\r\nzwei"  # written otherwise, and the same
 
@@ -217,7 +234,7 @@ def test_a_plan_tells_what_changes_in_the_words_of_the_form(everything, tmp_path
         "    + Schedule: At 00:00, every day (UTC)\n",
         "    ~ Column amount: as numeric(12,2) → as text\n",
         "        -\tamount \n        +\tamount, vat\n",
-        "0 to add, 1 to change, 0 to archive; 6 as the file says already.\n",
+        "0 to add, 1 to change, 0 to archive; 8 as the file says already.\n",
     ):
         assert line in said
     pipeline = Pipeline.objects.get(name="1e3")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db.models.functions import Now
 
-from runs import capacity, services, ticker
+from runs import actions, capacity, services, ticker
 from runs.models import Process, Run
 from runs.services import Claim
 from runs.states import RunStatus
@@ -117,3 +117,12 @@ def test_beats_and_workers_are_told_apart(worker_alive: Alive) -> None:
     worker_alive()
     assert capacity.beats_alive().get().name == "beat@a:1"
     assert capacity.workers_alive().get().name == "worker@a:1"
+
+
+@pytest.mark.parametrize(("slots", "parts"), [((), 8), ((1, 1), 8), ((4, 8), 36), ((90,), 200)])
+def test_a_read_is_divided_into_more_parts_than_there_are_workers(
+    worker_alive: Alive, slots: tuple[int, ...], parts: int
+) -> None:
+    for number, free in enumerate(slots):
+        worker_alive(f"worker@a:{number}", slots=free)
+    assert actions._parts() == parts

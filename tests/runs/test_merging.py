@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipelines import services as definitions
 from runs import services
 from runs.models import Decision, RunAction, Trigger
 from tests.runs.test_executor import log_of, start
@@ -20,6 +21,22 @@ def test_a_merge_is_the_same_however_often_it_runs(moving, work, rows_of):
     assert (first["inserted"], first["unchanged"]) == (3, 0)
     assert (second["inserted"], second["updated"], second["unchanged"]) == (0, 0, 3)
     assert "0 rows added, 0 updated; 3 were the same already." in log_of(runs[1])
+
+
+def test_another_key_is_another_definition(moving, work, rows_of):
+    def moved(action: RunAction = RunAction.LOAD) -> tuple[str, str]:
+        run, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=None, action=action)
+        work()
+        run.refresh_from_db()
+        return run.status, run.error_code
+
+    pipeline = moving(**MERGE)
+    assert moved() == ("succeeded", "")
+    pipeline.merge_key = ["name"]
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    assert moved() == ("failed", "definition_changed")
+    assert moved(RunAction.FULL_REFRESH) == ("succeeded", "")
+    assert (moved(), rows_of(pipeline)) == (("succeeded", ""), 3)
 
 
 def test_a_key_that_the_source_lost_ends_the_run_before_a_row_is_read(moving, work, script):

@@ -18,8 +18,8 @@ from connectors.column_rules import ColumnRule
 from connectors.errors import Held
 from connectors.modes import Deletes, Guard
 from connectors.quarantine import QuarantineRule
-from connectors.request import TransferRequest
 from connectors.receipt import Receipt
+from connectors.request import TransferRequest
 from connectors.sql_around import SqlAround
 from connectors.writing import Fence
 from tests.connectors.memory import ID_NAME, MemorySource, PartedSource
@@ -190,7 +190,9 @@ def test_a_replace_in_parts_keeps_the_former_rows_and_an_undo_puts_them_back(
     assert ids() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("way", ["history", "history in parts", "merge in parts", "append in parts", "merge approved later"])
+@pytest.mark.parametrize(
+    "way", ["history", "history in parts", "merge in parts", "append in parts", "merge approved later"]
+)
 def test_sql_runs_once_right_before_and_after_the_rows_come(world: World, admin: Any, way: str) -> None:
     admin.execute(f"CREATE TABLE notes (word text, rows bigint); GRANT ALL ON notes TO {ROLE}")
     load(world, way.split()[0], [batch((1, "a"))])

@@ -61,7 +61,7 @@ def _whens(said: Said, of: str) -> list[tuple[str, str]]:
     return [
         (AlertKind.FAILED, f"a run of {of} fails (after its retries)"),
         (AlertKind.RECOVERED, "" if lasting else f"a run of {of} succeeds after one that failed"),
-        (AlertKind.HELD, f"a guard holds a run of {of}"),
+        (AlertKind.HELD, f"a guard or a check holds a run of {of}"),
         (
             AlertKind.LATE,
             f"{_minutes(said.late_after_min)} after a scheduled time the data of {of} is not there",

@@ -19,7 +19,7 @@ class AlertKind(models.TextChoices):
 
     FAILED = "failed", "A run fails"
     RECOVERED = "recovered", "It works again"
-    HELD = "held", "A guard holds a run"
+    HELD = "held", "A guard or a check holds a run"
     LATE = "late", "Late against its deadline"
     STALE = "stale", "Stale data"
     SCHEMA_DRIFT = "schema_drift", "The source's columns changed"

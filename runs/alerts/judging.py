@@ -60,7 +60,7 @@ def _judge(event: AlertEvent, watch: Watch, alerts: OpenAlerts, past: Past) -> N
     run, pipeline = event.run, event.pipeline_id
     if event.status == RunStatus.HELD:
         if waits := watch.held_kind(run.error_code):
-            alerts.note(watch, pipeline, waits, _failure_of(run, event.at, "A guard holds it."))
+            alerts.note(watch, pipeline, waits, _failure_of(run, event.at, "It waits for a person."))
     else:
         alerts.close(watch, pipeline, AlertKind.HELD, event.at, run=run.pk)
         alerts.close(watch, pipeline, AlertKind.OVER_BUDGET, event.at, run=run.pk, code=OVER_BUDGET)

@@ -293,7 +293,7 @@ class Migration(migrations.Migration):
             name='Alert',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('failed', 'A run fails'), ('recovered', 'It works again'), ('held', 'A guard holds a run'), ('late', 'Late against its deadline'), ('stale', 'Stale data'), ('schema_drift', "The source's columns changed"), ('over_budget', 'Over budget'), ('unusual_duration', 'A run takes unusually long'), ('unusual_rows', 'An unusual number of rows')], max_length=20)),
+                ('kind', models.CharField(choices=[('failed', 'A run fails'), ('recovered', 'It works again'), ('held', 'A guard or a check holds a run'), ('late', 'Late against its deadline'), ('stale', 'Stale data'), ('schema_drift', "The source's columns changed"), ('over_budget', 'Over budget'), ('unusual_duration', 'A run takes unusually long'), ('unusual_rows', 'An unusual number of rows')], max_length=20)),
                 ('is_silent', models.BooleanField(default=False)),
                 ('count', models.PositiveIntegerField(default=1)),
                 ('since', models.DateTimeField()),

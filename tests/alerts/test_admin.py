@@ -145,7 +145,7 @@ def test_a_rule_is_made_and_says_what_it_does(admin_client, make_channel, make_p
     assert admin_client.post(f"{RULES}{rule.pk}/change/", chosen).status_code == 302
     rule.refresh_from_db()
     assert (rule.kinds, list(rule.pipelines.all())) == (["held"], [pipeline])
-    assert "when a guard holds a run of Orders." in admin_client.get(RULES).content.decode()
+    assert "when a guard or a check holds a run of Orders." in admin_client.get(RULES).content.decode()
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ _TECHNICAL = (
     ("source.generation", "Attempt that made the plan", count),
     ("token", "Token", _said),
 )
+_PHASES = ("plan", "load", "publish", "source", "target", "keys")
 # What an undo has in common with a load it did to no source's rows.
 _OF_AN_UNDO = ("target", "method", "published_at", "lock_wait_ms", "lock_held_ms", "undo", "kept", "token")
 _OF_A_COMPARISON = ("run", "snapshot_time", "read_at", "watermark", "target", "source", "seconds")
@@ -254,7 +255,7 @@ def groups(receipt: Mapping[str, Any]) -> list[Group]:
             facts += [Fact(f"Mended in {name}", counted(n, "value")) for name, n in _under(left, "repaired")]
         found.append(Group(title, tuple(facts)))
     found.append(Group("SQL around the load", tuple(map(_statement, receipt.get("sql") or ()))))
-    found.append(Group("Time", tuple(Fact(words(phase), span(s)) for phase, s in _under(left, "seconds"))))
+    found.append(Group("Time", tuple(Fact(words(phase), span(s)) for phase, s in _in_order(left))))
     technical = list(_facts(left, _TECHNICAL, by_row=True))
     technical += [Fact(words(name.split(".")[-1]), _said(value)) for name, value in left.items() if name != "revision"]
     found.append(Group("For a search in other systems", tuple(technical), is_technical=True))
@@ -268,6 +269,12 @@ def _name_what_went(left: dict[str, Any], method: Any) -> None:
         left["changes.ended"] = left.pop("changes.deleted")
     elif deleted and marked:
         left["changes.deleted"] = deleted - marked or None
+
+
+def _in_order(left: dict[str, Any]) -> list[tuple[str, Any]]:
+    """How long the phases took, as they followed one another: JSON keeps no order."""
+    took = list(_under(left, "seconds"))
+    return sorted(took, key=lambda each: _PHASES.index(each[0]) if each[0] in _PHASES else len(_PHASES))
 
 
 def _statement(done: Mapping[str, Any]) -> Fact:

@@ -104,6 +104,11 @@ def test_a_receipt_is_said_in_groups_with_units() -> None:
     }
 
 
+def test_phases_are_told_as_they_followed_one_another() -> None:
+    told = said({"rows": 1, "seconds": {"load": 1.0, "plan": 1.0, "publish": 1.0, "new": 1.0}})
+    assert list(told["Time"]) == ["Plan", "Load", "Publish", "New"]
+
+
 def test_a_new_table_says_nothing_of_rows_it_could_not_change() -> None:
     renamed = {"rows": 0, "method": "rename", "changes": {"inserted": 0, "updated": 0, "unchanged": 0, "deleted": 0}}
     assert said(renamed)["Rows"] == {"Read and staged": "0", "Inserted": "0"}

@@ -74,11 +74,15 @@ def apply(
         session.execute(sql.SQL("ANALYZE {}").format(found.noted))
         if deletes and seen.keys is not None:
             session.execute(found.forget_seen(seen.keys))
+        back = session.execute(found.note_seen(seen.keys)).rowcount if found.marks and seen.keys is not None else 0
+        revived += back
         gone = int(
             one_row(session.one(sql.SQL("SELECT count(*) FROM {} WHERE verdict = 'gone'").format(found.noted)))[0]
         )
         allow(Changes(inserted + revived, updated + stale, unchanged, gone))
         done = _write(session, target, found, as_of)
+        if back:  # in a statement of its own: nothing else has touched these rows
+            done = (done[0], done[1] + session.execute(found.unmark_seen()).rowcount, done[2])
     session.execute(sql.SQL("DROP TABLE {}").format(found.noted))
     if done != (gone, updated + revived, inserted):
         raise ConnectorError(
@@ -88,7 +92,7 @@ def apply(
             code="rows_differ",
             field="table",
         )
-    doubled = staged - inserted - updated - unchanged - stale - revived
+    doubled = staged - inserted - updated - unchanged - stale - (revived - back)
     marked = gone if mode.deletes is Deletes.SOFT else 0
     return Changes(inserted, updated, unchanged, gone, doubled, stale, revived, marked=marked)
 
@@ -222,6 +226,31 @@ class _Merge:
             seen=keys,
             at_its_place=self._at_its_place,
             same_key=same_key(self.keys, self.table),
+        )
+
+    def note_seen(self, keys: sql.Composable) -> sql.Composable:
+        """Write down which marked rows are back, though only in a row that is not staged: they keep their values."""
+        return sql.SQL(
+            "INSERT INTO {noted} (part, place, verdict) SELECT DISTINCT t.tableoid, t.ctid, 'seen'"
+            " FROM {target} AS t JOIN ({seen}) AS s ON {same_key}"
+            " WHERE t.{mark} IS NOT NULL AND NOT EXISTS (SELECT FROM {noted} AS d WHERE {at_its_place})"
+        ).format(
+            noted=self.noted,
+            target=self.one_table,
+            seen=keys,
+            same_key=same_key(self.keys, self.table),
+            mark=sql.Identifier(DELETED_AT),
+            at_its_place=self._at_its_place,
+        )
+
+    def unmark_seen(self) -> sql.Composable:
+        return sql.SQL(
+            "UPDATE {table} AS t SET {mark} = NULL FROM {noted} AS d WHERE d.verdict = 'seen' AND {at_its_place}"
+        ).format(
+            table=self.one_table,
+            mark=sql.Identifier(DELETED_AT),
+            noted=self.noted,
+            at_its_place=self._at_its_place,
         )
 
     def statement(self) -> sql.Composable:

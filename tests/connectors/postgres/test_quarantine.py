@@ -17,7 +17,7 @@ from connectors.errors import ConnectorError, Held
 from connectors.modes import Deletes, Guard
 from connectors.quarantine import Beyond, QuarantineRule
 from connectors.target_options import PartitionUnit, TargetOptions
-from connectors.writing import Target
+from connectors.writing import Changes, Target
 from tests.connectors.memory import MemorySource
 
 ON = QuarantineRule(is_on=True)
@@ -285,6 +285,20 @@ def test_a_full_merge_takes_the_row_of_a_quarantined_key_for_there(world, ids, a
     assert 2 in ids()
     assert merge((1, "a", None), (None, "b", None)).changes.deleted == 0
     assert "this run deletes no rows" in world.recorder.text()
+
+
+@pytest.mark.parametrize("then", [Deletes.SOFT, Deletes.HARD, Deletes.KEEP])
+def test_a_marked_row_that_is_back_only_in_quarantine_is_there_again_with_the_values_it_had(world, admin, then):
+    def merge(*given: tuple[Any, Any, Any], deletes: Deletes = Deletes.SOFT) -> Any:
+        mode = {"deletes": deletes, "sees_all": deletes is not Deletes.KEEP}
+        return world.move(disposition="merge", source=Rows(rows(*given)), quarantine=ON, mode=mode).changes
+
+    merge((1, "a", None), (2, "b", None), (3, "c", None), (4, "d", None))
+    merge((1, "a", None))
+    changes = merge((1, "a", None), (2, "b\0", None), (2, "b\0", None), (3, "c", None), (3, "c\0", None), deletes=then)
+    assert changes == Changes(0, unchanged=1, revived=2, deleted=int(then is Deletes.HARD))
+    admin.execute("SELECT id, name FROM flights WHERE _deleted_at IS NULL ORDER BY 1")
+    assert admin.fetchall() == [(1, "a"), (2, "b"), (3, "c")]
 
 
 def test_a_masked_column_is_masked_in_quarantine_too(world, aside):

@@ -24,6 +24,7 @@ from connectors.postgres.publish import (
     in_place,
     marks,
     merge,
+    refreeze,
     replace,
     statistics,
 )
@@ -123,6 +124,8 @@ class Load(OpenedLoad):
         moved = self.quarantine.divert_keyless(self._new) if self._plan and self.method in STAGED else 0
         told = (self._session, self._request, *place, rows - moved, self.quarantine)
         self._judged, failed = divert(*told, looked=self._looked, stop=self._stop)
+        if failed and self._plan is None and not self._is_staged and self.method != "append":
+            refreeze.write_again(self._session, self._new, self._reporter)
         if moved or failed:
             self.changes = Changes(rows - moved - failed)
         return moved + failed

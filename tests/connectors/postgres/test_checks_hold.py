@@ -16,8 +16,9 @@ from connectors.column import Column
 from connectors.errors import ConnectorError, Held
 from connectors.modes import Guard
 from connectors.postgres.auditing import diverting
+from connectors.postgres.publish import refreeze
 from connectors.quarantine import QuarantineRule
-from connectors.target_options import TargetOptions
+from connectors.target_options import PartitionUnit, TargetOptions
 from tests.connectors.memory import MemorySource, PartedSource
 from tests.connectors.postgres.conftest import World
 from tests.connectors.postgres.test_staged import StagedRun, parts_of
@@ -251,3 +252,30 @@ def test_more_bad_rows_of_a_query_than_can_be_put_aside_hold_the_run(world, ids,
     assert ids() == [1]
     held(world, [1, 5, 6], checks=(aside,), quarantine=QuarantineRule(is_on=True))
     assert ids() == [1]
+
+
+@pytest.mark.parametrize("is_divided", [False, True], ids=["one table", "partitions"])
+def test_what_a_check_puts_aside_is_seen_by_no_snapshot_however_old(world, admin, connect, is_divided, monkeypatch):
+    days = pa.array([datetime.date(2026, 1, 1 + n % 2) for n in range(6)], pa.date32())
+    rows = pa.record_batch({"id": pa.array(range(6), pa.int64()), "day": days, "text": pa.array(["a\t\\", None] * 3)})
+    columns = (Column("id", "INT64"), Column("day", "DATE"), Column("text", "STRING"))
+    form = TargetOptions(("id", "day"), (), "day", PartitionUnit.DAY) if is_divided else TargetOptions(("id",))
+    aside = Check(CheckKind.RANGE, "low", ("id",), maximum="2", severity=Severity.QUARANTINE)
+
+    def load(source, *checks):
+        world.move(source=source, form=form, checks=checks, quarantine=QuarantineRule(is_on=True))
+
+    def seen(cursor):
+        cursor.execute("SELECT id, text FROM flights ORDER BY id")
+        return cursor.fetchall()
+
+    load(MemorySource([rows.slice(0, 2)], columns))
+    admin.execute("GRANT SELECT ON flights TO loader")
+    with connect() as connection, connection.cursor() as old:
+        for most, expected in ((2 << 30, 3), (0, 6)):
+            monkeypatch.setattr(refreeze, "MOST_BYTES", most)
+            old.execute("ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT txid_current_snapshot()")
+            load(MemorySource([rows], columns), aside)
+            assert len(seen(old)) == expected
+    assert "older than the publish see the rows" in world.recorder.text()  # of a very large table, here of any
+    assert seen(admin) == [(0, "a\t\\"), (1, None), (2, "a\t\\")]

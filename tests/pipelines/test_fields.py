@@ -6,17 +6,32 @@ import html
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import User
 
 from pipelines import lookups
 from pipelines.forms.pipelines import PipelineForm
 from pipelines.models import Pipeline, Pool
+from pipelines.serializers import PipelineSerializer
 from tests.pipelines.test_admin_pipelines import ADD
 
 pytestmark = pytest.mark.django_db
 FIELDS = PipelineForm.Meta.fields
 # These say enough by their names.
 PLAIN = {"name", "description", "state", "source", "destination", "target_schema"}
+# What answers hold besides, and what every example has.
+TOLD = {
+    "id",
+    "revision",
+    "next_due",
+    "created_at",
+    "updated_at",
+    "name",
+    "description",
+    "state",
+    "source",
+    "destination",
+}
 
 MERGES = {
     "name": "Merges", "description": "All orders", "state": "paused", "source_query": "SELECT @n AS n",
@@ -71,3 +86,8 @@ def test_the_three_of_them_set_every_field() -> None:
     usual = {name: field.get_default() for name in FIELDS if (field := Pipeline._meta.get_field(name))}
     told = [name for each in (MERGES, POLLS, WATCHES) for name, value in each.items() if value != usual[name]]
     assert set(FIELDS) - set(told) == {"source", "destination", "pool"}
+
+
+def test_the_docs_of_the_api_name_every_field_of_a_pipeline() -> None:
+    docs = (settings.BASE_DIR / "docs" / "api.md").read_text()
+    assert [name for name in PipelineSerializer().fields if name not in TOLD and f"`{name}`" not in docs] == []

@@ -6,12 +6,21 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import date
 
+import pyarrow as pa
 import pytest
 
+from connectors import undo
+from connectors.base import NeverStop
+from connectors.checks import Check, CheckKind, Severity
+from connectors.column import Column
+from connectors.modes import Deletes
 from connectors.postgres import keep
 from connectors.postgres.options import PostgresOptions
+from connectors.quarantine import QuarantineRule
+from connectors.sql_around import SqlAround
 from connectors.target_options import Index, TargetOptions
-from connectors.writing import Changes
+from connectors.writing import Changes, Target
+from tests.connectors.memory import MemorySource
 from tests.connectors.postgres import test_target_options as forms
 from tests.connectors.postgres.conftest import PASSWORD, ROLE, World
 from tests.connectors.postgres.debian import BINARIES, running_server
@@ -118,6 +127,69 @@ def test_every_way_to_write_works_with_every_form(move, admin, form):
     replaced = move((1, JANUARY), (6, date(2026, 6, 1)), form=options, key=key)
     assert (replaced.method, replaced.changes) == ("in_place", Changes(inserted=1, unchanged=1))
     assert contents() == [(1, "n1"), (6, "n6")]
+
+
+SHORT = Check(CheckKind.REGEX, "short", ("name",), Severity.QUARANTINE, pattern="^.$")
+EACH_ONCE = Check(CheckKind.SQL, "each once", query="SELECT id FROM {staged} GROUP BY id HAVING count(*) > 1")
+# Whatever it leaves in a session that a pooler keeps, the next run would meet.
+ADDING_UP = SqlAround(
+    before=("CREATE TEMP TABLE seen AS SELECT count(*) AS rows FROM flights",),
+    after=("INSERT INTO totals SELECT rows FROM seen",),
+)
+
+
+def people(*given, **more):
+    """Rows of an id and a name, and of what else is given for all of them."""
+    ids, names = zip(*given, strict=True)
+    values = {name: [value] * len(given) for name, value in more.items()}
+    batch = pa.record_batch(
+        {"id": pa.array(ids), "name": pa.array(names), **{n: pa.array(v) for n, v in values.items()}}
+    )
+    return MemorySource(
+        [batch], (Column("id", "INT64"), Column("name", "STRING"), *(Column(n, "STRING") for n in more))
+    )
+
+
+def test_what_is_done_beside_moving_rows_works_everywhere(world, admin):
+    """Quarantine, checks, drift, SQL around the load, an undo; rows that vanish, and a history."""
+
+    def read(what, table="flights"):
+        admin.execute(f"SELECT {what} FROM {table} ORDER BY 1, 2")
+        return admin.fetchall()
+
+    usual = {
+        "undo_depth": 1,
+        "quarantine": QuarantineRule(is_on=True),
+        "checks": (SHORT, EACH_ONCE),
+        "sql": ADDING_UP,
+    }
+    world.move(source=people((1, "a"), (2, "b")))
+    admin.execute("CREATE TABLE totals (rows int); GRANT ALL ON totals TO loader")
+    for given in (people((1, "A"), (2, "b\0"), (3, "long")), people((1, "a"), (4, "d"), city="Bonn")):
+        world.move(source=given, **usual)
+    assert read("id, name, city") == [(1, "a", "Bonn"), (4, "d", "Bonn")]
+    assert read("rows, 0", "totals") == [(1, 0), (2, 0)]
+    assert read("code, state", "_datamantri.quarantine") == [
+        ("check_failed", "superseded"),
+        ("nul_character", "superseded"),
+    ]
+    destination = world.destination()
+    (former,) = destination.former_states(world.pipeline)
+    back = undo.UndoRequest(world.target, former.run, former.last_run, depth=1)
+    undo.undo(destination, world.fence(destination), back, reporter=world.recorder, stop=NeverStop())
+    assert read("id, name") == [(1, "A")]
+    assert read("code, state", "_datamantri.quarantine") == [("check_failed", "open"), ("nul_character", "open")]
+
+    world.target = Target("public", "people")
+    mode = {"deletes": Deletes.SOFT, "sees_all": True}
+    for given in (people((1, "a"), (2, "b")), people((1, "a"), (3, "c"))):
+        world.move(source=given, disposition="merge", mode=mode)
+    assert read("id, _deleted_at IS NULL", "people") == [(1, True), (2, False), (3, True)]
+
+    world.target = Target("public", "versions")
+    for given in (people((1, "a"), (2, "b")), people((1, "A"))):
+        world.move(source=given, disposition="history", key=("id",), mode={"sees_all": True})
+    assert read("id, name, _is_current", "versions") == [(1, "A", True), (1, "a", False), (2, "b", False)]
 
 
 @pytest.mark.parametrize("port", ["direct"], indirect=True)

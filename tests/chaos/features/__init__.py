@@ -15,6 +15,7 @@ from tests.chaos.features import (
     masks,
     quarantines,
     realtime,
+    restarts,
     sql,
     undo,
 )
@@ -23,7 +24,20 @@ from tests.chaos.feeds import Feed
 from tests.chaos.points import DIRECT, STAGED
 from tests.chaos.stack import Stack
 
-_MODULES = (approvals, backfills, deletes, dependencies, drift, histories, masks, quarantines, realtime, sql, undo)
+_MODULES = (
+    approvals,
+    backfills,
+    deletes,
+    dependencies,
+    drift,
+    histories,
+    masks,
+    quarantines,
+    realtime,
+    restarts,
+    sql,
+    undo,
+)
 LANES: dict[str, type[Watched]] = {kind: lane for module in _MODULES for lane in module.LANES for kind in lane.FEEDS}
 FEEDS: dict[str, type[Feed]] = {kind: lane.FEEDS[kind] for kind, lane in LANES.items()}
 

@@ -105,8 +105,7 @@ class UndoLane(Watched):
         """Ask for a former state; now and then by what was published last long ago."""
         kept = insist(self._kept)
         if not kept:
-            super().begin_round()
-            return super()._turn(None)
+            return self._without_kept()
         run_kept, made_by, last = self.chance.choice(kept)
         self._back = self._left.get(made_by, None) if made_by else Rows()
         if self._back is None:
@@ -132,6 +131,10 @@ class UndoLane(Watched):
         insist(lambda: definitions.resume(Pipeline.objects.filter(pk=self.pipeline.pk), by=None))
         insist(self.pipeline.refresh_from_db)
         return outcome
+
+    def _without_kept(self) -> Outcome:
+        super().begin_round()
+        return super()._turn(None)
 
     def _request(self, kept: UUID, expected: UUID | None) -> Run:
         target = {"schema": self.place.schema, "table": self.place.table}

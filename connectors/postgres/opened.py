@@ -170,6 +170,9 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
                 sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))
             )
         facts = {**facts, "found": self._found}
+        if self._is_staged:
+            # A person may take days: a server that crashes or is failed over meanwhile must not empty it.
+            staging.make_logged(self._session, self._new)
         if self._plan is None:
             staging.write_plan(self._session, self._fence, 1, self._new, facts)
         else:

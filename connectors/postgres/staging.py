@@ -145,7 +145,7 @@ def check_plan(session: Session, fence: Fence, plan: Plan, rows: int, count: Cal
 
 
 def make_logged(session: Session, table: Target) -> None:
-    """A table that readers will see must outlive a crash; where it is logged already nothing is written again."""
+    """A table that readers will see, or a person, must outlive a crash; one that is logged is not written again."""
     session.execute(sql.SQL("ALTER TABLE {} SET LOGGED").format(sql.Identifier(table.schema, table.table)))
 
 

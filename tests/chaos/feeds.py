@@ -126,19 +126,33 @@ class Feed:
         return FILLER
 
     def rows_in(self, cursor: Any, place: Place) -> tuple[Rows, int]:
-        """The target's rows, and how many of them have another hash than their own; in one look."""
+        """The target's rows, and how many of them have another hash than their own.
+
+        One statement, for its snapshot is taken when it has its locks: one that is older than a rename would see
+        the new table beside what went with the old one.
+        """
         cursor.execute(
-            sql.SQL("SELECT {row}, count(*), count(*) FILTER (WHERE {strange}) FROM {name} t GROUP BY 1, 2, 3").format(
+            sql.SQL(
+                "SELECT {row}, count(*), count(*) FILTER (WHERE {strange}), NULL FROM {name} t"
+                " GROUP BY 1, 2, 3{besides}"
+            ).format(
                 row=sql.SQL(self.triple),
                 strange=sql.SQL(f"hash IS DISTINCT FROM {self.hash_in_sql()}{self.strange()}"),
                 name=sql.Identifier(place.schema, place.table),
+                besides=sql.SQL(self.besides).format(target=sql.Literal(place.key)),
             )
         )
         found, wrong = Rows(), 0
-        for seq, version, change, count, strange in cursor.fetchall():
-            found[seq, version, change] += count
+        for seq, version, change, count, strange, besides in cursor.fetchall():
+            found[self.row_of(besides) if besides else (seq, version, change)] += count
             wrong += strange
         return found, wrong
+
+    # More rows of that statement, of which only the last column says something.
+    besides: ClassVar[str] = ""
+
+    def row_of(self, besides: str) -> Row:
+        raise NotImplementedError
 
     def strange(self) -> str:
         """What else, in SQL behind OR, tells a row that is not what it says it is."""

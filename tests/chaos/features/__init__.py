@@ -17,6 +17,7 @@ from tests.chaos.features import (
     realtime,
     restarts,
     sql,
+    ticks,
     undo,
 )
 from tests.chaos.features.watched import Watched
@@ -25,18 +26,8 @@ from tests.chaos.points import DIRECT, STAGED
 from tests.chaos.stack import Stack
 
 _MODULES = (
-    approvals,
-    backfills,
-    deletes,
-    dependencies,
-    drift,
-    histories,
-    masks,
-    quarantines,
-    realtime,
-    restarts,
-    sql,
-    undo,
+    *(approvals, backfills, deletes, dependencies, drift, histories, masks),
+    *(quarantines, realtime, restarts, sql, ticks, undo),
 )
 LANES: dict[str, type[Watched]] = {kind: lane for module in _MODULES for lane in module.LANES for kind in lane.FEEDS}
 FEEDS: dict[str, type[Feed]] = {kind: lane.FEEDS[kind] for kind, lane in LANES.items()}

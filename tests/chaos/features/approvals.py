@@ -50,7 +50,8 @@ class Checked:
                 yield f"{len(bad)} bad rows were published, which nobody approved"
         if run.decision == Decision.DISCARD and run.status != RunStatus.CANCELLED:
             yield f"the run was discarded, and is {run.status}"
-        if run.decision == Decision.PUBLISH and run.status != RunStatus.SUCCEEDED and not run.cancel_requested:
+        may_fail = run.cancel_requested or run.error_code == "overtaken"
+        if run.decision == Decision.PUBLISH and run.status != RunStatus.SUCCEEDED and not may_fail:
             yield f"the run was approved, and is {run.status}: {run.error_message}"
 
 

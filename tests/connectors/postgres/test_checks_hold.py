@@ -44,9 +44,16 @@ def tables(admin: Any) -> list[str]:
     return [name for (name,) in admin.fetchall()]
 
 
+def outlives_a_crash(admin: Any, run: uuid.UUID) -> bool:
+    """Whether what the run staged is in a table that PostgreSQL does not empty when it recovers."""
+    admin.execute("SELECT array_agg(relpersistence::text) FROM pg_class WHERE relname LIKE %s", (f"%{run.hex}%",))
+    return admin.fetchone() == (["p"],)
+
+
 def test_a_failed_check_holds_the_rows_until_they_are_approved(world, admin, ids, disposition):
     run = held(world, [2, 5], disposition)
     assert ids() == [1]
+    assert outlives_a_crash(admin, run)
     assert "Check no fives: 1 row of 2 has a value of id above 4." in world.recorder.text()
     receipt = world.publish_held(run, checks=(NO_FIVES,))
     assert ids() == KEEPS[disposition]
@@ -218,6 +225,7 @@ def test_a_load_in_parts_is_checked_as_a_whole(world, admin, ids, how):
     with pytest.raises(Held, match="2 rows of 3,000 have"):
         run.publish()
     assert ids() == [1]
+    assert outlives_a_crash(admin, run.run)
     (result,) = world.recorder.results
     assert sorted(result.sample.rows) == [("3000", "row 3000"), ("3001", "row 3001")]
     receipt = world.publish_held(run.run)

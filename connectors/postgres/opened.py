@@ -137,7 +137,8 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self._choose()
         if not self._is_staged and plan.facts.get("found", self._found) != self._found:
             self._reporter.log("warning", replace.changed_meanwhile(self._target))
-        if "read" in plan.facts:  # else its rows are frozen: every snapshot sees them
+        # Else its rows are frozen: every snapshot sees them.
+        if "read" in plan.facts or plan.facts.get("rewritten"):
             self._older = snapshots.now_held(self._session)
         self._plan = staging.check_plan(self._session, self._fence, plan, rows, partial(self._count, plan.staging))
         self._new = plan.staging
@@ -169,7 +170,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._session.execute(
                 sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))
             )
-        facts = {**facts, "found": self._found}
+        facts = {**facts, "found": self._found, "rewritten": self._is_staged}
         if self._is_staged:
             # A person may take days: a server that crashes or is failed over meanwhile must not empty it.
             staging.make_logged(self._session, self._new)

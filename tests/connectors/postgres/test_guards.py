@@ -10,6 +10,7 @@ import pytest
 
 from connectors.errors import ConnectorError, Held, TransientError
 from connectors.modes import Guard
+from connectors.postgres import snapshots
 from tests.connectors.memory import MemorySource, batch
 
 HALF = Guard(zero_rows=True, shrink_percent=50)
@@ -84,6 +85,24 @@ def test_a_table_that_waited_unlogged_outlives_a_crash_once_it_takes_the_targets
     admin.execute("SELECT relpersistence FROM pg_class WHERE relname = 'flights'")
     assert admin.fetchone() == ("p",)
     assert ids() == list(range(4))
+
+
+def test_a_reader_older_than_held_rows_is_waited_for_when_they_take_the_targets_place(
+    world, admin, connect, monkeypatch
+):
+    monkeypatch.setattr(snapshots, "LIMIT_S", 0.3)
+    monkeypatch.setattr(snapshots, "TELL_AFTER_S", 0.1)
+    world.move(range(10))
+    admin.execute("CREATE VIEW late AS SELECT * FROM flights")
+    reader = connect()
+    reader.set_session(isolation_level="REPEATABLE READ")
+    reader.cursor().execute("SELECT 1")
+    run = uuid.uuid4()
+    with pytest.raises(Held):
+        world.move(range(4), guard=HALF, run=run)
+    admin.execute("DROP VIEW late")
+    assert approve(world, run).method == "rename"
+    assert "older than the staged rows" in world.recorder.text()
 
 
 def test_an_overtaken_run_is_refused_and_its_staged_rows_go_with_the_next_load(filled, ids, admin):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillLooking
-from contextlib import closing, contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
 from uuid import UUID
@@ -23,28 +22,28 @@ from connectors.cursor import CursorRead, Span, find_column, number_of
 from connectors.errors import ConnectorError, Unreachable
 from connectors.forecast import Forecast
 from connectors.modes import Deletes, WriteDisposition, WriteMode
-from connectors.options import build
 from connectors.parameters import Parameter
 from connectors.postgres.names import column_names
-from connectors.postgres.quarantined import Wanted
 from connectors.reading import Description, ReadRequest
 from connectors.row_filter import FIELD as FILTER_FIELD
 from connectors.sql_around import SqlAround
 from connectors.target_options import TargetOptions
 from connectors.types import bigquery_type, postgres_type
 from connectors.writing import Target
+from pipelines import kept_answers
 from pipelines.fields import fernet
+from pipelines.look_ends import System
+from pipelines.look_ends import destination as _destination
+from pipelines.look_ends import source as _source
 
 log = logging.getLogger(__name__)
 
 # All stay under what the page waits for, see lookups.WAIT_S: a source that is silent must leave time for the rest.
-CALL_LIMIT_S = 4.0
 DESCRIBE_LIMIT_S = 3.5
 COLUMNS_LIMIT_S = 3.8
 ANSWER_LIMIT_S = 4.6
 PREVIEW_ROWS = 20
 
-System = dict[str, Any]
 Sent = list[dict[str, Any]]  # parameters with their values
 
 
@@ -70,25 +69,6 @@ def _in_words(error: ConnectorError) -> dict[str, str]:
 
 def _broke(code: str, message: str, hint: str) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "hint": hint, "field": ""}}
-
-
-@contextmanager
-def _source(system: System, *, limit_s: float = CALL_LIMIT_S) -> Iterator[Any]:
-    with _opened(registry.source_type(system["kind"]), system, limit_s) as source:
-        yield source
-
-
-@contextmanager
-def _destination(system: System) -> Iterator[Any]:
-    with _opened(registry.destination_type(system["kind"]), system, CALL_LIMIT_S) as destination:
-        yield destination
-
-
-@contextmanager
-def _opened(kind: type, system: System, limit_s: float) -> Iterator[Any]:
-    options = build(registry.options_type(system["kind"]), system["options"])
-    with closing(kind(options, timeout_s=limit_s)) as opened:
-        yield opened
 
 
 # One system -----------------------------------------------------------------------------------
@@ -282,41 +262,6 @@ def _cursor_findings(columns: tuple[Column, ...], name: str, initial: str) -> li
     return []
 
 
-def _former_states(system: System, pipeline: str) -> list[dict[str, Any]]:
-    with _destination(system) as destination:
-        found = destination.former_states(UUID(pipeline))
-    return [
-        {
-            **asdict(state),
-            "run": str(state.run),
-            "kept_at": state.kept_at.isoformat(),
-            "made_by": state.made_by and str(state.made_by),
-            "last_run": state.last_run and str(state.last_run),
-        }
-        for state in found
-    ]
-
-
-def _drop_former(system: System, pipeline: str) -> dict[str, Any]:
-    with _destination(system) as destination:
-        done: dict[str, Any] = destination.drop_former(UUID(pipeline))
-    return done
-
-
-def _quarantined(system: System, pipeline: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    with _destination(system) as destination:
-        found: dict[str, Any] = destination.quarantined(UUID(pipeline), Wanted.from_json(wanted))
-    return found
-
-
-def _discard_quarantined(system: System, pipeline: str, wanted: dict[str, Any], by: str, note: str) -> dict[str, int]:
-    with _destination(system) as destination:
-        done: dict[str, int] = destination.discard_quarantined(
-            UUID(pipeline), Wanted.from_json(wanted), by=by, note=note
-        )
-        return done
-
-
 def _comparison_cost(
     source: System,
     destination: System,
@@ -408,8 +353,8 @@ _LOOKS: dict[str, Callable[..., Any]] = {
     "range_bytes": _range_bytes,
     "validate": _validate,
     "comparison_cost": _comparison_cost,
-    "former_states": _former_states,
-    "drop_former": _drop_former,
-    "quarantined": _quarantined,
-    "discard_quarantined": _discard_quarantined,
+    "former_states": kept_answers.former_states,
+    "drop_former": kept_answers.drop_former,
+    "quarantined": kept_answers.quarantined,
+    "discard_quarantined": kept_answers.discard_quarantined,
 }

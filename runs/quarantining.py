@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
 
+from connectors import naming
 from connectors.base import Destination, Source
 from connectors.counts import counted
 from connectors.postgres.quarantined import Wanted
@@ -86,6 +87,7 @@ def request_replay(
             "Choose those of one table: by the run that put them aside, or one by one.",
         )
     (target,) = targets
+    _refuse_former(pipeline, target)
     options = {"target": {"schema": target["schema"], "table": target["table"]}, "quarantine": asked}
     return services.request_run(
         pipeline,
@@ -96,6 +98,18 @@ def request_replay(
         interval=(None, None),
         idempotency_key=idempotency_key,
         request_digest=request_digest,
+    )
+
+
+def _refuse_former(pipeline: Pipeline, target: Mapping[str, str]) -> None:
+    """Raise RunRefused for rows of a table that no run of the pipeline writes any more: it has another now."""
+    now = {"schema": pipeline.target_schema, "table": pipeline.target_table}
+    if any(map(naming.is_template, now.values())) or all(target[name] == now[name] for name in now):
+        return
+    raise RunRefused(
+        "former_target",
+        f"These rows belong into {target['schema']}.{target['table']}, which {pipeline.name} writes no longer.",
+        "Discard them, or let the pipeline write to that table again.",
     )
 
 

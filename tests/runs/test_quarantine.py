@@ -16,7 +16,7 @@ from django.urls import reverse
 from pipelines import answers, lookups
 from pipelines import services as definitions
 from pipelines.models import Pipeline
-from runs import receipts, services
+from runs import quarantining, receipts, services
 from runs.models import Run, RunAction
 from runs.states import RunStatus
 from tests.runs.memory import Script
@@ -119,6 +119,15 @@ def test_nothing_is_replayed_while_a_run_waits_for_a_decision(loaded: Any, opera
     Run.objects.filter(pk=run.pk).update(error_code="over_budget")  # nothing of that is staged
     operator_client.post(decide, {**chosen(pipeline), "confirmed": "1"})
     assert Run.objects.filter(action=RunAction.REPLAY).exists()
+
+
+def test_rows_of_a_table_that_is_written_no_longer_are_not_replayed(loaded: Any) -> None:
+    pipeline, _ = loaded
+    pipeline.target_table = "elsewhere"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    with pytest.raises(services.RunRefused) as refused:
+        quarantining.request_replay(pipeline, {}, trigger="manual", by=None)
+    assert refused.value.code == "former_target"
 
 
 @pytest.mark.parametrize("action", [RunAction.REPLAY, RunAction.SET_WATERMARK])

@@ -37,7 +37,7 @@ def limit_of(claimed: Claim, reporter: Reporter, estimate: Callable[[], Estimate
     reporter.log("info", costs.in_words(told))
     left = _judge(claimed, told)
     if left is not None and told.bytes is None:
-        reporter.log("warning", f"{told.why} Its queries may bill {size(left)}, and end with an error beyond that.")
+        reporter.log("warning", f"Its queries may bill {size(left)}, and end with an error beyond that.")
     return None if left is None else max(1, left - (told.storage_bytes or 0))
 
 
@@ -50,7 +50,8 @@ def look_again(claimed: Claim, reporter: Reporter, plan: ReadPlan) -> None:
     if told is None or told.storage_bytes is not None or not scanned:
         return
     reporter.estimate = told = replace(told, storage_bytes=scanned)
-    reporter.log("info", costs.in_words(told))
+    is_known = told.bytes is not None
+    reporter.log("info", costs.in_words(told) if is_known else f"The read session scans {size(scanned)}, as it says.")
     _judge(claimed, told)
 
 

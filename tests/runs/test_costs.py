@@ -260,13 +260,17 @@ def test_what_nobody_can_tell_is_said_and_limited_by_the_budget(
     moving: Any, queue: Any, work: Any, script: Script
 ) -> None:
     pipeline = moving(run_budget_bytes=10 * GB)
-    script.estimates = [Estimate(None, 0, why="The dry run does not tell.")]
+    script.estimates = [Estimate(None, None, why="The dry run does not tell.")]
+    script.facts = {"estimated_storage_bytes": 2 * GB}
     run = queue(pipeline)
     work()
     run.refresh_from_db()
     assert run.status == RunStatus.SUCCEEDED
     assert (run.estimated_query_bytes, script.requests[-1].maximum_bytes_billed) == (None, 10 * GB)
-    assert "What this run will bill is not known. The dry run does not tell." in log_of(run)
+    log = log_of(run)
+    assert "What this run will bill is not known. The dry run does not tell." in log
+    assert log.count("The dry run does not tell") == 1
+    assert "The read session scans 2 GB, as it says." in log
 
 
 def test_queries_that_pass_their_limit_end_the_run(moving: Any, queue: Any, work: Any, script: Script) -> None:

@@ -19,7 +19,7 @@ from connectors.quarantine import QUARANTINE_LIMIT, in_words
 from connectors.reading import ReadPlan
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
-from connectors.sql_around import AFTER
+from connectors.sql_around import AFTER, MENDABLE
 from connectors.writing import Fence, Watermark
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def publish_staged(
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode.from_json(facts["mode"])
     # Who approved what was held for one reason was told of no other: those have yet to look.
-    held_by = approved or facts.get("held_by", "")
+    held_by = {approved or facts.get("held_by", ""), *facts.get("allowed", ())} - {QUARANTINE_LIMIT, *MENDABLE}
     left = replace(request, quarantine=request.quarantine.without_limits())
-    if held_by != QUARANTINE_LIMIT:
-        left = replace(left, checks=(), guard=request.guard if held_by == CHECK_FAILED else NO_GUARD)
+    if held_by:
+        left = replace(left, checks=(), guard=request.guard if held_by == {CHECK_FAILED} else NO_GUARD)
     seconds = dict(draft.seconds)
     with (
         already_applied(reporter) as earlier,
@@ -75,7 +75,7 @@ def publish_staged(
         draft = replace(draft, token=fence.token, rows=rows, quarantined=load.quarantine.reasons)
         return publish(
             *(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash),
-            facts=lambda: {},
+            facts=lambda: {"allowed": sorted(held_by)},
         )
     return earlier[0]
 
@@ -105,14 +105,17 @@ def publish(
             load.wait_for_readers()
             crash("publish.before_lock")
             load.lock(draft.rows, draft.snapshot_time)
-        except Held as held:
+            crash("publish.after_lock")
+            load.around.run(AFTER)
+        except ConnectorError as error:
+            held = _as_held(error, load)
+            if held is None:
+                raise
             held.staged = draft.rows, draft.bytes
             if facts is not None:
                 load.hold({**facts(), "draft": draft.to_json(), "held_by": held.code})
                 crash("publish.held")
-            raise
-        crash("publish.after_lock")
-        load.around.run(AFTER)
+            raise held from error.__cause__
         draft = replace(
             draft,
             method=load.method,
@@ -135,6 +138,16 @@ def publish(
     if waited:
         reporter.log("info", waited)
     return done
+
+
+def _as_held(error: ConnectorError, load: Load) -> Held | None:
+    """What leaves it to a person: a guard, or SQL of theirs that fails once the rows are staged, maybe for hours."""
+    if isinstance(error, Held):
+        return error
+    if not load.has_kept_rows or error.transient or error.code not in MENDABLE:
+        return None
+    hint = f"{error.hint} What was read is kept: correct the pipeline's SQL, or what it needs, then approve the run."
+    return Held(error.message, hint=hint, code=error.code, field=error.field)
 
 
 def kept_facts(

@@ -17,11 +17,11 @@ from connectors.cursor import CursorRead, Span
 from connectors.errors import ConnectorError, NewGeneration
 from connectors.modes import Deletes, Guard, Refresh, TextPolicy, WriteDisposition, WriteMode
 from connectors.reading import ReadRequest
-from connectors.sql_around import SqlAround
+from connectors.sql_around import MENDABLE, SqlAround
 from connectors.target_options import TargetOptions
 from connectors.writing import Fence
 from pipelines import deletions, quarantines, schema_policies
-from pipelines.models import Connection, LoadMethod
+from pipelines.models import Connection, LoadMethod, Pipeline
 from runs import capacity, cost_guard, endings, ends, quarantining, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
@@ -95,13 +95,22 @@ def _perform(
         return undoing.perform(claimed, destination, fence, lease, reporter)
     if claimed.decision == Decision.PUBLISH:
         standing.is_loading = True
-        request = transfer_request(claimed, fence, destination)
+        request = _mended(claimed, transfer_request(claimed, fence, destination))
         return _engine().publish_staged(
             destination, fence, request, approved=claimed.approved, reporter=reporter, stop=lease
         )
     if claimed.step == Step.PUBLISH:
         return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
     return _read(claimed, standing, connections, destination, fence, lease, reporter)
+
+
+def _mended(claimed: Claim, request: TransferRequest) -> TransferRequest:
+    """With the pipeline's SQL as it is now, where that of then was what held the run."""
+    if claimed.approved not in MENDABLE:
+        return request
+    alike = Pipeline.objects.filter(pk=claimed.pipeline, revision__fingerprint=claimed.fingerprint)
+    now = alike.values_list("revision__definition", flat=True).first()
+    return request if now is None else replace(request, sql=SqlAround.of(now))
 
 
 def take_away(destination: Destination, fence: Fence, lease: Lease, reporter: Reporter) -> None:

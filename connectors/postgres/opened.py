@@ -216,6 +216,11 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._reporter.log("info", in_place.describe(self._target, self._old))
 
     @property
+    def has_kept_rows(self) -> bool:
+        """Whether its rows were staged by an earlier transaction, and stay if this one ends without a commit."""
+        return self._plan is not None
+
+    @property
     def _is_staged(self) -> bool:
         """Whether rows go into a staging table, and then into one that stays."""
         mode, divided = self._mode, self._form.by is not None

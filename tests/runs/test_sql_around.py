@@ -12,8 +12,8 @@ from pipelines import dataset_rules, revisions
 from pipelines import services as definitions
 from pipelines.models import DatasetRule, Pipeline
 from pipelines.objections import PipelineRefused
-from runs import receipts
-from runs.models import Run
+from runs import receipts, services
+from runs.models import Decision, Run
 from runs.states import RunStatus
 from tests.runs.memory import Script
 from tests.runs.pages import *  # noqa: F403
@@ -61,6 +61,28 @@ def test_a_run_runs_it_once_in_one_go_and_in_parts(
         ]
     finally:
         warehouse_cursor.execute("DROP TABLE ran")
+
+
+def test_rows_in_parts_are_published_by_the_sql_that_was_corrected_once_somebody_approves(
+    moving: Callable[..., Pipeline], work: Any, script: Script, rows_of: Any, operator: User
+) -> None:
+    script.parts = 2
+    pipeline = moving(write_disposition="replace", load_method="staged", sql_after="SELECT 1 / 0")
+    start(pipeline)
+    while work():
+        pass
+    run = Run.objects.get()
+    assert (run.status, run.error_code, rows_of(pipeline)) == (RunStatus.HELD, "sql_failed", None)
+    assert "correct the pipeline's SQL" in run.error_hint
+    pipeline.sql_after = "SELECT 1"
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+    services.decide(run, Decision.PUBLISH, by=operator)
+    reads = script.reads
+    while work():
+        pass
+    run.refresh_from_db()
+    assert (run.status, rows_of(pipeline), script.reads) == (RunStatus.SUCCEEDED, 3, reads)
+    assert [(said["when"], said["rows"]) for said in run.receipt["sql"]] == [("after", 1)]
 
 
 def test_writing_it_takes_a_right_of_its_own(make_pipeline: Any, operator: User, destination: Any) -> None:

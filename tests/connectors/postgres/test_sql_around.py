@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
 
+from connectors.checks import Check, CheckKind
 from connectors.errors import ConnectorError, Held
 from connectors.modes import Guard
 from connectors.postgres import keep
 from connectors.postgres.publish import around as publish_around
+from connectors.request import TransferRequest
 from connectors.sql_around import SqlAround
-from tests.connectors.memory import Button, in_thread
+from tests.connectors.memory import Button, PartedSource, batch, in_thread
 from tests.connectors.postgres.conftest import ROLE, World
+from tests.connectors.postgres.test_staged import StagedRun
 
 LESSER = "scribe"
 
@@ -87,6 +92,7 @@ def test_one_that_fails_is_named_and_takes_the_load_with_it(world: World, ids: A
     with pytest.raises(ConnectorError) as failed:
         world.move([2], sql=around(**{when: f"{COUNT.format('x')}; SELECT 1 / 0"}))
     assert (failed.value.code, failed.value.field) == ("sql_failed", f"sql_{when}")
+    assert not isinstance(failed.value, Held)
     assert f"Statement 2 {when} the load failed: division by zero." in failed.value.message
     assert (ids(), notes()) == ([1], [])
 
@@ -319,6 +325,60 @@ def test_a_run_that_is_held_runs_it_when_it_is_approved(
     assert notes() == []
     world.publish_held(run, sql=sql)
     assert (ids(), notes()) == ([1], [("before", 4), ("after", 1)])
+
+
+@dataclass
+class InParts(StagedRun):
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def request(self, fence: Any) -> TransferRequest:
+        return replace(super().request(fence), **self.more)
+
+    def staged(self) -> InParts:
+        for part in range(len(self.plan().parts)):
+            self.load(part)
+        return self
+
+
+def held(publish: Any) -> str:
+    with pytest.raises(Held) as told:
+        publish()
+    return told.value.code
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_rows_that_parts_have_staged_wait_for_sql_that_is_corrected(
+    world: World, admin: Any, ids: Any, notes: Any, disposition: str, when: str
+) -> None:
+    bad, good = around(**{when: "SELECT 1 / 0"}), around(**{when: COUNT.format("x")})
+    run = InParts(world, PartedSource([[batch([1, 2])], [batch([3])]]), disposition, more={"sql": bad})
+    publish = partial(world.publish_held, run.staged().run, approved="sql_failed")
+    assert held(run.publish) == "sql_failed"
+    assert held(partial(publish, sql=around(**{when: "SELECT nothing"}))) == "sql_failed"
+    assert (ids(), notes()) == ([1], [])
+    assert publish(sql=good).rows == publish(sql=good).rows == 3
+    assert (sorted(set(ids())), len(notes())) == ([1, 2, 3], 1)
+
+
+def test_who_mends_sql_approves_nothing_else_and_again_nothing_that_was_approved(
+    world: World, admin: Any, ids: Any, notes: Any
+) -> None:
+    world.move([1, 2, 3, 4], key=("id",))
+    admin.execute("CREATE VIEW late AS SELECT * FROM flights")  # in place: the guard comes after the SQL before
+    more = {
+        "checks": (Check(CheckKind.RANGE, "few", ("id",), maximum="0"),),
+        "guard": Guard(shrink_percent=1),
+        "sql": around("SELECT 1 / 0"),
+    }
+    run = InParts(world, PartedSource([[batch([1])]]), more=more).staged()
+    assert held(run.publish) == "check_failed"
+    publish = partial(world.publish_held, run.run)
+    assert held(partial(publish, **more)) == "sql_failed"
+    more["sql"] = around(COUNT.format("x"))
+    assert held(partial(publish, **more)) == "guard_shrink"
+    assert (ids(), notes()) == ([1, 2, 3, 4], [])
+    publish(**more)
+    assert (ids(), notes()) == ([1], [("x", 4)])
 
 
 def test_a_text_that_is_no_sql_is_told_without_running_it(world: World, notes: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from typing import Any
 
+from connectors import masks
 from connectors.modes import WriteDisposition
 from pipelines import lookups, queries, services
 from pipelines.models import Connection, Pipeline, PipelineState
@@ -52,17 +54,23 @@ def ensure(*, project: str, warehouse: dict[str, Any], by: Any) -> list[Pipeline
     The connections follow the servers' addresses.
     """
     source = _connection(SOURCE, "bigquery", {"project": project, "location": "US"}, {}, by)
-    password = {"password": warehouse.pop("password")}
-    destination = _connection(DESTINATION, "postgres", warehouse, password, by)
+    keys = {"password": warehouse.pop("password"), masks.KEY_FIELD: _mask_key()}
+    destination = _connection(DESTINATION, "postgres", warehouse, keys, by)
     pipelines = [_pipeline(source, destination, *fields, by=by) for fields in PIPELINES]
     pipelines.append(_pipeline(source, destination, *DAILY, by=by, **ONLY_NEW))
     return [pipeline for pipeline in pipelines if pipeline.state != PipelineState.ARCHIVED]
 
 
-def _connection(name: str, kind: str, options: dict[str, Any], secrets: dict[str, str], by: Any) -> Connection:
+def _mask_key() -> str:
+    """The destination's key for masks: of its own choice once, then the one that masks were made with."""
+    found = Connection.objects.filter(name=DESTINATION).first()
+    return (found and found.secrets.get(masks.KEY_FIELD)) or secrets.token_urlsafe(32)
+
+
+def _connection(name: str, kind: str, options: dict[str, Any], keys: dict[str, str], by: Any) -> Connection:
     found = Connection.objects.filter(name=name).first() or Connection(name=name, kind=kind)
-    if found._state.adding or found.options != options or found.secrets != secrets:
-        found.options, found.secrets = options, secrets
+    if found._state.adding or found.options != options or found.secrets != keys:
+        found.options, found.secrets = options, keys
         services.save_connection(found, by=by)
     return found
 

@@ -149,7 +149,8 @@ def refuse_redefined(fence: Fence, request: TransferRequest) -> None:
     if fence.fingerprint != request.fingerprint:
         raise ConnectorError(
             f"What goes into {fence.target} was defined differently when its rows were written.",
-            hint="Run the pipeline by its new definition first, then replay what is still in quarantine.",
+            hint="Let a run write that table by the new definition first, then replay what is still in quarantine."
+            " If none writes it any more, as under a name with values in it, discard these rows.",
             code="definition_changed",
         )
 

@@ -278,6 +278,7 @@ def test_nothing_is_replayed_by_a_definition_that_no_run_has_written_by(load, ag
     with pytest.raises(ConnectorError) as caught:
         again(kind, fingerprint="another")
     assert (caught.value.code, states()) == ("definition_changed", [(1, "open")])
+    assert "If none writes it any more" in caught.value.hint
 
 
 def test_rows_of_other_masks_stay_where_they_are(load, again, world):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from django.db.models import QuerySet
+from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from rest_framework import serializers
@@ -88,10 +90,25 @@ class Pages(LimitOffsetPagination):
     max_limit = 500
 
 
+class KnownFilters(DjangoFilterBackend):
+    """Refuses filters that a list does not have: a misspelt one would answer with everything."""
+
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
+        if view.action == "list":
+            filterset = self.get_filterset(request, queryset, view)
+            of_pages = (Pages.limit_query_param, Pages.offset_query_param, "format")
+            known = [*(filterset.filters if filterset else ()), *of_pages]
+            wrong = problem("unknown_field", "There is no such filter.", f"This list has {', '.join(known)}.")
+            if unknown := sorted(request.query_params.keys() - set(known)):
+                raise FieldErrors({name: [wrong] for name in unknown})
+        return super().filter_queryset(request, queryset, view)
+
+
 class ApiView:
     """Mixed into every API view."""
 
     pagination_class: ClassVar[type[Pages] | None] = Pages
+    filter_backends: ClassVar = [KnownFilters]
 
     permission_classes: ClassVar = [ModelPermissions]
     # OPTIONS would describe forms; the OpenAPI schema says more.

@@ -231,6 +231,7 @@ def _read(
                 quarantine=quarantine,
                 knows_rows_by_key=request.mode.disposition in (WriteDisposition.MERGE, WriteDisposition.HISTORY),
                 may_restart=reading.id != part.id,
+                checks=request.checks,
                 on_batch=on_batch,
                 before_commit=lambda: crash("checkpoint.before_commit"),
             )
@@ -294,6 +295,7 @@ def publish_parts(
         Count(source, request.read, plan, stop) as count,
     ):
         try:
+            load.proven = _proven(checkpoints)
             load.reopen(stored, rows)
             load.ask_source = source_sums(source, request, plan, stop)
         except ConnectorError as error:
@@ -333,6 +335,12 @@ def publish_parts(
         facts = partial(kept_facts, plan, mode, draft, request, after)
         return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
     return earlier[0]
+
+
+def _proven(checkpoints: list[Checkpoint]) -> frozenset[str]:
+    """The marks of checks that the rows of all parts pass."""
+    each = [frozenset(at.proven) for at in checkpoints if at.rows]
+    return frozenset.intersection(*each) if each else frozenset()
 
 
 def _repaired(checkpoints: list[Checkpoint]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from connectors.columns.arrow import fits
 from connectors.columns.characters import Characters
 from connectors.columns.divert import OF_A_VALUE, Diverter
 from connectors.columns.json_text import json_text
+from connectors.columns.proving import Prover
 from connectors.errors import ConnectorError
 
 # Large enough that a call costs little, small enough that a slice stays in the processor's cache.
@@ -37,14 +38,20 @@ class BatchEncoder:
 
     `header()`, then `encode()` for each batch, then `finish()`: the buffers in this order are one COPY.
     `text_policy` says what becomes of characters that PostgreSQL refuses: fail, strip, or replace by U+FFFD. A
-    `diverter` takes the rows that would be refused, and the others go on.
+    `diverter` takes the rows that would be refused, and the others go on. A `prover` is shown the rows that are sent.
     """
 
     def __init__(
-        self, columns: Sequence[Column], text_policy: str = "fail", *, diverter: Diverter | None = None
+        self,
+        columns: Sequence[Column],
+        text_policy: str = "fail",
+        *,
+        diverter: Diverter | None = None,
+        prover: Prover | None = None,
     ) -> None:
         self._columns = tuple(columns)
         self._diverter = diverter
+        self._prover = prover
         self._characters = Characters(text_policy)
         self._encodings = tuple(_encoding(column, self._characters) for column in self._columns)
         # Numbered, for pgpq finds its encoders by name.
@@ -75,7 +82,10 @@ class BatchEncoder:
         # As equal as can be: a batch a little larger than a slice is one, not one and a rest.
         step = max(1, -(-taken.num_rows // max(1, round(taken.nbytes / SLICE_BYTES))))
         for start in range(0, taken.num_rows, step):
-            data = self._encoder.write_batch(self._prepare_all(taken.slice(start, step)))
+            prepared = self._prepare_all(taken.slice(start, step))
+            if self._prover is not None:
+                self._prover.look(prepared)
+            data = self._encoder.write_batch(prepared)
             if data:
                 yield data
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 
 from connectors.base import StopSignal
+from connectors.checks import Check
 from connectors.column import Column
 from connectors.errors import NewGeneration, StaleToken, TransientError
 from connectors.modes import TextPolicy
 from connectors.postgres import control
 from connectors.postgres.client import Session
-from connectors.postgres.control_schema import SCHEMA
+from connectors.postgres.control_schema import INCOMPLETE, SCHEMA, create_schema
 from connectors.postgres.copy import CopyResult, copy_feed
 from connectors.postgres.publish import merge_rules
 from connectors.postgres.quarantine import Quarantine
@@ -51,7 +52,7 @@ class PartKey:
 class Checkpoint:
     """How far a part is: `position` rows of `reading` are committed, as `rows` rows and `bytes` bytes of COPY.
 
-    The others of them were put aside.
+    The others of them were put aside. `proven` are the marks of checks that all of these rows pass.
     """
 
     part: int
@@ -61,6 +62,7 @@ class Checkpoint:
     bytes: int = 0
     repaired: Mapping[str, int] = field(default_factory=dict)
     done: bool = False
+    proven: Collection[str] = ()
 
     @property
     def quarantined(self) -> int:
@@ -71,7 +73,8 @@ def read_checkpoints(session: Session, plan_run: str, generation: int) -> list[C
     """The checkpoints of all parts of a plan, in their order."""
     rows = session.execute(
         f"""
-        SELECT part, reading, position, rows, bytes, repaired, done FROM {SCHEMA}.checkpoint
+        SELECT part, reading, position, rows, bytes, repaired, done, coalesce(proven, '{{}}')
+        FROM {SCHEMA}.checkpoint
         WHERE run = %s AND generation = %s ORDER BY part
         """,
         (plan_run, generation),
@@ -121,7 +124,7 @@ class PartLoad:
                     RETURNING *
                 )
                 SELECT p.staging, p.facts, t.reading, t.position, t.rows, t.bytes, t.repaired, t.done,
-                       t.part IS NOT NULL
+                       coalesce(t.proven, '{{}}'), t.part IS NOT NULL
                 FROM {SCHEMA}.plan p LEFT JOIN taken t ON true
                 WHERE p.run = %(run)s AND p.generation = %(generation)s
                 """,
@@ -134,6 +137,9 @@ class PartLoad:
             )
         except psycopg2.Error as error:
             if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
+                return False
+            if error.pgcode in INCOMPLETE:  # planned by a former version
+                create_schema(session)
                 return False
             raise
         if row is None:
@@ -186,6 +192,7 @@ class PartLoad:
         quarantine: Quarantine,
         knows_rows_by_key: bool = False,
         may_restart: bool,
+        checks: Sequence[Check] = (),
         on_batch: Callable[[int, int], None],
         before_commit: Callable[[], None] = lambda: None,
     ) -> CopyResult:
@@ -208,6 +215,7 @@ class PartLoad:
                 stop=self._stop,
                 text_policy=text_policy,
                 diverter=quarantine.diverter(knows_rows_by_key=knows_rows_by_key),
+                checks=checks,
             )
 
         kept: list[pa.RecordBatch] = []
@@ -238,6 +246,7 @@ class PartLoad:
             self.at.bytes + copied.bytes,
             repaired,
             done,
+            copied.proven.intersection(self.at.proven) if self.at.position else copied.proven,
         )
         self._advance(at, "xids || pg_current_xact_id()::xid::text" if may_restart else "xids")
         before_commit()
@@ -280,11 +289,19 @@ class PartLoad:
         moved = self._session.execute(
             f"""
             UPDATE {SCHEMA}.checkpoint SET reading = %s, position = %s, rows = %s, bytes = %s, repaired = %s,
-                done = %s, xids = {xids}
+                done = %s, proven = %s, xids = {xids}
             WHERE run = %s AND generation = %s AND part = %s AND token = %s AND position = %s AND NOT done
             """,
             (
-                *(at.reading, at.position, at.rows, at.bytes, json.dumps(dict(at.repaired)), at.done),
+                *(
+                    at.reading,
+                    at.position,
+                    at.rows,
+                    at.bytes,
+                    json.dumps(dict(at.repaired)),
+                    at.done,
+                    sorted(at.proven),
+                ),
                 *(*self._where, self._key.token, self.at.position),
             ),
         ).rowcount

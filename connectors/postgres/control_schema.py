@@ -19,6 +19,7 @@ LOCK_TIMEOUT_MS = 1_000
 
 # Columns that tables of earlier versions lack.
 ADDED = (
+    ("checkpoint", "proven", "text[]"),
     ("head", "columns", "jsonb"),
     ("kept", "open_rows", "uuid[]"),
     ("kept", "replayed_rows", "uuid[]"),
@@ -88,6 +89,8 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.checkpoint (
     repaired jsonb NOT NULL DEFAULT '{{}}',
     xids text[] NOT NULL DEFAULT '{{}}',
     done boolean NOT NULL DEFAULT false,
+    -- checks that all of these rows pass
+    proven text[],
     PRIMARY KEY (run, generation, part),
     FOREIGN KEY (run, generation) REFERENCES {SCHEMA}.plan ON DELETE CASCADE
 );
@@ -161,7 +164,10 @@ INSERT INTO {SCHEMA}.meta (version) VALUES ({VERSION}) ON CONFLICT DO NOTHING
 
 # True of any schema that has what was added last; one of an earlier version fails with a code of INCOMPLETE, and is
 # completed. Nothing of these is wanted, but that they are there.
-IS_COMPLETE = f"NOT EXISTS (SELECT opened, kept.replayed_rows FROM {SCHEMA}.quarantine, {SCHEMA}.kept WHERE false)"
+IS_COMPLETE = f"""
+NOT EXISTS (SELECT opened, kept.replayed_rows, proven FROM {SCHEMA}.quarantine, {SCHEMA}.kept, {SCHEMA}.checkpoint
+            WHERE false)
+"""
 INCOMPLETE = (errorcodes.UNDEFINED_TABLE, errorcodes.UNDEFINED_COLUMN, errorcodes.INVALID_SCHEMA_NAME)
 
 

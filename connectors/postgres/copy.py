@@ -21,9 +21,11 @@ import pyarrow as pa
 from psycopg2 import sql
 
 from connectors.base import StopSignal
+from connectors.checks import Check
 from connectors.column import Column
 from connectors.columns.divert import Diverter
 from connectors.columns.encode import BatchEncoder
+from connectors.columns.proving import Prover
 from connectors.errors import ConnectorError
 from connectors.modes import TextPolicy
 from connectors.postgres.names import column_names
@@ -45,13 +47,14 @@ class CopyResult:
     """Rows that PostgreSQL took, and the bytes of the stream that carried them.
 
     `repaired` has the number of values that the text policy changed, by column. `diverted` are rows that were read
-    and left out.
+    and left out, `proven` the marks of checks that all others pass.
     """
 
     rows: int
     bytes: int
     repaired: Mapping[str, int] = field(default_factory=dict)
     diverted: int = 0
+    proven: frozenset[str] = frozenset()
 
     @property
     def read(self) -> int:
@@ -83,6 +86,7 @@ def copy_parts(
     stop: StopSignal,
     text_policy: TextPolicy = TextPolicy.FAIL,
     diverter: Diverter | None = None,
+    checks: Sequence[Check] = (),
 ) -> CopyResult:
     """COPY what all readers yield into `table`, each reader on a thread of its own, in one statement.
 
@@ -91,7 +95,7 @@ def copy_parts(
     raised, as it is; Stopped; psycopg2.Error if PostgreSQL refused.
     The caller owns the transaction, has set client_encoding to UTF8, and cancels the statement on
     `stop`: only that ends a COPY that waits for a lock. `freeze` needs a table made in this transaction. A `diverter`
-    takes rows that cannot be stored.
+    takes rows that cannot be stored; of `checks` is noted what is proven.
     """
     with Feed(readers, stop) as feed:
         return copy_feed(
@@ -104,6 +108,7 @@ def copy_parts(
             stop=stop,
             text_policy=text_policy,
             diverter=diverter,
+            checks=checks,
         )
 
 
@@ -118,9 +123,11 @@ def copy_feed(
     stop: StopSignal,
     text_policy: TextPolicy = TextPolicy.FAIL,
     diverter: Diverter | None = None,
+    checks: Sequence[Check] = (),
 ) -> CopyResult:
     """COPY what `feed` yields into `table`, in one statement; see `copy_parts`."""
-    encoder = BatchEncoder(columns, text_policy, diverter=diverter)
+    prover = Prover(checks, columns)
+    encoder = BatchEncoder(columns, text_policy, diverter=diverter, prover=prover)
     before = diverter.rows if diverter else 0
     stream = _Stream(feed, encoder, on_batch, cursor.connection)
     try:
@@ -140,7 +147,7 @@ def copy_feed(
             ) from error
         raise
     diverted = diverter.rows - before if diverter else 0
-    return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired), diverted)
+    return CopyResult(cursor.rowcount, stream.bytes, dict(encoder.repaired), diverted, prover.proven)
 
 
 def _statement(table: sql.Composable, columns: Sequence[Column], freeze: bool) -> sql.Composed:

@@ -10,6 +10,7 @@ import psycopg2
 from psycopg2 import sql
 
 from connectors.base import StopSignal
+from connectors.checks import Check
 from connectors.column import Column
 from connectors.columns.divert import Diverter
 from connectors.errors import ConnectorError
@@ -41,8 +42,12 @@ def fill(
     stop: StopSignal,
     text_policy: TextPolicy,
     diverter: Diverter | None,
+    checks: Sequence[Check] = (),
 ) -> CopyResult:
-    """COPY what the readers give into a table, or `by` a column into the partitions of a new one."""
+    """COPY what the readers give into a table, or `by` a column into the partitions of a new one.
+
+    Of partitions, filled apart, nothing is proven for `checks`.
+    """
     cursor = session.connection.cursor()
     if by is not None:
         return copy_into_tree(
@@ -61,6 +66,7 @@ def fill(
             stop=stop,
             text_policy=text_policy,
             diverter=diverter,
+            checks=checks,
         )
 
 

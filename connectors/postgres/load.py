@@ -63,7 +63,7 @@ class Load(OpenedLoad):
         copied = filling.counted(
             *(partial(self._copy, readers), self._look_closer, self._target, self.quarantine), on_batch=on_batch
         )
-        self.changes = Changes(copied.rows)
+        self.changes, self.proven = Changes(copied.rows), copied.proven
         return copied
 
     def _look_closer(self, error: psycopg2.Error) -> None:
@@ -87,6 +87,7 @@ class Load(OpenedLoad):
             stop=self._stop,
             text_policy=self._request.text_policy,
             diverter=self.quarantine.diverter(knows_rows_by_key=self.method in STAGED),
+            checks=self._request.checks,
         )
 
     def settle(self, rows: int) -> int:
@@ -114,7 +115,14 @@ class Load(OpenedLoad):
         place = (self.method, self._new, self._target, self._columns, self._mode)
         ask = rows_put_aside if self.quarantine.rows else self.ask_source
         told = (self._session, self._request, *place, rows, ask, self._seen)
-        return audit(*told, judged=self._judged, looked=self._looked, reporter=self._reporter, stop=self._stop)
+        return audit(
+            *told,
+            judged=self._judged,
+            looked=self._looked,
+            proven=self.proven,
+            reporter=self._reporter,
+            stop=self._stop,
+        )
 
     def _put_aside(self, rows: int) -> int:
         """Let staged rows that have no place go into quarantine, and say how many went."""
@@ -123,7 +131,7 @@ class Load(OpenedLoad):
             return 0
         moved = self.quarantine.divert_keyless(self._new) if self._plan and self.method in STAGED else 0
         told = (self._session, self._request, *place, rows - moved, self.quarantine)
-        self._judged, failed = divert(*told, looked=self._looked, stop=self._stop)
+        self._judged, failed = divert(*told, looked=self._looked, proven=self.proven, stop=self._stop)
         if failed and self._plan is None and not self._is_staged and self.method != "append":
             refreeze.write_again(self._session, self._new, self._reporter)
         if moved or failed:

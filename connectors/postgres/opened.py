@@ -89,6 +89,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self._starts: list[date] = []
         self._judged: tuple[CheckResult, ...] = ()
         self._looked: Looked | None = None
+        self.proven: frozenset[str] = frozenset()
         self._older: snapshots.Held = frozenset()
         self.quarantine = Quarantine(session, fence, columns, self._mode, request)
         self.ask_source: AskSource = nobody_asked
@@ -157,7 +158,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
 
     def _count(self, staged: Target) -> int:
         """How many rows are staged; what checks ask of each of them is looked at in the same scan."""
-        place = (self.method, staged, self._columns, self._mode.options)
+        place = (self.method, staged, self._columns, self._mode.options, self.proven)
         self._looked = look_through(self._session, self._request, *place, stop=self._stop)
         return self._looked.rows
 

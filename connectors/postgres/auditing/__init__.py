@@ -20,6 +20,7 @@ from connectors.postgres.client import Session
 from connectors.postgres.publish import by_key
 from connectors.postgres.publish.marks import Seen
 from connectors.postgres.quarantine import Quarantine
+from connectors.proofs import mark
 from connectors.target_options import TargetOptions
 from connectors.writing import Target
 
@@ -39,12 +40,14 @@ def look_through(
     staged: Target,
     columns: Sequence[Column],
     options: TargetOptions,
+    proven: frozenset[str],
     *,
     stop: StopSignal,
 ) -> Looked:
     """Count rows that an earlier transaction staged, and look at them for checks in the same scan.
 
-    An index that is yet to be made for the new table tells whether values are unique, and of a key only one row comes.
+    Checks whose marks are `proven` need none. An index that is yet to be made for the new table tells whether values
+    are unique, and of a key only one row comes.
     """
     indexed = set()
     if method in ("create", "rename"):
@@ -52,7 +55,7 @@ def look_through(
     asked = [
         check
         for check in request.checks
-        if check.kind in OF_EACH_ROW
+        if (check.kind in OF_EACH_ROW and mark(check) not in proven)
         or (check.kind is CheckKind.UNIQUE and method not in by_key.METHODS and _named(check.columns) not in indexed)
     ]
     return take(session, staged, columns, asked, stop=stop)
@@ -76,18 +79,20 @@ def audit(
     *,
     judged: Sequence[CheckResult] = (),
     looked: Looked | None = None,
+    proven: frozenset[str] = frozenset(),
     reporter: Reporter,
     stop: StopSignal,
 ) -> tuple[CheckResult, ...]:
     """Judge all checks of the staged rows that `method` is about to bring into the target, and say what came of it.
 
-    `judged` are those that have been already, as their bad rows were put aside; `looked` is what `look_through` found.
+    `judged` are those that have been already, as their bad rows were put aside; `looked` is what `look_through` found,
+    `proven` the marks of checks that each row passed when it was sent.
     """
     if not request.checks:
         return ()
     began = time.monotonic() - (looked.seconds if looked else 0.0)
     leaves = outcome(session, method, staged, target, columns, mode, seen)
-    scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source, looked)
+    scene = Scene(staged, target, columns, rows, leaves, request.former_rows, ask_source, looked, proven)
     _, others = are_put_aside(request.checks, is_on=request.quarantine.is_on)
     results = (*judged, *judge(session, others, scene, stop=stop))
     reporter.audited(results)
@@ -113,6 +118,7 @@ def divert(
     quarantine: Quarantine,
     *,
     looked: Looked | None = None,
+    proven: frozenset[str] = frozenset(),
     stop: StopSignal,
 ) -> tuple[tuple[CheckResult, ...], int]:
     """Move rows that fail a check of their own into quarantine; gives what became of the checks, and how many moved."""
@@ -120,9 +126,8 @@ def divert(
     if not checks:
         return (), 0
     leaves = outcome(session, method, staged, target, columns, mode)
-    return put_aside(
-        session, checks, Scene(staged, target, columns, rows, leaves, looked=looked), quarantine, stop=stop
-    )
+    scene = Scene(staged, target, columns, rows, leaves, looked=looked, proven=proven)
+    return put_aside(session, checks, scene, quarantine, stop=stop)
 
 
 def refuse_bad(results: Sequence[CheckResult]) -> None:

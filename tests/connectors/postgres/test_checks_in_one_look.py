@@ -119,7 +119,7 @@ def test_rows_in_parts_are_looked_at_once(world, monkeypatch):
     """Neither counting them nor a check that passes reads them again."""
     taken = []
     monkeypatch.setattr(judging, "take", lambda *args, **options: taken.append(args) or one_look.take(*args, **options))
-    good = (warn(CheckKind.NOT_NULL, "id", name="a"), warn(CheckKind.UNIQUE, "id", name="b"))
+    good = (warn(CheckKind.RANGE, "amount", name="a", maximum="5"), warn(CheckKind.UNIQUE, "id", name="b"))
     assert in_parts(world, good, ROWS) == [GOOD, GOOD]
     assert taken == []
     world.move((), source=ROWS, checks=good)
@@ -234,7 +234,7 @@ def test_an_append_is_unique_among_itself_and_beside_what_is_there(world, divide
 
 def test_an_index_that_is_to_be_made_tells_more_than_a_look(world, monkeypatch):
     """It is made before the checks, and refuses what it is not unique in."""
-    unique = (warn(CheckKind.UNIQUE, "ID"), warn(CheckKind.NOT_NULL, "id", name="n"))
+    unique = (warn(CheckKind.UNIQUE, "ID"), warn(CheckKind.RANGE, "amount", name="n", maximum="5"))
     seen = []
     real = one_look.statement
     monkeypatch.setattr(

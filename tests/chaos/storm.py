@@ -19,6 +19,8 @@ from tests.chaos.results import Results
 from tests.chaos.stack import Stack, insist
 
 CALM_MOST_S = 30.0
+# What takes so long to be taken up again is worth a look, though it is not wrong.
+SLOW_S = 40.0
 
 
 class Storm:
@@ -65,6 +67,10 @@ class Storm:
             seconds = insist(lambda hit=hit: seconds_to_recover(hit))
             if seconds is not None:
                 self._results.recovered(hit.fault, seconds)
+            if seconds is not None and seconds > SLOW_S and hit.runs:
+                runs = insist(lambda hit=hit: list(Run.objects.filter(pk__in=[struck.run for struck in hit.runs])))
+                told = [line for run in runs for line in evidence.of_run(run)]
+                evidence.keep(self._stack, f"slow {seconds:.0f} s {hit.fault}", [str(hit), *told])
 
     def _strike(self, kills: int, limit_s: float, every_s: float, say: Any) -> None:
         began = told = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +45,8 @@ class Results:
         self.lines: dict[str, Line] = {}
         self.totals = dict.fromkeys(("runs", "lost", "doubled", "wrong", "wrong_success", "failed_with_rows"), 0)
         self.failures: list[str] = []
+        # How many turns each lane of a storm had.
+        self.turns: Counter[str] = Counter()
         # What could not be tried here, and why.
         self.skipped: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -76,6 +79,10 @@ class Results:
             if not verdict.is_right:
                 self.failures.append(f"{how}: run {outcome.run.pk} is {outcome.run.status}; {verdict}")
 
+    def turned(self, lane: str) -> None:
+        with self._lock:
+            self.turns[lane] += 1
+
     def failed(self, how: str) -> None:
         with self._lock:
             self.failures.append(how)
@@ -95,6 +102,7 @@ class Results:
             "recovery_max_s": _rounded(recoveries, 1.0),
             "failures": self.failures,
             "skipped": self.skipped,
+            "turns": dict(sorted(self.turns.items())),
             "faults": {name: line.told() for name, line in sorted(self.lines.items())},
         }
 
@@ -107,6 +115,7 @@ class Results:
             line.recovery_s += told["recovery_s"]
         for name in self.totals:
             self.totals[name] += earlier[name]
+        self.turns.update(earlier.get("turns", {}))
         self.failures = [*earlier["failures"], *self.failures]
         self.skipped = {**earlier["skipped"], **self.skipped}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
@@ -43,16 +44,17 @@ class Storm:
         self._seed = seed
         self._weights = list(weights) or [fault.weight for fault in faults]
         self._chance = random.Random(seed)
-        # So many lanes are in their turn at once; all of them unless it says how many.
-        self._turns = threading.Semaphore(at_once or len(lanes))
+        # So many lanes are in their turn at once, all of them unless it says how many; whoever waits longest is next.
+        self._at_once = at_once or len(lanes)
+        self._waiting: queue.Queue[Lane] = queue.Queue()
+        for lane in lanes:
+            self._waiting.put(lane)
         self._over = threading.Event()
         self._hits: list[Hit] = []
         self._errors: list[BaseException] = []
 
     def rage(self, *, kills: int, limit_s: float, every_s: float, say: Any = None) -> None:
-        threads = [
-            threading.Thread(target=self._turn, args=(lane,), name=lane.name, daemon=True) for lane in self._lanes
-        ]
+        threads = [threading.Thread(target=self._take_turns, daemon=True) for _ in range(self._at_once)]
         for thread in threads:
             thread.start()
         try:
@@ -95,19 +97,30 @@ class Storm:
         while self._results.totals["runs"] == judged and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def _turn(self, lane: Lane) -> None:
-        lane.is_in_peace = self._over.is_set
+    def _take_turns(self) -> None:
         try:
             while not self._over.is_set():
-                with self._turns:
-                    if self._over.is_set():
-                        return
-                    began = time.time()
-                    outcome = lane.turn()
-                struck = self._that_struck(outcome.run, began)
-                how = f"storm {self._seed}, {lane.name}, struck by {', '.join(struck) or 'nothing'}"
-                self._results.judged(outcome, struck, how)
-                evidence.keep_if_wrong(self._stack, how, outcome)
+                try:
+                    lane = self._waiting.get(timeout=0.5)
+                except queue.Empty:
+                    continue
+                if self._turn(lane):
+                    self._waiting.put(lane)
+        finally:
+            connection.close()
+
+    def _turn(self, lane: Lane) -> bool:
+        """One turn; says whether the lane may have another."""
+        lane.is_in_peace = self._over.is_set
+        try:
+            began = time.time()
+            outcome = lane.turn()
+            struck = self._that_struck(outcome.run, began)
+            how = f"storm {self._seed}, {lane.name}, struck by {', '.join(struck) or 'nothing'}"
+            self._results.judged(outcome, struck, how)
+            self._results.turned(lane.name)
+            evidence.keep_if_wrong(self._stack, how, outcome)
+            return True
         except Stuck as stuck:
             self._results.failed(f"storm {self._seed}, {lane.name}: {stuck}")
             evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [str(stuck), *evidence.of_run(stuck.run)])
@@ -115,8 +128,7 @@ class Storm:
             self._errors.append(error)
             evidence.keep(self._stack, f"storm {self._seed} {lane.name}", [repr(error)])
             raise
-        finally:
-            connection.close()
+        return False
 
     def _that_struck(self, run: Run, since: float) -> list[str]:
         """The faults that struck this run, or all runs, while it went on."""

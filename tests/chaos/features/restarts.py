@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from runs.models import Run, RunAction
 from runs.states import RunStatus
@@ -42,6 +42,10 @@ class Everything(DivertingAppend):
 
 class RestartLane(UndoLane, QuarantineLane):
     FEEDS = {"restarts": Everything}
+
+    def warm_up(self) -> Iterator[Outcome]:
+        self.is_punctual = True
+        return iter(())
 
     def begin_round(self) -> None:
         self._action = self.chance.choice(_OFTEN)

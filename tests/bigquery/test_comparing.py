@@ -135,7 +135,7 @@ def test_a_check_asks_for_sums_at_the_snapshot_and_tells_what_that_was_billed(wo
     (told,) = world.recorder.results
     assert (told.status, told.message) == (
         Status.PASSED,
-        "3 columns are as in the source. Asking the source for them was billed as 10.5 MB.",
+        "As in the source: 3 columns. Asking the source for them was billed as 10.5 MB.",
     )
     assert world.source.meter.bill.query_bytes == 10 * 2**20
 

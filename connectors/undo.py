@@ -75,7 +75,7 @@ def undo(
             left = f" Its run left {had:,} rows." if had not in (None, load.rows) else ""
             wrote = f" {load.written:,} of its rows were written since." if load.written else ""
             reporter.log(
-                "warning", f"{former.table} was changed by someone else, and comes back as it is.{left}{wrote}"
+                "warning", f"{former.table} was changed by someone else, or by SQL after its load.{left}{wrote}"
             )
         reporter.publishing()
         load.wait_for_readers()

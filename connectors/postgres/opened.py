@@ -213,6 +213,9 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         if refusal is not None:
             raise refusal
         self.method = method
+        if method == "rename" and self.evolution.left_over:
+            names = ", ".join(self.evolution.left_over)
+            self._reporter.log("warning", f"{self._target} keeps, as NULL, what its source has no longer: {names}.")
         if method == "in_place" and self._old is not None:
             self._reporter.log("info", in_place.describe(self._target, self._old))
 

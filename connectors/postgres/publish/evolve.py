@@ -169,6 +169,11 @@ class Evolution:
             return tuple(column for column in self.kept if column.target_name not in forgotten)
         return self.kept if method == "rename" and self._request.refresh is not Refresh.FULL else ()
 
+    @property
+    def left_over(self) -> tuple[str, ...]:
+        """Of those, names of columns that were the source's before the head knew its columns."""
+        return tuple(known.name for known in self._forgotten)
+
     def _may_differ(self) -> bool:
         here = {known.name: known.type for known in self._memory.columns if not known.is_gone}
         return any(here.get(column.name) != column.type for column in expected_catalog(self._columns))

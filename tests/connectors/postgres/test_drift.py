@@ -613,6 +613,7 @@ def test_what_was_dropped_before_a_head_knew_its_columns_is_kept_by_a_replace(wo
         world.move(source=source(ID, NAME, ids=[2]), expected=saved)
         assert target.rows() == [{"id": 2, "name": "row 2", "price": None}]
         assert target.types()["price"] == "numeric(10,2)"
+        assert "keeps, as NULL, what its source has no longer: price." in world.recorder.text()
         admin.execute("SELECT has_column_privilege('reader', 'flights', 'price', 'SELECT')")
         assert admin.fetchone() == (True,)
     world.move(source=source(ID, NAME, PRICE, ids=[3]), expected=saved)

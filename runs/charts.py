@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,19 +50,27 @@ def rows_moved(run: Run) -> float:
     return float(run.rows)
 
 
+def longest(runs: Iterable[Run]) -> float:
+    """The longest that a run took; the time that a person took to decide counts only where there is no other."""
+    decided, own = [], []
+    for run in runs:
+        (decided if run.decision or run.status == RunStatus.HELD else own).append(seconds_taken(run))
+    return max(own or decided, default=0.0)
+
+
 def draw(
     runs: Sequence[Run], value: Callable[[Run], float], *, places: int, width: float, height: float, gap: float = 0.3
 ) -> Chart:
     """Bars for the newest `places` runs, given oldest first; the highest value fills the height."""
     runs = runs[-places:]
     values = [value(run) for run in runs]
-    highest = max(values, default=0.0)
+    highest = longest(runs) if value is seconds_taken else max(values, default=0.0)
     step = width / places
     thick = round(step * (1 - gap), 2)
     at = [round(place * step + step * gap / 2, 2) for place in range(places)]
     bars = []
     for x, run, amount in zip(at, runs, values, strict=False):
-        tall = max(LEAST_HEIGHT, height * amount / highest) if highest else LEAST_HEIGHT
+        tall = min(height, max(LEAST_HEIGHT, height * amount / highest)) if highest else LEAST_HEIGHT
         bars.append(Bar(run, x, round(height - tall, 2), thick, round(tall, 2)))
     return Chart(bars, at[len(runs) :], thick, width, height, summary(runs))
 

@@ -16,6 +16,7 @@ from runs.words import size
 
 # So much more than was approved a run may bill: tables grow while somebody decides.
 MARGIN = 1.1
+_HINT = "Somebody who may approve costs lets it go on, or raises the budget; or discard it."
 
 
 class OverBudget(Held):
@@ -65,7 +66,7 @@ def _judge(claimed: Claim, told: Estimate) -> int | None:
         left = max(left, round(approved.bytes * MARGIN) - claimed.billed.bytes)
     known = (told.query_bytes or 0) + (told.storage_bytes or 0)
     if known > left or (told.bytes is None and left <= 0):
-        raise OverBudget(*_refusal(claimed, told, known, why))
+        raise OverBudget(_refusal(claimed, told, known, why), hint=_HINT)
     return left
 
 
@@ -84,9 +85,9 @@ def _left(claimed: Claim) -> tuple[int, str]:
     return min(found)
 
 
-def _refusal(claimed: Claim, told: Estimate, known: int, why: str) -> tuple[str]:
+def _refusal(claimed: Claim, told: Estimate, known: int, why: str) -> str:
     if told.bytes is None and not known:
-        return (f"Nobody can tell what this run would bill, and {why}.",)
+        return f"Nobody can tell what this run would bill, and {why}."
     amount = money(told.query_bytes or 0, told.storage_bytes or 0)
     least = "at least " if told.is_least or told.bytes is None else "about "
-    return (f"This run would bill {least}{size(known)} ({price(amount)}), and {why}.",)
+    return f"This run would bill {least}{size(known)} ({price(amount)}), and {why}."

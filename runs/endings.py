@@ -136,7 +136,7 @@ def compared(claimed: Claim, receipt: dict[str, Any]) -> End:
 def held(claimed: Claim, error: Held) -> End:
     """The rows are staged at the destination, and a person must decide."""
     keep_for = timedelta(days=claimed.definition["held_days"])
-    told = Line("warning", f"{error.message} The run is held. {error.hint}")
+    told = Line("warning", f"{error.message} The run is held. {error.hint}".strip())
     return lambda lines: services.hold(
         claimed, _failure(error), keep_for=keep_for, staged=error.staged, lines=[*lines, told]
     )

@@ -94,7 +94,8 @@ def newest_runs(pipelines: Iterable[UUID], count: int) -> dict[UUID, list[Run]]:
     rows = Run.objects.raw(
         """
         SELECT run.id, run.pipeline_id, run.status, run.trigger, run.rows, run.bytes, run.estimated_rows, run.phase,
-               run.created_at, run.started_at, run.finished_at, run.error_code, run.error_message, run.cancel_requested
+               run.created_at, run.started_at, run.finished_at, run.decision, run.error_code, run.error_message,
+               run.cancel_requested
         FROM unnest(%s::uuid[]) AS wanted (id)
         CROSS JOIN LATERAL (
             SELECT * FROM runs_run WHERE pipeline_id = wanted.id AND action <> ALL(%s) ORDER BY created_at DESC LIMIT %s

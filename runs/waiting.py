@@ -64,6 +64,8 @@ def reasons_to_wait(runs: Sequence[Run]) -> dict[UUID, Wait]:
     undecided = Run.objects.filter(pipeline__in=slices, status=RunStatus.HELD).exclude(action=RunAction.COMPARE)
     held = set(undecided.values_list("pipeline", flat=True))
     for run in waiting:
+        if any(holder.run == run.pk for shortage in short.get(run.lane_id, ()) for holder in shortage.holders):
+            continue  # a worker has claimed it since it was read
         reasons[run.pk] = (
             _for_its_time(run)
             or _for_its_pipeline(run, active.get(run.pipeline_id), first.get(run.pipeline_id))

@@ -16,7 +16,7 @@ from pathlib import Path
 from datamantri.embedded.errors import EmbeddedError
 from datamantri.embedded.product import Interrupted, Product, running_environment
 from datamantri.embedded.secrets import random_fernet_key
-from datamantri.embedded.stack import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR, WAREHOUSE
+from datamantri.embedded.stack import DATA_DIR_VARIABLE, DEFAULT_DATA_DIR, EMULATOR, WAREHOUSE
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GOOD, FAILURE, BAD_CONFIGURATION = 0, 1, 2
@@ -63,6 +63,8 @@ def up(arguments: list[str]) -> int:
 
     def serve(product: Product) -> int:
         _announce(product)
+        if "BIGQUERY_REST_ENDPOINT" not in product.env and (product.stack.data_dir / EMULATOR).exists():
+            _say("The demo's pipelines find no tables: `make demo` starts their emulator, and `up --emulator` does.")
         product.serve(echo=options.echo)
         return GOOD
 

@@ -19,6 +19,7 @@ from datamantri.embedded.supervisor import Supervisor
 from datamantri.embedded.valkey import Valkey
 
 CONTROL = "datamantri"
+EMULATOR = "emulator"  # the folder of what is loaded into it
 WAREHOUSE = "warehouse"
 DATA_DIR_VARIABLE = "DATAMANTRI_DATA_DIR"
 DEFAULT_DATA_DIR = Path(os.environ.get(DATA_DIR_VARIABLE) or Path(__file__).resolve().parents[2] / ".datamantri")
@@ -55,7 +56,7 @@ class EmbeddedStack:
         self.valkey = (
             Valkey(self.data_dir / "valkey", *place, secrets.keep(self._secrets / "valkey")) if valkey else None
         )
-        self.emulator = Emulator(self.data_dir / "emulator", *place) if emulator else None
+        self.emulator = Emulator(self.data_dir / EMULATOR, *place) if emulator else None
 
     def start(self) -> dict[str, str]:
         """Start all servers side by side; return the variables that name them, and the secrets."""

@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.forms.models import construct_instance
 from unfold.widgets import UnfoldAdminTextareaWidget, UnfoldAdminTextInputWidget
@@ -59,8 +60,21 @@ class RulesField(forms.JSONField):
         return "{" + ",\n ".join(rules) + "}" if rules else ""
 
     def to_python(self, value: Any) -> Any:
-        found = super().to_python(value.strip() if isinstance(value, str) else value)
+        text = value.strip() if isinstance(value, str) else value
+        try:
+            found = super().to_python(text)
+        except ValidationError as error:
+            raise ValidationError(_misread(text) or error.messages, code="invalid") from None
         return {} if found is None else found
+
+
+def _misread(text: str) -> str:
+    """Where a text ceases to be JSON; empty if it does not."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return f"This is not JSON, at line {error.lineno}, character {error.colno}: {error.msg}."
+    return ""
 
 
 def _json(value: Any) -> str:

@@ -134,7 +134,7 @@ def outcome(attempt: Attempt, run: Run, counts: Counts | None = None) -> str:
 
 @register.filter
 def longest(runs: list[Run]) -> float:
-    return max((charts.seconds_taken(run) for run in runs), default=0.0)
+    return charts.longest(runs)
 
 
 @register.filter

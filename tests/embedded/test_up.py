@@ -109,8 +109,10 @@ def test_up_serves_works_and_leaves_nothing_running(
         assert up.end(signal.SIGINT) == 0
     assert not processes_in(data_dir)
 
+    (data_dir / "emulator").mkdir()
     again = start_up(environment, "--port", str(busy))
     again.read_until("is ready at")
+    again.read_until("demo's pipelines find no tables")
     assert not [line for line in again.lines if "migrations" in line or password in line]
     assert again.end() == 0
 

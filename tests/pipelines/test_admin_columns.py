@@ -40,7 +40,11 @@ def test_an_empty_field_means_no_rules(admin_client, make_pipeline, findings):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("{", ["Enter a valid JSON."]),
+        ("{", ["This is not JSON, at line 1, character 2: Expecting property name"]),
+        (
+            '{"a": {"skip": true},\n "b": {"skip": tru}}',
+            ["This is not JSON, at line 2, character 16: Expecting value."],
+        ),
         ("[1]", ["The rules are not an object."]),
         ("null", []),
         ('{"a": 1, "b": {"typo": 1}}', ["The rule for column a is not", "The rule for column b is not"]),

@@ -139,6 +139,7 @@ def test_without_a_budget_the_log_says_what_it_will_bill_before_a_row_is_read(
 def test_over_its_budget_a_run_waits_before_anything_is_read(over: Any, script: Script, rows_of: Any) -> None:
     pipeline, run = over
     assert (run.status, run.error_code) == (RunStatus.HELD, "over_budget")
+    assert "The run is held. Somebody who may approve costs lets it go on" in log_of(run)
     assert "This run would bill about 25 GB (0.05), and the budget of a run is 10 GB." in run.error_message
     assert (script.reads, rows_of(pipeline), bill_of(run)) == (0, None, Bill())
     assert (run.estimated_query_bytes, run.estimated_storage_bytes) == (5 * GB, 20 * GB)

@@ -17,7 +17,7 @@ from runs import capacity, executor, priorities, services, ticker
 from runs.models import Lane, PartLoad, Process, Run, RunAction
 from runs.services import Claim, PartClaim
 from runs.states import RunStatus, Step
-from runs.waiting import wait_of
+from runs.waiting import NO_WAIT, wait_of
 
 pytestmark = pytest.mark.django_db
 
@@ -448,6 +448,17 @@ def test_a_run_says_which_pool_it_waits_for_and_who_has_the_slots(
     assert why == (
         "Waiting for a slot of pool Heavy: 8 of 8 in use by More 0, More 1, More 2, More 3, More 4 and 3 more."
     )
+
+
+def test_a_run_that_was_claimed_since_it_was_read_does_not_wait_for_itself(
+    flow: Callable[..., Pipeline], queue: Queue, claim: Claimer, worker_alive: Alive
+) -> None:
+    worker_alive(slots=20)
+    pool = Pool.objects.create(name="Heavy", slots=1)
+    read_before, behind = queue(flow(name="Orders", pool=pool)), queue(flow(name="Stock", pool=pool))
+    claim()
+    assert wait_of(read_before) == NO_WAIT
+    assert wait_of(behind).why == "Waiting for a slot of pool Heavy: 1 of 1 in use by Orders."
 
 
 def test_a_run_says_which_connections_it_waits_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from pipelines import services as definitions
 from pipelines.models import Mode, Pipeline
@@ -46,6 +47,7 @@ class RealtimeLane(Watched):
         self.pipeline.mode = Mode.REALTIME
         insist(self.save)
         self._is_new = True
+        self._judged: set[UUID] = set()
 
     def begin_round(self) -> None:
         if self._is_new:
@@ -55,22 +57,24 @@ class RealtimeLane(Watched):
         self.feed.held = self.feed.held[-1:]
 
     def _turn(self, meanwhile: Callable[[Run], None] | None) -> Outcome:
-        known = insist(lambda: set(self.pipeline.runs.values_list("pk", flat=True)))
         for _ in range(GROWS):
             time.sleep(self.chance.uniform(0, EVERY_S))
             self.feed_insists(lambda: grow(self.feed))
-        runs = self._wait_for_all(known)
+        runs = self._wait_for_all()
+        self._judged |= {run.pk for run in runs}
         return self.judge_all(runs, [list(self.feed.outcomes(self.rows))[-1]])
 
-    def _wait_for_all(self, known: set[Any]) -> list[Run]:
-        """Until the target has every row, and no run is under way; the runs that were made meanwhile."""
+    def _wait_for_all(self) -> list[Run]:
+        """Until the target has every row, and no run is under way; the runs that nobody has judged yet."""
         deadline = time.monotonic() + RUN_LIMIT_S
         while True:
-            runs: list[Run] = insist(lambda: list(self.pipeline.runs.exclude(pk__in=known).order_by("created_at")))
+            runs: list[Run] = insist(
+                lambda: list(self.pipeline.runs.exclude(pk__in=self._judged).order_by("created_at"))
+            )
             for run in runs:
                 insist(lambda run=run: self._hurry(run))
-            if all(run.status in TERMINAL for run in runs) and insist(self._has_all):
-                return runs or insist(lambda: list(self.pipeline.runs.order_by("-created_at")[:1]))
+            if runs and all(run.status in TERMINAL for run in runs) and insist(self._has_all):
+                return runs
             if not self.is_in_peace():
                 deadline = time.monotonic() + RUN_LIMIT_S
             if time.monotonic() > deadline:

@@ -28,17 +28,8 @@ from runs.services.outcomes import (
     time_is_up,
 )
 from runs.services.ownership import Claim, Renewal, Waiting, claim, installation_id, read_flags, renew, waiting
-from runs.services.parts import (
-    NewPart,
-    PartClaim,
-    claim_part,
-    fail_part,
-    failed_part,
-    finish_part,
-    release_part,
-    spread,
-    spread_again,
-)
+from runs.services.part_ownership import PartClaim, claim_part
+from runs.services.parts import NewPart, fail_part, failed_part, finish_part, release_part, spread, spread_again
 from runs.services.polls import (
     SILENT_AFTER,
     Asked,

@@ -15,7 +15,7 @@ from connectors.billing import TIB, Bill, Estimate
 from runs.models import Run
 from runs.services.errors import StaleToken
 from runs.services.ownership import Claim
-from runs.services.parts import PartClaim
+from runs.services.part_ownership import PartClaim
 
 _ADDED = """
     cost = r.cost + ((%(query)s - {0}.query_bytes) * %(query_price)s::numeric

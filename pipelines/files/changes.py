@@ -189,3 +189,7 @@ _ENTRIES = {
     "parameters": _parameters,
     "source_columns": _source_columns,
 }
+
+
+def renamed(row: Any, name: str) -> str:
+    return "" if row.name == name else f"called {row.name} so far"

@@ -15,13 +15,12 @@ from django.db import models
 
 from connectors import registry
 from connectors.errors import ConnectorError
-from connectors.options import sent_secrets
 from pipelines import calendars, objections, queries, schedules, services
 from pipelines import checks as checked
 from pipelines import dependencies as graph
 from pipelines.dependencies import DependencySpec
-from pipelines.files import alert_rules, dataset_rules, fields, values
-from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first
+from pipelines.files import alert_rules, connections, dataset_rules, fields, values
+from pipelines.files.changes import ADDED, CHANGED, REMOVED, Change, between, first, renamed
 from pipelines.files.exporting import SECTIONS
 from pipelines.files.problems import FileRefused, Path, Problem
 from pipelines.files.text import Document
@@ -133,7 +132,7 @@ class Work:
             calendars.save_calendar(made, by=self.wish.by)
             return self._told(ADDED, made, Change(ADDED, "calendar", name, first(fields.CALENDAR, wanted)))
         before = values.of_calendar(calendar)
-        changes, note = between(fields.CALENDAR, before, wanted), _renamed(calendar, name)
+        changes, note = between(fields.CALENDAR, before, wanted), renamed(calendar, name)
         if not changes and not note:
             self.plan.unchanged += 1
             return None
@@ -148,7 +147,7 @@ class Work:
             services.save_pool(made)
             return self._told(ADDED, made, Change(ADDED, "pool", name, first(fields.POOL, wanted)))
         changes = between(fields.POOL, values.of_pool(pool), wanted)
-        note = _renamed(pool, name)
+        note = renamed(pool, name)
         if not changes and not note:
             self.plan.unchanged += 1
             return None
@@ -157,50 +156,14 @@ class Work:
         return self._told(CHANGED, pool, Change(CHANGED, "pool", name, changes, note))
 
     def _connection(self, name: str, entry: Values, connection: Connection | None) -> None:
-        of = (*fields.CONNECTION, *fields.options_of(entry["kind"]))
-        wanted = values.filled(of, {**entry, **entry["options"]})
-        if connection is None:
-            options = {option: value for option, value in entry["options"].items() if value != ""}
-            made = Connection(name=name, kind=entry["kind"], options=options, max_running=wanted["max_running"])
-            self.connections[name] = services.save_connection(made, by=self.wish.by)
-            self._told(ADDED, made, Change(ADDED, "connection", name, first(of, wanted)))
-            return self._say_what_it_lacks(made)
-        self._say_what_it_lacks(connection)
-        if connection.kind != entry["kind"]:
-            message = f"{name} is a {connection.get_kind_display()} connection, and stays one."
-            raise PipelineRefused("kind_stays", message, "Give the new one another name.", "kind")
-        before = values.of_connection(connection)
-        changes, note = between(of, before, wanted), _renamed(connection, name)
-        if not changes and not note:
+        saved = connections.save(name, entry, connection, by=self.wish.by)
+        if saved is None:
             self.plan.unchanged += 1
-            return None
-        different = {option: value for option, value in wanted.items() if before[option] != value}
-        self._keep_secrets_at_home(connection, different)
-        connection.name, connection.max_running = name, different.pop("max_running", connection.max_running)
-        merged = {**connection.options, **different}
-        connection.options = {option: value for option, value in merged.items() if value != ""}
-        services.save_connection(connection, by=self.wish.by)
-        return self._told(CHANGED, connection, Change(CHANGED, "connection", name, changes, note))
-
-    def _keep_secrets_at_home(self, connection: Connection, different: Collection[str]) -> None:
-        """Who may write a file may not have stored secrets sent to an address of their choice."""
-        moved = sorted(fields.addresses_of(connection.kind) & set(different))
-        stored = sent_secrets(registry.options_type(connection.kind)) & set(connection.secrets or {})
-        if moved and (stored or connection.has_lost_secrets):
-            raise PipelineRefused(
-                "secrets_elsewhere",
-                f"{connection.name} has secrets, which would go to another address.",
-                "Change the address in the admin, where its secrets are entered again; or leave connections as they "
-                "are, with --only pools pipelines.",
-                moved[0],
-            )
-
-    def _say_what_it_lacks(self, connection: Connection) -> None:
-        if not connection.secrets and not connection.has_lost_secrets:
-            sent = sent_secrets(registry.options_type(connection.kind))
-            names = ", ".join(secret.label for secret in fields.secrets_of(connection.kind) if secret.name in sent)
-            if names:
-                self.plan.lacking.append((connection.name, names))
+        else:
+            self.connections[name] = saved[0]
+            self._told(saved[1].sign, *saved)
+        if names := connections.lacking(self.connections[name]):
+            self.plan.lacking.append((name, names))
 
     # Pipelines --------------------------------------------------------------------------------
 
@@ -252,7 +215,7 @@ class Work:
         if keeps_state:
             wanted["state"] = before["state"]
         candidate = copy.copy(pipeline) if pipeline else Pipeline(name=name)
-        note = _renamed(candidate, name)
+        note = renamed(candidate, name)
         changes = between(fields.PIPELINE, before, wanted) if pipeline else first(fields.PIPELINE, wanted)
         if pipeline and not changes and not note:
             self.plan.unchanged += 1
@@ -393,10 +356,6 @@ def _before(pipeline: Pipeline | None) -> Values:
         return {}
     specs = map(ScheduleSpec.of, pipeline.current_schedules)  # type: ignore[attr-defined]
     return values.of_pipeline(pipeline, specs, pipeline.current_dependencies)  # type: ignore[attr-defined]
-
-
-def _renamed(row: Any, name: str) -> str:
-    return "" if row.name == name else f"called {row.name} so far"
 
 
 def _set(row: models.Model, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

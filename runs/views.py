@@ -277,7 +277,8 @@ def pause_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
 def resume_pipeline(request: HttpRequest, pk: UUID) -> HttpResponse:
     pipeline = get_object_or_404(Pipeline, pk=pk)
     pipeline_services.resume([pipeline], by=request.user)
-    messages.success(request, f"{pipeline.name} is active: it runs again at its next scheduled time.")
+    has_next = pipeline.schedules.filter(next_due__isnull=False).exists()
+    messages.success(request, f"{pipeline.name} is active{': it runs again at its next scheduled time' * has_next}.")
     return back(request, pipeline)
 
 

@@ -81,6 +81,8 @@ def _unreadable(error: yaml.MarkedYAMLError) -> FileRefused:
     mark = error.problem_mark or error.context_mark
     said = ", ".join(filter(None, [error.context, error.problem]))
     hint = "Write texts that begin with a sign such as *, &, @ or %, or have “: ” in them, in quotes."
+    if "'\\t'" in said:
+        hint = "Indent by spaces, not by tabs."
     line = mark.line + 1 if mark else 1
     return FileRefused([Problem(code="bad_yaml", message=f"This is not YAML: {said}.", hint=hint, line=line)])
 

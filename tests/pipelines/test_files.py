@@ -424,6 +424,12 @@ def test_a_bad_file_is_refused_with_place_and_code(make_pipeline, tmp_path, cont
     assert export() == before
 
 
+def test_a_tab_is_told_as_what_it_is(db, tmp_path):
+    said = refused("version: 1\npools:\n  Heavy:\n\tslots: 1\n", tmp_path)
+    assert "definitions.yaml:4: " in said
+    assert "Indent by spaces" in said
+
+
 def test_a_bad_file_is_refused_with_all_that_is_wrong_and_nothing_of_it_is_done(everything, tmp_path):
     content = HEAD + "    retires: 2\n    held_days: 0\npools:\n  Fine: {}\n"
     said = refused(content, tmp_path)

@@ -13,6 +13,7 @@ from django.test import Client
 from connectors.column import Column
 from pipelines import services as definitions
 from pipelines.models import Pipeline
+from pipelines.specs import ScheduleSpec
 from runs import services
 from runs.models import Run, RunAction, Trigger
 from runs.states import RunStatus
@@ -148,3 +149,14 @@ def test_the_desk_shows_the_watermark_of_the_last_publish(browser: Client, mergi
     Run.objects.filter(pk=run.pk).update(status="succeeded", receipt=receipt)
     for address in (f"/admin/pipelines/pipeline/{merging.pk}/change/", f"/pipelines/{merging.pk}/"):
         assert "2026-01-01 00:00:00+00:00" in browser.get(address).content.decode()
+
+
+@pytest.mark.parametrize("schedules", [[ScheduleSpec("cron", "0 6 * * *")], []], ids=["scheduled", "by hand"])
+def test_resuming_promises_a_time_only_where_there_is_one(
+    browser: Client, make_pipeline: Callable[..., Pipeline], schedules: list[ScheduleSpec]
+) -> None:
+    pipeline = make_pipeline(state="paused")
+    definitions.save_pipeline(pipeline, schedules=schedules, by=None)
+    page = browser.post(f"/pipelines/{pipeline.pk}/resume/", follow=True).text
+    assert f"{pipeline.name} is active" in page
+    assert ("next scheduled time" in page) == bool(schedules)

@@ -88,6 +88,9 @@ def test_a_stream_is_refused_after_so_many_rows(bigquery, read, kind, error, wor
     # A broken connection may lose what was sent just before.
     assert passed(refused) == 320 or (kind == "reset" and passed(refused) <= 320)
     assert fault.hits == 1
+    if kind == "reset":  # a channel may put one more call on a connection that it has yet to find broken
+        with suppress(exceptions.ServiceUnavailable):
+            read()
     assert sum(read()) == ROWS
 
 

@@ -324,6 +324,7 @@ def test_what_cannot_double_is_run_as_often_as_anybody_likes(querying, changes):
 def test_another_table_has_none_of_the_rows(querying, work):
     pipeline = querying(target_table=f"into_{uuid.uuid4().hex[:6]}_{{country}}", parameters=COUNTRY)
     ask(pipeline, interval=(START, END))
+    work()
     assert refusal(pipeline, interval=(START, END)) == "interval_loaded"
     pipeline.target_table = f"into_{uuid.uuid4().hex[:6]}_{{country}}"
     definitions.save_pipeline(pipeline, schedules=None, by=None)

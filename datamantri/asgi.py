@@ -6,17 +6,20 @@ import os
 
 import django
 
+from datamantri import memory
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "datamantri.settings")
-django.setup(set_prefix=False)
+# The REST framework would load them for pages of its own, which are switched off.
+with memory.without("requests", "markdown", "pygments"):
+    django.setup(set_prefix=False)
 
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
-from channels.sessions import SessionMiddlewareStack  # noqa: E402
-from django.db import connections  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from channels.sessions import SessionMiddlewareStack
+from django.db import connections
 
-from datamantri import memory  # noqa: E402
-from datamantri.requests import RequestHandler  # noqa: E402
-from runs.consumers import websocket_urls  # noqa: E402
+from datamantri.requests import RequestHandler
+from runs.consumers import websocket_urls
 
 connections.settings["default"]["ENGINE"] = "datamantri.pooled"
 

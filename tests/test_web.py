@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,3 +214,16 @@ def test_connections_that_nobody_wants_any_more_leave_one_by_one(idle: base.Idle
     assert idle.take(here()) is None
     with pytest.raises(psycopg2.InterfaceError):
         young.cursor()
+
+
+def test_the_web_loads_nothing_that_only_workers_or_pages_of_others_need() -> None:
+    code = "import datamantri.asgi, sys; from django.urls import get_resolver; get_resolver().url_patterns"
+    heavy = {"requests", "markdown", "pygments", "apprise", "pyarrow", "grpc", "google.cloud"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{code}; print(*{heavy} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "datamantri.settings"},
+    )
+    assert done.stdout.split() == []

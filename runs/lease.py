@@ -91,11 +91,16 @@ class Lease:
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """What nothing can break, but ends by itself in `seconds`, does not cost the process its life."""
+        """What nothing can break, but ends by itself in `seconds`, does not cost the process its life.
+
+        What comes after it has the usual time again, however long ago the run was told to stop.
+        """
         self._exit_after_s = seconds + EXIT_AFTER_S
         try:
             yield
         finally:
+            if self._stopped_at is not None:
+                self._stopped_at = time.monotonic()
             self._exit_after_s = EXIT_AFTER_S
 
     def rest(self) -> None:

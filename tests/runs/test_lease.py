@@ -139,6 +139,10 @@ def test_an_engine_that_does_not_let_go_is_stuck(monkeypatch: pytest.MonkeyPatch
     assert lease.is_stuck
     with lease.patience(10):
         assert not lease.is_stuck, "connecting ends by itself"
+        time.sleep(0.06)
+    assert not lease.is_stuck, "what comes after it has not had its time yet"
+    time.sleep(0.06)
+    assert lease.is_stuck
     lease.rest()
     assert not lease.is_stuck, "what is left is to write down how it ended"
 

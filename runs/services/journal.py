@@ -51,7 +51,15 @@ class Progress:
         return Progress(**{k: v if v is not None else vars(self)[k] for k, v in vars(newer).items()})
 
 
-_WRITE = """
+# Lines take the numbers that `counted` has made room for.
+WRITES_LINES = """, written AS (
+    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
+    SELECT %(run)s, last_seq - %(count)s + l.ord, l.at, l.level, l.message, %(attempt)s
+    FROM counted, unnest(%(at)s::timestamptz[], %(level)s::text[], %(message)s::text[])
+        WITH ORDINALITY l(at, level, message, ord)
+)
+SELECT last_seq FROM counted"""
+_WRITE = f"""
 WITH counted AS (
     UPDATE runs_run SET last_seq = last_seq + %(count)s, rows = coalesce(%(rows)s, rows),
         bytes = coalesce(%(bytes)s, bytes), phase = coalesce(%(phase)s, phase),
@@ -59,13 +67,7 @@ WITH counted AS (
         estimated_bytes = coalesce(%(estimated_bytes)s, estimated_bytes)
     WHERE id = %(run)s AND (%(token)s::bigint IS NULL OR (token = %(token)s AND lease_until IS NOT NULL))
     RETURNING last_seq
-), written AS (
-    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
-    SELECT %(run)s, last_seq - %(count)s + l.ord, l.at, l.level, l.message, %(attempt)s
-    FROM counted, unnest(%(at)s::timestamptz[], %(level)s::text[], %(message)s::text[])
-        WITH ORDINALITY l(at, level, message, ord)
-)
-SELECT last_seq FROM counted
+){WRITES_LINES}
 """
 
 

@@ -13,7 +13,7 @@ from django.db import connection
 from connectors.billing import NOTHING_BILLED, Bill
 from runs.services import slots
 from runs.services.errors import StaleToken
-from runs.services.journal import Line, Progress, push_later
+from runs.services.journal import WRITES_LINES, Line, Progress, push_later
 from runs.services.ownership import Renewal, from_json
 
 
@@ -118,7 +118,7 @@ def _ask(statement: str, claimed: PartClaim, process: str) -> Renewal:
     return Renewal(True, *row) if row else Renewal(False)
 
 
-_WRITE = """
+_WRITE = f"""
 WITH owned AS (
     SELECT p.id, p.rows, p.bytes FROM runs_partload p
     WHERE p.id = %(part)s AND p.token = %(token)s AND p.lease_until IS NOT NULL
@@ -130,13 +130,7 @@ WITH owned AS (
 ), progressed AS (
     UPDATE runs_partload p SET rows = coalesce(%(rows)s, p.rows), bytes = coalesce(%(bytes)s, p.bytes)
     FROM counted WHERE p.id = %(part)s
-), written AS (
-    INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)
-    SELECT %(run)s, last_seq - %(count)s + l.ord, l.at, l.level, l.message, %(attempt)s
-    FROM counted, unnest(%(at)s::timestamptz[], %(level)s::text[], %(message)s::text[])
-        WITH ORDINALITY l(at, level, message, ord)
-)
-SELECT last_seq FROM counted
+){WRITES_LINES}
 """
 
 

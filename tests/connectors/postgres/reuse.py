@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from contextlib import closing
@@ -10,6 +11,8 @@ from weakref import WeakKeyDictionary
 
 import psycopg2
 from psycopg2 import sql
+
+log = logging.getLogger(__name__)
 
 # All that a test can leave behind in a database and about it.
 _FINGERPRINT = """
@@ -74,8 +77,9 @@ class Databases:
                 if cursor.fetchone() == fingerprint:
                     self._empty.append((name, fingerprint))
                     return
-        except psycopg2.Error:
-            pass  # whatever stands in the way goes with the database
+        except psycopg2.Error as error:
+            # Whatever stands in the way goes with the database.
+            log.info("%s is not used again: %s", name, error)
         with closing(self._server.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, ClassVar
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -20,7 +21,19 @@ from runs.upstream_waits import Shown, prerequisites_of
 from runs.waiting import Wait, wait_of
 
 
-class RunSerializer(serializers.ModelSerializer[Run]):
+class BuiltOnce(serializers.ModelSerializer[Any]):
+    """Its fields follow from its class alone: they are derived from the model once, and not for every answer."""
+
+    _built: ClassVar[dict[type, dict[str, Any]]] = {}
+
+    def get_fields(self) -> dict[str, Any]:
+        built = self._built.get(type(self))
+        if built is None:
+            built = self._built[type(self)] = super().get_fields()
+        return copy.deepcopy(built)
+
+
+class RunSerializer(BuiltOnce):
     """One execution of a pipeline's revision."""
 
     pipeline = serializers.UUIDField(source="pipeline_id")

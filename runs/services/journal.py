@@ -14,6 +14,7 @@ from django.utils import timezone
 from runs import live
 from runs.models import LogLine
 from runs.services.errors import StaleToken
+from runs.services.prepared import Prepared
 
 LONGEST_TEXT = 20_000
 
@@ -59,7 +60,13 @@ WRITES_LINES = """, written AS (
         WITH ORDINALITY l(at, level, message, ord)
 )
 SELECT last_seq FROM counted"""
-_WRITE = f"""
+LINE_TYPES = {
+    **{"run": "uuid", "token": "bigint", "attempt": "integer", "count": "integer"},
+    **{"at": "timestamptz[]", "level": "text[]", "message": "text[]", "rows": "bigint", "bytes": "bigint"},
+}
+_WRITE = Prepared(
+    "write_lines",
+    f"""
 WITH counted AS (
     UPDATE runs_run SET last_seq = last_seq + %(count)s, rows = coalesce(%(rows)s, rows),
         bytes = coalesce(%(bytes)s, bytes), phase = coalesce(%(phase)s, phase),
@@ -68,7 +75,9 @@ WITH counted AS (
     WHERE id = %(run)s AND (%(token)s::bigint IS NULL OR (token = %(token)s AND lease_until IS NOT NULL))
     RETURNING last_seq
 ){WRITES_LINES}
-"""
+""",
+    {**LINE_TYPES, "phase": "text", "estimated_rows": "bigint", "estimated_bytes": "bigint"},
+)
 
 
 def write_lines(
@@ -89,8 +98,8 @@ def write_lines(
     if not lines and progress == Progress():
         return []
     with connection.cursor() as cursor:
-        cursor.execute(
-            _WRITE,
+        _WRITE.execute(
+            cursor,
             {
                 "run": run_id,
                 "token": token,

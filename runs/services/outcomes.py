@@ -23,6 +23,7 @@ from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
 from runs.services.poll_days import count_micro_batch, is_micro_batch
+from runs.services.prepared import Prepared
 from runs.states import TERMINAL, RunStatus, Step, may_become
 
 LONGEST_CODE = 60
@@ -191,7 +192,9 @@ def _leave_for_retry(
 
 # All that letting go of a run writes, at once: the run, its attempt, the last lines of its log; and the end of what the
 # pipeline held before, whose staged rows can be published no more (nothing of them was).
-_LEAVE = """
+_LEAVE = Prepared(
+    "leave",
+    """
 WITH left_run AS (
     UPDATE runs_run SET status = %(to)s, lease_until = NULL, task_id = '', phase = '',
         error_code = %(code)s, error_message = %(message)s, error_hint = %(hint)s,
@@ -226,7 +229,22 @@ WITH left_run AS (
     FROM overtaken
 )
 SELECT last_seq, ARRAY(SELECT id::text FROM overtaken) FROM left_run
-"""
+""",
+    {
+        **{
+            "run": "uuid",
+            "token": "bigint",
+            "attempt": "integer",
+            "to": "text",
+            "allowed": "text[]",
+            "ends": "boolean",
+        },
+        **{"code": "text", "message": "text", "hint": "text", "outcome": "text", "overtakes": "text"},
+        **{"delay": "interval", "failures": "integer", "keep_for": "interval", "receipt": "jsonb", "reads": "boolean"},
+        **{"rows": "bigint", "bytes": "bigint"},
+        **{"count": "integer", "at": "timestamptz[]", "level": "text[]", "texts": "text[]"},
+    },
+)
 
 
 def _leave(
@@ -274,7 +292,7 @@ def _leave(
         "texts": [line.message for line in lines],
     }
     with connection.cursor() as cursor:
-        cursor.execute(_LEAVE, values)
+        _LEAVE.execute(cursor, values)
         row = cursor.fetchone()
     if row is None:
         raise _refusal(claimed.run, to, claimed.token)

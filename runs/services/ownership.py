@@ -15,6 +15,7 @@ from connectors.billing import NOTHING_BILLED, Bill
 from runs.models import Installation
 from runs.services import slots
 from runs.services.journal import Line, Progress, write_lines
+from runs.services.prepared import Prepared
 from runs.states import RunStatus
 
 CLAIM_TRIES = 5
@@ -85,26 +86,31 @@ class Waiting:
     parts: bool
 
 
-_WAITING = f"""
+_WAITING = Prepared(
+    "waiting",
+    f"""
 SELECT EXISTS (
-        SELECT FROM runs_run r WHERE r.status IN %(claimable)s AND r.lease_until IS NULL AND r.step <> 'parts'
+        SELECT FROM runs_run r WHERE {slots.CLAIMABLE_ONES} AND r.lease_until IS NULL AND r.step <> 'parts'
           AND r.due <= statement_timestamp()),
     EXISTS (SELECT FROM runs_run r WHERE {slots.DIVIDED})
-"""
+""",
+    {},
+)
 
 
 def waiting() -> Waiting:
     """What a claim could find. Most bells ring for what others have taken: this tells at a tenth of a claim's price."""
     with connection.cursor() as cursor:
-        cursor.execute(_WAITING, slots.values())
+        _WAITING.execute(cursor, {})
         return Waiting(*cursor.fetchone())
 
 
 # The best of each lane that has a slot left, unless a part of a run comes before it: what waits behind it or in other
 # lanes costs nothing, however much it is. Rows that somebody else is changing are passed by. They are locked less than
 # FOR UPDATE would: whoever only refers to one (a skip that names the run) neither waits nor makes it look taken.
-_CLAIM = f"""
-{slots.ONE_BY_ONE}
+_CLAIM = Prepared(
+    "claim",
+    f"""
 WITH {slots.ROOM}, parts AS MATERIALIZED ({slots.best_parts()}
 ), candidates AS MATERIALIZED (
     SELECT best.*, {slots.HELD.format("best")} AS held
@@ -141,7 +147,10 @@ SELECT c.id, c.token, c.attempt, c.status, c.losses, c.failures, c.cancel_reques
        c.query_bytes, c.storage_bytes, p.run_budget_bytes, p.month_budget_bytes,
        c.approved_code
 FROM claimed c JOIN pipelines_pipeline p ON p.id = c.pipeline_id JOIN pipelines_revision v ON v.id = c.revision_id
-"""
+""",
+    {**slots.TYPES, "process": "text", "worker": "text", "task_id": "text"},
+    before=slots.ONE_BY_ONE,
+)
 
 
 def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
@@ -154,7 +163,7 @@ def claim(*, process: str, worker: str, task_id: str) -> Claim | None:
     for _ in range(CLAIM_TRIES):
         try:
             with connection.cursor() as cursor:
-                cursor.execute(_CLAIM, values)
+                _CLAIM.execute(cursor, values)
                 row = cursor.fetchone()
         except IntegrityError:
             continue
@@ -202,15 +211,19 @@ def renew(run_id: UUID, token: int, *, process: str) -> Renewal:
     return Renewal(True, *row) if row else Renewal(False)
 
 
+_READ_FLAGS = Prepared(
+    "read_flags",
+    """
+SELECT cancel_requested, EXISTS (SELECT FROM runs_process p WHERE p.name = %(process)s AND p.draining)
+FROM runs_run WHERE id = %(run)s AND token = %(token)s AND lease_until IS NOT NULL
+""",
+    {"run": "uuid", "token": "bigint", "process": "text"},
+)
+
+
 def read_flags(run_id: UUID, token: int, *, process: str) -> Renewal:
     """Read what the owner is asked to do, without renewing."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT cancel_requested, EXISTS (SELECT FROM runs_process p WHERE p.name = %s AND p.draining)
-            FROM runs_run WHERE id = %s AND token = %s AND lease_until IS NOT NULL
-            """,
-            [process, run_id, token],
-        )
+        _READ_FLAGS.execute(cursor, {"run": run_id, "token": token, "process": process})
         row = cursor.fetchone()
     return Renewal(True, *row) if row else Renewal(False)

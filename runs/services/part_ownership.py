@@ -13,8 +13,9 @@ from django.db import connection
 from connectors.billing import NOTHING_BILLED, Bill
 from runs.services import slots
 from runs.services.errors import StaleToken
-from runs.services.journal import WRITES_LINES, Line, Progress, push_later
+from runs.services.journal import LINE_TYPES, WRITES_LINES, Line, Progress, push_later
 from runs.services.ownership import Renewal, from_json
+from runs.services.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class PartClaim:
         return write_part_lines(self, lines, progress)
 
 
-_CLAIM = f"""
-{slots.ONE_BY_ONE}
+_CLAIM = Prepared(
+    "claim_part",
+    f"""
 WITH {slots.ROOM}, parts AS MATERIALIZED ({slots.best_parts("FOR NO KEY UPDATE OF p SKIP LOCKED")}
       AND NOT {slots.IS_DRAINING}
 ), picked AS (
@@ -81,14 +83,17 @@ SELECT c.id, c.number, (SELECT count(*) FROM runs_partload o WHERE o.run_id = c.
        extract(epoch FROM r.parts_until - statement_timestamp())::float8, r.started_at, r.pipeline_id, r.action,
        v.number, v.fingerprint, r.action_options, v.definition, {slots.ONE_IS_IDLE}, c.query_bytes, c.storage_bytes
 FROM claimed c JOIN runs_run r ON r.id = c.run_id JOIN pipelines_revision v ON v.id = r.revision_id
-"""
+""",
+    {**slots.TYPES, "process": "text", "worker": "text", "task_id": "text"},
+    before=slots.ONE_BY_ONE,
+)
 
 
 def claim_part(*, process: str, worker: str, task_id: str) -> PartClaim | None:
     """Take the best part that waits and has a slot, or None; of equal runs, one that has the fewest slots already."""
     values = {**slots.values(), "process": process, "worker": worker, "task_id": task_id}
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, values)
+        _CLAIM.execute(cursor, values)
         row = cursor.fetchone()
     if row is None:
         return None
@@ -118,7 +123,9 @@ def _ask(statement: str, claimed: PartClaim, process: str) -> Renewal:
     return Renewal(True, *row) if row else Renewal(False)
 
 
-_WRITE = f"""
+_WRITE = Prepared(
+    "write_part_lines",
+    f"""
 WITH owned AS (
     SELECT p.id, p.rows, p.bytes FROM runs_partload p
     WHERE p.id = %(part)s AND p.token = %(token)s AND p.lease_until IS NOT NULL
@@ -131,7 +138,9 @@ WITH owned AS (
     UPDATE runs_partload p SET rows = coalesce(%(rows)s, p.rows), bytes = coalesce(%(bytes)s, p.bytes)
     FROM counted WHERE p.id = %(part)s
 ){WRITES_LINES}
-"""
+""",
+    {**LINE_TYPES, "part": "bigint"},
+)
 
 
 def write_part_lines(claimed: PartClaim, lines: Sequence[Line], progress: Progress) -> list[dict[str, Any]]:
@@ -142,8 +151,8 @@ def write_part_lines(claimed: PartClaim, lines: Sequence[Line], progress: Progre
     if not lines and progress == Progress():
         return []
     with connection.cursor() as cursor:
-        cursor.execute(
-            _WRITE,
+        _WRITE.execute(
+            cursor,
             {
                 "run": claimed.run,
                 "part": claimed.part,

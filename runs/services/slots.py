@@ -61,13 +61,17 @@ open_lanes AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM room WHERE room.free <= 0 AND ({NEEDS})))
 """
 
+# What a run `r` can be claimed as: written out, as the index of such runs has it.
+_STATUSES = ", ".join(f"'{status.value}'" for status in sorted(CLAIMABLE))
+CLAIMABLE_ONES = f"r.status IN ({_STATUSES})"
+
 # Whether a run `r` may start if there is a slot. A slice of a backfill would put out of date what a person has yet to
 # decide on, though it reads none of it: it does not begin before. One that somebody let go on does go on, being the
 # pipeline's one active run; a comparison, which may be held for its cost, has nothing staged. A pipeline's queued runs
 # go in their order: one that is locked by another worker holds back those behind it. Each question is answered by one
 # row of a small index, see BY_INDEX; the first compares ids so that nobody lists all active runs to answer it.
-READY = """
-r.status IN %(claimable)s AND r.lease_until IS NULL AND r.due <= statement_timestamp() - %(waited)s
+READY = f"""
+{CLAIMABLE_ONES} AND r.lease_until IS NULL AND r.due <= statement_timestamp() - %(waited)s
 AND r.step <> 'parts' AND (r.status <> 'running' OR r.step = 'publish')
 AND CASE WHEN r.action = 'backfill' AND r.status = 'queued'
     THEN (SELECT h.id FROM runs_run h
@@ -116,5 +120,8 @@ ONE_BY_ONE = f"{BY_INDEX} SELECT set_config('lock_timeout', '3s', true), pg_advi
 
 def values() -> dict[str, Any]:
     """What the statements made of these parts need to be given; `waited` is for how long it could have started."""
-    claimable = tuple(sorted(status.value for status in CLAIMABLE))
-    return {"claimable": claimable, "ttl": settings.LEASE_TTL, "waited": timedelta(0), "lock": AdvisoryLock.CLAIMS}
+    return {"ttl": settings.LEASE_TTL, "waited": timedelta(0), "lock": AdvisoryLock.CLAIMS}
+
+
+# Of those that a statement must be told to be prepared.
+TYPES = {"ttl": "interval", "waited": "interval"}

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from connectors.postgres.load import Load
 
 
+# What a person can mend at the destination without another row being read, as they can SQL of their own.
+AT_DESTINATION = frozenset({"rows_referenced"})
+
+
 def publish_staged(
     destination: PostgresDestination,
     fence: Fence,
@@ -57,7 +61,11 @@ def publish_staged(
     columns = tuple(map(column_from_json, facts["columns"]))
     mode = WriteMode.from_json(facts["mode"])
     # Who approved what was held for one reason was told of no other: those have yet to look.
-    held_by = {approved or facts.get("held_by", ""), *facts.get("allowed", ())} - {QUARANTINE_LIMIT, *MENDABLE}
+    held_by = {approved or facts.get("held_by", ""), *facts.get("allowed", ())} - {
+        QUARANTINE_LIMIT,
+        *MENDABLE,
+        *AT_DESTINATION,
+    }
     left = replace(request, quarantine=request.quarantine.without_limits())
     if held_by:
         left = replace(left, checks=(), guard=request.guard if held_by == {CHECK_FAILED} else NO_GUARD)
@@ -141,13 +149,14 @@ def publish(
 
 
 def _as_held(error: ConnectorError, load: Load) -> Held | None:
-    """What leaves it to a person: a guard, or SQL of theirs that fails once the rows are staged, maybe for hours."""
+    """What leaves it to a person: a guard, or what they can mend, with rows that were staged maybe for hours kept."""
     if isinstance(error, Held):
         return error
-    if not load.has_kept_rows or error.transient or error.code not in MENDABLE:
+    if not load.has_kept_rows or error.transient or error.code not in MENDABLE | AT_DESTINATION:
         return None
-    hint = f"{error.hint} What was read is kept: correct the pipeline's SQL, or what it needs, then approve the run."
-    return Held(error.message, hint=hint, code=error.code, field=error.field)
+    what = "correct the pipeline's SQL, or what it needs" if error.code in MENDABLE else "mend that at the destination"
+    hint = f"{error.hint} What was read is kept: {what}, then approve the run."
+    return Held(error.message, hint=hint.strip(), code=error.code, field=error.field)
 
 
 def kept_facts(

@@ -16,7 +16,7 @@ BEFORE, AFTER = "before", "after"
 MAX_STATEMENTS = 20
 MAX_LENGTH = 100_000
 LIMIT_S = 60
-# What a person can mend without another row being read: of rows that are staged already it holds the run.
+# What a person can mend in the SQL without another row being read: of rows that are staged already it holds the run.
 MENDABLE = frozenset({"sql_failed", "sql_timeout", "sql_role"})
 
 

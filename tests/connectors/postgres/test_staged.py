@@ -10,8 +10,8 @@ import pytest
 
 from connectors import staged, transfer
 from connectors.base import NeverStop
-from connectors.errors import ConnectorError, NewGeneration, Overtaken, StaleToken, TransientError
-from connectors.modes import WriteDisposition, WriteMode
+from connectors.errors import ConnectorError, Held, NewGeneration, Overtaken, StaleToken, TransientError
+from connectors.modes import Guard, WriteDisposition, WriteMode
 from connectors.postgres.checkpoints import PartKey
 from connectors.reading import ReadRequest
 from connectors.writing import Fence, Target
@@ -366,3 +366,51 @@ def test_a_reader_with_an_older_snapshot_is_waited_for(run, connect, ids, monkey
     assert "older than the staged rows" in run.world.recorder.text()
     assert "see only a part of it" in run.world.recorder.text()
     assert ids() == list(range(1, ROWS + 1))
+
+
+REFERENCE = "CREATE TABLE bookings (flight bigint REFERENCES flights); INSERT INTO bookings VALUES (1)"
+
+
+def test_rows_in_parts_wait_until_nothing_refers_to_those_that_go(world, admin, ids):
+    world.move([1], key=("id",))
+    admin.execute("ALTER TABLE flights ADD PRIMARY KEY (id)")
+    run = StagedRun(world, PartedSource([[batch([2])], [batch([3])]]))
+    for part in range(len(run.plan().parts)):
+        run.load(part)
+    admin.execute(REFERENCE)
+    with pytest.raises(Held) as held:
+        run.publish()
+    assert (held.value.code, held.value.staged[0]) == ("rows_referenced", 2)
+    assert "mend that at the destination, then approve the run" in held.value.hint
+    with pytest.raises(Held, match="refers to"):
+        world.publish_held(run.run, approved="rows_referenced")
+    assert ids() == [1]
+    admin.execute("TRUNCATE bookings")
+    assert world.publish_held(run.run, approved="rows_referenced").rows == 2
+    assert ids() == [2, 3]
+
+
+def test_who_mends_what_refers_to_rows_approves_no_guard_with_it(world, admin, ids):
+    world.move([1, 2, 3, 4], key=("id",))
+    admin.execute("ALTER TABLE flights ADD PRIMARY KEY (id)")
+    admin.execute(REFERENCE)
+    run = StagedRun(world, PartedSource([[batch([2])]]))
+    run.plan()
+    run.load(0)
+    with pytest.raises(Held) as held:
+        run.publish()
+    assert held.value.code == "rows_referenced"
+    admin.execute("TRUNCATE bookings")
+    with pytest.raises(Held) as held:
+        world.publish_held(run.run, approved="rows_referenced", guard=Guard(shrink_percent=50))
+    assert (held.value.code, ids()) == ("guard_shrink", [1, 2, 3, 4])
+
+
+def test_a_load_in_one_go_has_nothing_to_keep_for_who_mends_it(world, admin, ids):
+    world.move([1])
+    admin.execute("ALTER TABLE flights ADD PRIMARY KEY (id)")
+    admin.execute(REFERENCE)
+    with pytest.raises(ConnectorError) as failed:
+        world.move([2])
+    assert (failed.value.code, isinstance(failed.value, Held)) == ("rows_referenced", False)
+    assert ids() == [1]

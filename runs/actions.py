@@ -25,7 +25,7 @@ from pipelines.models import Connection, LoadMethod, Pipeline
 from runs import capacity, cost_guard, endings, ends, quarantining, services, undoing
 from runs.endings import Divided, NeverPublished, Standing
 from runs.lease import Lease
-from runs.models import Decision, PartLoad, RunAction
+from runs.models import Attempt, Decision, PartLoad, RunAction
 from runs.reporter import Reporter
 from runs.row_checks import checks_of, former_rows
 from runs.services import Claim, Failure
@@ -105,8 +105,9 @@ def _perform(
 
 
 def _mended(claimed: Claim, request: TransferRequest) -> TransferRequest:
-    """With the pipeline's SQL as it is now, where that of then was what held the run."""
-    if claimed.approved not in MENDABLE:
+    """With the pipeline's SQL as it is now, where that of then was what held the run, at last or before."""
+    held = Attempt.objects.filter(run=claimed.run, error_code__in=MENDABLE)
+    if claimed.approved not in MENDABLE and not held.exists():
         return request
     alike = Pipeline.objects.filter(pk=claimed.pipeline, revision__fingerprint=claimed.fingerprint)
     now = alike.values_list("revision__definition", flat=True).first()

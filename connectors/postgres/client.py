@@ -158,7 +158,8 @@ class Session:
         self._timeout_s = timeout_s
         self.made_at = time.monotonic()
         self.was_cancelled = False
-        self.is_shared = True  # with the next run of this process, once this one is done
+        # With the next run of this process, once this one is done; one that ran people's SQL is not.
+        self.is_shared = True
         self._powers: tuple[str, ...] | None = None
         self.connection = connect(options, timeout_s=timeout_s)
 
@@ -215,8 +216,10 @@ class Session:
         if self.connection.closed or status == extensions.TRANSACTION_STATUS_IDLE:
             return
         if status in (extensions.TRANSACTION_STATUS_INTRANS, extensions.TRANSACTION_STATUS_INERROR):
+            # Locks of the session outlive the transaction; in one message, or a pooler would ask another session.
+            end = "ROLLBACK" if self.is_shared else "ROLLBACK; SELECT pg_catalog.pg_advisory_unlock_all()"
             with suppress(psycopg2.Error):  # a lost connection has been rolled back already
-                self.execute("ROLLBACK")
+                self.execute(end)
                 return
         self.close()
 

@@ -85,6 +85,45 @@ def test_rows_in_parts_are_published_by_the_sql_that_was_corrected_once_somebody
     assert [(said["when"], said["rows"]) for said in run.receipt["sql"]] == [("after", 1)]
 
 
+def test_sql_that_was_corrected_stays_corrected_when_a_guard_holds_the_run_next(
+    moving: Callable[..., Pipeline],
+    work: Any,
+    script: Script,
+    rows_of: Any,
+    operator: User,
+    warehouse_cursor: Any,
+) -> None:
+    def approve(run: Run) -> None:
+        run.refresh_from_db()
+        services.decide(run, Decision.PUBLISH, by=operator)
+        while work():
+            pass
+        run.refresh_from_db()
+
+    pipeline = moving(write_disposition="replace", load_method="staged", target_table="leaned_on")
+    start(pipeline)
+    work()
+    try:
+        # A view: rows are replaced in place, and the guard looks after the SQL before them.
+        warehouse_cursor.execute("CREATE VIEW leaning AS SELECT * FROM leaned_on")
+        pipeline.sql_before = "SELECT 1 / 0"
+        definitions.save_pipeline(pipeline, schedules=None, by=None)
+        script.rows = 0
+        run = start(pipeline)
+        while work():
+            pass
+        run.refresh_from_db()
+        assert (run.status, run.error_code) == (RunStatus.HELD, "sql_failed")
+        pipeline.sql_before = "SELECT 1"
+        definitions.save_pipeline(pipeline, schedules=None, by=None)
+        approve(run)
+        assert (run.status, run.error_code, rows_of(pipeline)) == (RunStatus.HELD, "guard_zero_rows", 3)
+        approve(run)
+        assert (run.status, run.error_message, rows_of(pipeline)) == (RunStatus.SUCCEEDED, "", 0)
+    finally:
+        warehouse_cursor.execute("DROP VIEW leaning")
+
+
 def test_writing_it_takes_a_right_of_its_own(make_pipeline: Any, operator: User, destination: Any) -> None:
     pipeline = make_pipeline()
     someone, writer = may(operator), may(User.objects.create_user("wanda"), "sql_pipeline")

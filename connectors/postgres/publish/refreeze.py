@@ -19,7 +19,7 @@ SPOOL_BYTES = 32 << 20
 MOST_BYTES = 2 << 30
 
 _PARTS = """
-SELECT n.nspname, c.relname, pg_relation_size(c.oid)
+SELECT n.nspname, c.relname, pg_table_size(c.oid)
 FROM (SELECT to_regclass(%(table)s)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass(%(table)s))) t (oid)
 JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' ORDER BY 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import secrets
 import uuid
 from dataclasses import replace
 from typing import Any
@@ -287,3 +288,15 @@ def test_what_a_check_puts_aside_is_seen_by_no_snapshot_however_old(world, admin
             assert len(seen(old)) == expected
     assert "older than the publish see the rows" in world.recorder.text()  # of a very large table, here of any
     assert seen(admin) == [(0, "a\t\\"), (1, None), (2, "a\t\\")]
+
+
+def test_what_rows_have_beside_their_table_counts_for_what_is_written_again(world, admin, monkeypatch):
+    monkeypatch.setattr(refreeze, "MOST_BYTES", 200_000)
+    long = [secrets.token_hex(100_000) for _ in range(3)]  # nothing that could be compressed away
+    rows = pa.record_batch({"id": pa.array([1, 2, 3]), "text": long})
+    aside = Check(CheckKind.RANGE, "low", ("id",), maximum="2", severity=Severity.QUARANTINE)
+    columns = (Column("id", "INT64"), Column("text", "STRING"))
+    world.move(source=MemorySource([rows], columns), checks=(aside,), quarantine=QuarantineRule(is_on=True))
+    assert "older than the publish see the rows" in world.recorder.text()
+    admin.execute("SELECT id, text FROM flights ORDER BY id")
+    assert admin.fetchall() == [(1, long[0]), (2, long[1])]

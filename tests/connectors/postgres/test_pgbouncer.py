@@ -53,6 +53,17 @@ def test_the_name_of_a_run_does_not_stay_on_the_poolers_connection(world, admin,
     assert {name for (name,) in admin.fetchall()} == {"datamantri"}
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_sql_around_a_load_that_fails_leaves_no_lock_on_the_poolers_connection(world, admin, pooler, when):
+    sql = SqlAround(**{when: ("SELECT pg_advisory_lock(7)", "SELECT 1 / 0")})
+    for _ in range(2):
+        with pytest.raises(ConnectorError) as failed:
+            world.move([1], destination=world.destination(port=pooler), sql=sql)
+        assert failed.value.code == "sql_failed"
+    admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    assert admin.fetchone() == (0,)
+
+
 def test_nothing_that_sql_around_a_load_makes_stays_on_the_poolers_connection(world, admin, pooler):
     admin.execute("CREATE TABLE totals (total bigint); GRANT ALL ON totals TO loader")
     gather = ("CREATE TEMP TABLE IF NOT EXISTS seen (id bigint)", "INSERT INTO seen SELECT id FROM flights")

@@ -115,14 +115,14 @@ def _mended(claimed: Claim, request: TransferRequest) -> TransferRequest:
 
 
 def take_away(destination: Destination, fence: Fence, lease: Lease, reporter: Reporter) -> None:
-    """Drop what this run staged; where that cannot be done now, the pipeline's next run does it."""
+    """Drop what this run staged; where that cannot be done now, a later run of the pipeline does it."""
     if not fence.leftovers:
         return
     try:
         with lease.patience(TAKE_AWAY_S):
             destination.forget_staged(fence, fence.leftovers)
     except ConnectorError as error:
-        reporter.log("warning", f"What was staged could not be taken away: {error.message} The next run does it.")
+        reporter.log("warning", f"What was staged could not be taken away: {error.message} A later run does it.")
 
 
 def _publish_parts(

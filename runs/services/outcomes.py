@@ -183,7 +183,8 @@ def _leave_for_retry(
     with transaction.atomic():
         asked = Run.objects.select_for_update(no_key=True).values_list("cancel_requested", flat=True)
         if asked.get(pk=claimed.run):
-            line = Line("warning", "Cancelled. Nothing was published.")
+            told = "Cancelled. Nothing was published."
+            line = Line("warning", f"{told} A later run takes away what was staged." if claimed.step else told)
             finish(claimed, RunStatus.CANCELLED, failure=failure, lines=[*lines, line])
             return
         _leave(claimed, RunStatus.RETRYING, failure, outcome, lines, delay=delay, failures=failures)

@@ -550,3 +550,30 @@ def test_a_cancel_that_cannot_take_the_staged_rows_away_says_so_and_ends(
     run.refresh_from_db()
     assert run.status == RunStatus.CANCELLED, log_of(run)
     assert "could not be taken away" in log_of(run)
+
+
+def test_a_cancel_while_the_destination_is_away_ends_and_a_later_run_takes_away_what_was_staged(
+    parted: Pipeline, script: Script, warehouse_cursor: Any
+) -> None:
+    def is_away() -> None:
+        raise TransientError("The server starts.", code="server_starting")
+
+    run = start(parted)
+    plan(run)
+    script.on_fence = [is_away]
+    services.cancel_run(run, by=None)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.CANCELLED, log_of(run)
+    assert "A later run takes away what was staged." in log_of(run)
+    warehouse_cursor.execute("SELECT to_regclass(%s)", (f'public."_datamantri_new_{run.pk.hex}_1"',))
+    assert warehouse_cursor.fetchone() != (None,)
+    script.on_fence = []
+    for _ in range(2):  # the first that is published makes it out of date
+        again = start(parted)
+        while work():
+            pass
+        again.refresh_from_db()
+        assert again.status == RunStatus.SUCCEEDED, log_of(again)
+    warehouse_cursor.execute("SELECT to_regclass(%s)", (f'public."_datamantri_new_{run.pk.hex}_1"',))
+    assert warehouse_cursor.fetchone() == (None,)

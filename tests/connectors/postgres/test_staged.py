@@ -211,7 +211,7 @@ def test_an_older_token_is_refused_before_it_reads(run):
     assert run.source.starts == []
 
 
-def test_a_part_under_an_older_fence_commits_nothing(run, ids):
+def test_a_part_under_an_older_fence_commits_nothing(run, ids, admin):
     run.plan()
     old = run.fence
     with pytest.raises(staged.Unfinished) as unfinished:
@@ -219,6 +219,10 @@ def test_a_part_under_an_older_fence_commits_nothing(run, ids):
     assert unfinished.value.parts == [0, 1, 2]
     with pytest.raises(StaleToken):
         run.load(0, fence=old)
+    admin.execute(f"SELECT count(*) FROM _datamantri_new_{run.run.hex}_1")
+    assert admin.fetchone() == (0,)
+    admin.execute("SELECT sum(position), bool_or(done) FROM _datamantri.checkpoint")
+    assert admin.fetchone() == (0, False)
 
 
 def test_parts_that_are_not_done_are_named_and_can_be_loaded_under_the_new_fence(run, ids):
@@ -296,6 +300,7 @@ def test_a_part_that_is_asked_to_let_go_keeps_what_it_has(run, ids):
     run.source.fail = lambda part, row: seen.append(row)
     done = run.load(0, is_over=lambda: len(seen) > 4)
     assert not done.done
+    assert 0 < done.rows < ROWS // 3
     run.source.starts.clear()
     assert run.load(0, token=2).done
     assert run.source.starts == [(0, done.rows)]

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 NAME = "DATAMANTRI_PROCESS"
 RETRY_S = 1.0
 JOIN_S = 5
+# A claim that was on its way when a child died is committed by then.
+LAST_CLAIM_S = 2.0
 
 
 def process_name() -> str:
@@ -64,6 +67,8 @@ class Presence:
         self._is_ending = False
         self._has_left = False
         self._lost: list[Callable[[], int]] = []
+        # Children that are looked at again, and when.
+        self._again: list[tuple[float, Callable[[], int]]] = []
         self._noted = threading.Event()
         self._saying = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
@@ -75,7 +80,9 @@ class Presence:
         self._lose(partial(services.give_back_lease, task_id, process=self._name))
 
     def lose_child(self, pid: int) -> None:
-        self._lose(partial(services.give_back_leases, worker_name(self._name, pid)))
+        give_back = partial(services.give_back_leases, worker_name(self._name, pid))
+        self._again.append((time.monotonic() + LAST_CLAIM_S, give_back))
+        self._lose(give_back)
 
     def _lose(self, give_back: Callable[[], int]) -> None:
         self._lost.append(give_back)
@@ -96,6 +103,8 @@ class Presence:
         with self._saying:
             self._has_left = True
             self._give_back()
+            # A worker that breaks down may never hear of some of its children: none of them outlives it.
+            services.give_back_all_leases(self._name)
             services.end_process(self._name)
         self._noted.set()
         self._thread.join(JOIN_S)
@@ -107,6 +116,8 @@ class Presence:
                 with self._saying:
                     self._say()
                 wait_s = settings.HEARTBEAT.total_seconds()
+                if self._again:
+                    wait_s = min(wait_s, LAST_CLAIM_S)
             except DatabaseError as error:
                 log.warning("The control database does not answer: %s", type(error).__name__)
                 connection.close()
@@ -135,6 +146,8 @@ class Presence:
 
     def _give_back(self) -> None:
         """What dead children held: their leases need not run out first."""
+        while self._again and self._again[0][0] <= time.monotonic():
+            self._lost.append(self._again.pop(0)[1])
         while self._lost:
             self._lost[0]()
             del self._lost[0]

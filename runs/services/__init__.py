@@ -46,7 +46,7 @@ from runs.services.polls import (
 )
 from runs.services.prerequisites import start_anyway
 from runs.services.processes import drain_process, end_process, forget_processes, seen, start_process
-from runs.services.recovery import give_back_lease, give_back_leases, sweep
+from runs.services.recovery import give_back_all_leases, give_back_lease, give_back_leases, sweep
 from runs.services.requests import cancel_run, request_run, requested_before, run_again
 from runs.services.retention import trim
 from runs.services.settling import clear_run, mark_done
@@ -97,6 +97,7 @@ __all__ = [
     "forget_deliveries",
     "forget_processes",
     "forgets",
+    "give_back_all_leases",
     "give_back_lease",
     "give_back_leases",
     "hand_back",

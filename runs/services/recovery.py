@@ -36,6 +36,11 @@ def give_back_leases(worker: str) -> int:
     return _give_back(Q(worker=worker))
 
 
+def give_back_all_leases(process: str) -> int:
+    """This worker ends, and its children with it, also those whose end it never heard of."""
+    return _give_back(Q(worker__startswith=f"{process}:"))
+
+
 def _give_back(lost: Q) -> int:
     lost &= Q(lease_until__isnull=False)
     return _give_up_leases(lost, "died") + parts.give_up(lost, "died")

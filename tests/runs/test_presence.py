@@ -202,6 +202,37 @@ def test_a_worker_that_breaks_down_gives_back_what_it_hears_of_last(
     assert Run.objects.get(pk=claimed.run).status == RunStatus.RESOLVING
 
 
+def test_what_a_child_claimed_with_its_last_breath_is_given_back(
+    worker: Presence, queue: Callable[..., Run], claim: Callable[..., Claim | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that was on its way when its process died is carried out all the same."""
+    run, give_back, late = queue(), services.give_back_leases, list[Claim | None]()
+
+    def just_before_the_claim(child: str) -> int:
+        given = give_back(child)
+        if not late:
+            late.append(claim(process=NAME, worker=child))
+        return given
+
+    monkeypatch.setattr(services, "give_back_leases", just_before_the_claim)
+    monkeypatch.setattr(presence, "LAST_CLAIM_S", 0.2)
+    presence.child_ended(7)
+    until(lambda: Run.objects.get(pk=run.pk).status == RunStatus.RESOLVING)
+
+
+def test_a_worker_that_ends_gives_back_what_children_held_whose_end_it_never_heard_of(
+    worker: Presence, queue: Callable[..., Run], claim: Callable[..., Claim | None]
+) -> None:
+    queue()
+    queue()
+    gone, others = claim(process=NAME, worker=f"{NAME}:7"), claim(process=f"{NAME}0", worker=f"{NAME}0:7")
+    assert gone is not None
+    assert others is not None
+    worker.leave()
+    assert Run.objects.get(pk=gone.run).status == RunStatus.RESOLVING
+    assert Run.objects.get(pk=others.run).status == RunStatus.RUNNING
+
+
 def test_an_error_inside_a_task_gives_nothing_back(worker: Presence, owned: Claim) -> None:
     presence._give_back(task_id="task-1", exception=ValueError())
     time.sleep(0.5)

@@ -59,28 +59,28 @@ class Caution(models.Model):
         "can be replayed once the source, a rule or a check is mended. Checks can send their bad rows there as well.",
     )
     quarantine_rows = models.PositiveIntegerField(
-        "at most (rows)",
+        "quarantine at most (rows)",
         null=True,
         blank=True,
         default=1000,
         help_text="Of one run. Empty: any number.",
     )
     quarantine_percent = models.PositiveSmallIntegerField(
-        "at most (% of the rows read)",
+        "quarantine at most (% of the rows read)",
         null=True,
         blank=True,
         validators=[MinValueValidator(0), MaxValueValidator(100)],
         help_text="Of one run. Empty: any share.",
     )
     quarantine_beyond = models.CharField(
-        "with more than that",
+        "with more to quarantine",
         max_length=10,
         choices=[(Beyond.FAIL.value, "The run fails"), (Beyond.HOLD.value, "The run waits for a person")],
         default=Beyond.FAIL.value,
         help_text="Nothing is published. What waits can be approved with all that is in quarantine, or discarded.",
     )
     quarantine_days = models.PositiveSmallIntegerField(
-        "keep them for (days)",
+        "keep in quarantine for (days)",
         default=KEEP_DAYS,
         validators=[MinValueValidator(1), MaxValueValidator(3650)],
         help_text="Then the pipeline's next run forgets them, whether anybody decided on them or not.",

@@ -17,7 +17,7 @@ def follow(pipeline: UUID, definition: Mapping[str, Any], taken: Sequence[Column
 
     Where nobody has ever looked at the source, or somebody has since, nothing is changed.
     """
-    row = Pipeline.objects.select_for_update().filter(pk=pipeline).first()
+    row = Pipeline.objects.select_for_update(no_key=True).filter(pk=pipeline).first()
     if row is None or row.source_columns is None:
         return
     source = definition["source"]

@@ -74,9 +74,9 @@ class Work:
         with database.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [AdvisoryLock.FILES])
         graph.lock()
-        self.connections = {each.name: each for each in Connection.objects.select_for_update()}
-        self.pools = {each.name: each for each in Pool.objects.select_for_update()}
-        self.calendars = {each.name: each for each in Calendar.objects.select_for_update()}
+        self.connections = {each.name: each for each in Connection.objects.select_for_update(no_key=True)}
+        self.pools = {each.name: each for each in Pool.objects.select_for_update(no_key=True)}
+        self.calendars = {each.name: each for each in Calendar.objects.select_for_update(no_key=True)}
         self._each("calendars", self.calendars, self._calendar)
         self._each("pools", self.pools, self._pool)
         self._each("connections", self.connections, self._connection)

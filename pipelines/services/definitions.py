@@ -61,7 +61,7 @@ def save_pipeline(
     with transaction.atomic():
         if dependencies is not None:
             graph.lock()
-        before = Pipeline.objects.select_for_update().filter(pk=pipeline.pk).first()
+        before = Pipeline.objects.select_for_update(no_key=True).filter(pk=pipeline.pk).first()
         budgets.refuse(before, pipeline, by)
         now = queries.database_now()
         if before is None:

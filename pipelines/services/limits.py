@@ -21,7 +21,7 @@ def set_limits(pipelines: QuerySet[Pipeline], *, priority: int | None, pool: Poo
     if not changes:
         return 0
     with transaction.atomic():
-        chosen = Pipeline.objects.select_for_update().filter(pk__in=pipelines.values("pk")).order_by("pk")
+        chosen = Pipeline.objects.select_for_update(no_key=True).filter(pk__in=pipelines.values("pk")).order_by("pk")
         pks = list(chosen.values_list("pk", flat=True))
         Pipeline.objects.filter(pk__in=pks).update(**changes)
         if by is not None and by.is_authenticated and pks:

@@ -31,7 +31,7 @@ def archive(pipelines: QuerySet[Pipeline] | Iterable[Pipeline], *, by: Any) -> i
     with transaction.atomic():
         chosen = [pipeline.pk for pipeline in pipelines]
         # The schedules of a pipeline change only under the lock of its row.
-        list(Pipeline.objects.select_for_update().filter(pk__in=chosen).order_by("pk").values_list("pk"))
+        list(Pipeline.objects.select_for_update(no_key=True).filter(pk__in=chosen).order_by("pk").values_list("pk"))
         end_schedules(Schedule.objects.filter(pipeline__in=chosen), queries.database_now())
         Dependency.objects.filter(pipeline__in=chosen).delete()
         living = [PipelineState.ACTIVE, PipelineState.PAUSED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from connectors.errors import ConnectorError
 from connectors.modes import WriteDisposition
@@ -18,17 +19,26 @@ from runs.states import RunStatus
 MOST = 100
 
 
-def refuse_twice(pipeline: Pipeline, action: str, options: Mapping[str, Any], interval: tuple[Any, Any]) -> None:
-    """Raise RunRefused if rows of the interval are in the target by another run, with the same values.
+def refuse_twice(
+    pipeline: Pipeline,
+    action: str,
+    options: Mapping[str, Any],
+    interval: tuple[Any, Any],
+    *,
+    but: UUID | None = None,
+) -> None:
+    """Raise RunRefused if rows of the interval are in the target by another run than `but`, with the same values.
 
-    Within a transaction: of two that ask at once, the second one sees the first's run.
+    Within a transaction: of two that ask at once, the second one sees the first's run. `but` is there to be seen.
     """
     if not _may_double(pipeline, action) or None in interval:
         return
-    Pipeline.objects.select_for_update(no_key=True).filter(pk=pipeline.pk).first()
+    if but is None:
+        Pipeline.objects.select_for_update(no_key=True).filter(pk=pipeline.pk).first()
     start, end = interval
     others = Run.objects.filter(pipeline=pipeline, data_interval_start__lt=end, data_interval_end__gt=start)
     others = others.exclude(status__in=[RunStatus.FAILED, RunStatus.CANCELLED]).exclude(action__in=MOVE_NOTHING)
+    others = others.exclude(pk=but) if but else others
     mine = _of(pipeline, options.get("parameters") or {}, interval)
     for run in others.select_related("revision").order_by("-created_at")[:MOST]:
         if _of_run(pipeline, run) == mine:

@@ -451,6 +451,95 @@ def test_a_cleared_run_is_approved_anew(over: Any, script: Script, work: Any, op
     assert CostApproval.objects.get().run is None
 
 
+# The pipeline is defined otherwise by the time when somebody decides
+
+
+def redefine(pipeline: Pipeline, **values: Any) -> None:
+    pipeline.refresh_from_db()
+    for name, value in values.items():
+        setattr(pipeline, name, value)
+    definitions.save_pipeline(pipeline, schedules=None, by=None)
+
+
+MASK = {"column_rules": {"name": {"mask": "redact"}}}
+
+
+def refusal(run: Run, operator: User, **more: Any) -> str:
+    with pytest.raises(RunRefused) as refused:
+        services.approve_cost(run, by=operator, **more)
+    assert refused.value.hint
+    return refused.value.code
+
+
+def test_what_nobody_could_tell_is_approved_of_the_definition_that_it_was_told_of(
+    moving: Any, queue: Any, work: Any, script: Script, operator: User
+) -> None:
+    pipeline = moving(write_disposition="replace", run_budget_bytes=10 * GB)
+    script.estimates = [Estimate(None, 20 * GB, why="The dry run does not tell.")]
+    run = queue(pipeline)
+    work()
+    redefine(pipeline, source_table="d.huge")
+    run.refresh_from_db()
+    assert (run.status, run.attempt, run.revision.number) == (RunStatus.HELD, 1, 1)
+    script.estimates = [Estimate(900 * GB, 900 * GB)]
+    assert refusal(run, operator, attempt=1) == "dry_run_outdated"
+    run.refresh_from_db()
+    assert (run.status, run.revision.number, run.estimated_storage_bytes) == (RunStatus.RETRYING, 2, None)
+    assert "defined otherwise since this run's dry run: it looks again" in log_of(run)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.error_code, run.attempt, script.reads) == (RunStatus.HELD, "over_budget", 2, 0)
+    assert run.estimated_storage_bytes == 900 * GB
+    assert refusal(run, operator, attempt=1) == "not_held"
+    assert not CostApproval.objects.exists()
+
+
+@pytest.mark.parametrize("how", ["approved", "affordable"])
+def test_a_mask_that_was_saved_during_the_dry_run_is_applied_before_a_row_is_read(
+    moving: Any, queue: Any, work: Any, script: Script, operator: User, warehouse_cursor: Any, how: str
+) -> None:
+    pipeline = moving(write_disposition="replace", run_budget_bytes=10 * GB)
+    script.estimates = [Estimate(5 * GB, 20 * GB)]
+    run = queue(pipeline)
+    script.on_fence = [lambda: redefine(pipeline, **MASK), nothing]
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.revision.number, script.on_fence) == (RunStatus.HELD, 1, [nothing])
+    if how == "approved":
+        assert refusal(run, operator) == "dry_run_outdated"
+        work()
+        run.refresh_from_db()
+        services.approve_cost(run, by=operator)
+    else:
+        Pipeline.objects.filter(pk=pipeline.pk).update(run_budget_bytes=30 * GB)
+        assert services.release_affordable() == 1
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.revision.number) == (RunStatus.SUCCEEDED, 2)
+    warehouse_cursor.execute(f"SELECT DISTINCT name FROM public.{pipeline.target_table}")
+    assert len(warehouse_cursor.fetchall()) == 1
+
+
+def test_what_is_no_load_or_cannot_follow_neither_goes_on_by_an_outdated_definition_nor_stands_in_the_way(
+    over: Any, queue: Any, operator: User
+) -> None:
+    pipeline, run = over
+    waits = {"status": RunStatus.HELD, "error_code": "over_budget", "estimated_query_bytes": 1}
+    refresh = queue(pipeline, action=RunAction.FULL_REFRESH, **waits, estimated_storage_bytes=1)
+    given = queue(pipeline, action_options={"parameters": {"gone": 1}}, **waits)  # unknown: it did not follow
+    Run.objects.filter(pk=given.pk).update(created_at=run.created_at - timedelta(days=1))
+    redefine(pipeline, source_table="", source_query="SELECT 1 AS id", run_budget_bytes=30 * GB)
+    for each in (refresh, given):
+        assert refusal(each, operator) == "definition_changed"
+        assert Run.objects.get(pk=each.pk).status == RunStatus.HELD
+    assert services.release_affordable() == 1
+    assert Run.objects.get(pk=run.pk).status == RunStatus.RETRYING
+    Run.objects.filter(pk=run.pk).update(status=RunStatus.CANCELLED)
+    assert services.release_affordable() == 0
+    redefine(pipeline, source_table="d.t", source_query="", retries=1)
+    services.approve_cost(refresh, by=operator)  # of the same rows
+
+
 def test_checksums_that_checks_ask_for_are_in_the_estimate() -> None:
     source = MemorySource([])
     checked = SimpleNamespace(read=ReadRequest(table="d.t"), checks=[SimpleNamespace(kind=CheckKind.CHECKSUM)])

@@ -1,6 +1,7 @@
 """Tables of the source whose every row says which it is, and what must have become of them in the target.
 
-A row has a sequence number, the version of it, the number of the change that made it, and a hash of all three.
+A row has a sequence number, the version of it, the number of the change that made it, and a hash of all three and
+of its filler.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ class Feed:
         """What the target may be after a run that was published in this round, where it was `before`."""
         raise NotImplementedError
 
+    def rows_read(self, before: Rows, found: Rows) -> int | None:
+        """How many rows a load read that made `found` of `before`; None where that cannot be told."""
+        return None
+
     # What only feeds for one of the product's features have.
 
     def settings(self, place: Place) -> dict[str, Any]:
@@ -185,10 +190,11 @@ class Feed:
         return pa.table(columns)
 
     def hash(self, row: Row) -> str:
-        return hashlib.md5(f"{self.name}:{row[0]}:{row[1]}:{row[2]}".encode()).hexdigest()
+        """What the row must have in the target."""
+        return hashlib.md5(f"{self.name}:{row[0]}:{row[1]}:{row[2]}:{FILLER}".encode()).hexdigest()
 
     def hash_in_sql(self) -> str:
-        return f"md5('{self.name}:' || seq || ':' || version || ':' || change)"
+        return f"md5('{self.name}:' || seq || ':' || version || ':' || change || ':' || filler)"
 
 
 class Append(Feed):
@@ -211,6 +217,9 @@ class Append(Feed):
     def outcomes(self, before: Rows) -> Iterable[Rows]:
         return (before + Rows({row: 1 for row in held if row not in before}) for held in self.held)
 
+    def rows_read(self, before: Rows, found: Rows) -> int | None:
+        return found.total() - before.total()
+
 
 class AppendAll(Feed):
     """All rows every time: a run's rows are there once for each run that was published."""
@@ -224,6 +233,9 @@ class AppendAll(Feed):
     def outcomes(self, before: Rows) -> Iterable[Rows]:
         return (before + held for held in self.held)
 
+    def rows_read(self, before: Rows, found: Rows) -> int | None:
+        return found.total() - before.total()
+
 
 class Replace(Feed):
     disposition = "replace"
@@ -234,6 +246,9 @@ class Replace(Feed):
 
     def outcomes(self, before: Rows) -> Iterable[Rows]:
         return iter(self.held)
+
+    def rows_read(self, before: Rows, found: Rows) -> int | None:
+        return found.total()
 
 
 class Emptied(Replace):
@@ -283,7 +298,7 @@ KINDS: dict[str, type[Feed]] = {
 
 
 def compare(found: Rows, outcomes: Iterable[Rows]) -> Verdict:
-    """The verdict by the outcome that comes closest to what was found."""
+    """The verdict by the outcome that comes closest to what was found; raises ValueError if there is none."""
     best: Verdict | None = None
     for outcome in outcomes:
         lost, more = (outcome - found), (found - outcome)
@@ -291,7 +306,9 @@ def compare(found: Rows, outcomes: Iterable[Rows]) -> Verdict:
         verdict = Verdict(lost=lost.total(), doubled=doubled, wrong=more.total() - doubled)
         if best is None or _weight(verdict) < _weight(best):
             best = verdict
-    return best or Verdict()
+    if best is None:
+        raise ValueError("nobody says what the target must hold")
+    return best
 
 
 def _weight(verdict: Verdict) -> int:

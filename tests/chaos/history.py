@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -88,9 +89,18 @@ def _of_states(states: list[tuple[str, int]]) -> list[str]:
 def _of_attempts(run: Run) -> list[str]:
     attempts: list[Any] = list(run.attempts.order_by("number").values_list("number", "outcome"))
     said = [] if [number for number, _ in attempts] == list(range(1, run.attempt + 1)) else [f"attempts: {attempts}"]
+    outcomes = [outcome for _, outcome in attempts]
+    if outcomes.count("succeeded") != (run.status == RunStatus.SUCCEEDED):
+        said.append(f"the run is {run.status}, its attempts {outcomes}")
     return said + [f"attempt {number} has no end" for number, outcome in attempts if not outcome]
 
 
 def _of_log(run: Run) -> list[str]:
-    seqs = list(LogLine.objects.filter(run=run).order_by("seq").values_list("seq", flat=True))
-    return [] if seqs == list(range(1, run.last_seq + 1)) else [f"the log has the lines {seqs}, of {run.last_seq}"]
+    lines = list(
+        LogLine.objects.filter(run=run).order_by("seq").values_list("seq", "attempt", "at", "level", "message")
+    )
+    seqs = [seq for seq, *_ in lines]
+    said = [] if seqs == list(range(1, run.last_seq + 1)) else [f"the log has the lines {seqs}, of {run.last_seq}"]
+    # A line whose write was not answered may have been written: it would come again as it was noted.
+    times = Counter(tuple(told) for _, *told in lines)
+    return said + [f"the log says {count} times: {told[-1]}" for told, count in times.items() if count > 1]

@@ -1,4 +1,4 @@
-"""Says whether what a run left behind is what it must be: rows, schema, `applied`, history."""
+"""Says whether what a run left behind is what it must be: rows, schema, `applied`, `head`, history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runs.models import LogLine, Run, Trigger
+from runs.models import LogLine, Run, RunAction, Trigger
 from runs.states import RunStatus
 from tests.chaos import history
 from tests.chaos.feeds import Feed, Rows, Verdict, compare
@@ -16,6 +16,13 @@ from tests.chaos.feeds import Feed, Rows, Verdict, compare
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a
 WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+"""
+_IS_LOGGED = "SELECT relpersistence = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
+# What the target was published last by, and as what it stands in the head.
+_HEAD = """
+SELECT a.run::text, a.watermark_after, h.last_run::text, h.watermark
+FROM (SELECT * FROM _datamantri.applied WHERE target = %(target)s ORDER BY token DESC LIMIT 1) a
+FULL JOIN (SELECT * FROM _datamantri.head WHERE target = %(target)s) h USING (target)
 """
 _OTHERS = """
 SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -65,11 +72,15 @@ def judge(
 ) -> tuple[Verdict, Rows]:
     """The verdict on a run that has ended, of a target that held `before`; and what it holds now."""
     found, strange = rows_of(cursor, place, feed)
-    cursor.execute("SELECT rows, watermark_after FROM _datamantri.applied WHERE run = %s", (str(run.pk),))
+    cursor.execute("SELECT rows, watermark_after, target FROM _datamantri.applied WHERE run = %s", (str(run.pk),))
     applied = cursor.fetchone()
     verdict = compare(found, outcomes if applied else [before])
     verdict.wrong += strange
-    verdict.told += [*_of_applied(cursor, place, run, applied), *_of_schema(cursor, place, feed, bool(found))]
+    if verdict.is_right and applied and run.action == RunAction.LOAD:
+        read = feed.rows_read(before, found)
+        verdict.told += [] if read in (None, applied[0]) else [f"`applied` says {applied[0]} rows, of {read}"]
+    verdict.told += _of_applied(cursor, place, run, applied)
+    verdict.told += [*_of_head(cursor, place), *_of_schema(cursor, place, feed, applied is not None or bool(found))]
     verdict.told += history.faults(run)
     verdict.told += feed.faults(Seen(cursor, place, run, before, found, applied is not None))
     return verdict, found
@@ -87,13 +98,11 @@ def judge_all(
         "SELECT run::text FROM _datamantri.applied WHERE run::text = ANY(%s)", ([str(run.pk) for run in runs],)
     )
     applied = {run for (run,) in cursor.fetchall()}
-    cursor.execute("SELECT last_run::text FROM _datamantri.head WHERE target = %s", (place.key,))
-    last = {run for (run,) in cursor.fetchall()}
     # A micro-batch of a merge takes the place of the one before it.
     gone = {str(run.pk) for run in runs if run.trigger == Trigger.REALTIME} if feed.disposition == "merge" else set()
-    if applied - succeeded or succeeded - applied - gone or (succeeded and not last <= succeeded):
-        verdict.told.append(f"{succeeded} succeeded, {applied} are published, {last} was the last")
-    verdict.told += _of_schema(cursor, place, feed, bool(found))
+    if applied - succeeded or succeeded - applied - gone:
+        verdict.told.append(f"{succeeded} succeeded, {applied} are published")
+    verdict.told += [*_of_head(cursor, place), *_of_schema(cursor, place, feed, bool(applied) or bool(found))]
     for run in runs:
         verdict.told += [f"run {run.pk}: {fault}" for fault in history.faults(run)]
         verdict.told += feed.faults(Seen(cursor, place, run, before, found, str(run.pk) in applied))
@@ -105,19 +114,33 @@ def _of_applied(cursor: Any, place: Place, run: Run, applied: tuple[Any, ...] | 
         yield f"the run is {run.status}, and {'published' if applied else 'not published'}"
     if applied is None:
         return
-    if run.receipt is None or run.receipt.get("rows") != applied[0]:
-        yield f"the receipt says {run.receipt and run.receipt.get('rows')} rows, `applied` {applied[0]}"
-    cursor.execute("SELECT last_run, watermark FROM _datamantri.head WHERE target = %s", (place.key,))
-    heads = cursor.fetchall()
-    if [(str(last), watermark) for last, watermark in heads] != [(str(run.pk), applied[1])]:
-        yield f"`head` is {heads}, after a run that ended at the watermark {applied[1]}"
+    rows, watermark, target = applied
+    if run.receipt is None or run.receipt.get("rows") != rows:
+        yield f"the receipt says {run.receipt and run.receipt.get('rows')} rows, `applied` {rows}"
+    if run.receipt is not None and (run.receipt.get("watermark_after") or None) != watermark:
+        yield f"the receipt says the watermark {run.receipt.get('watermark_after')}, `applied` {watermark}"
+    cursor.execute("SELECT last_run::text FROM _datamantri.head WHERE target = %s", (place.key,))
+    heads = [last for (last,) in cursor.fetchall()]
+    if (target, heads) != (place.key, [str(run.pk)]):
+        yield f"the run is published to {target}, and {heads} was the last"
 
 
-def _of_schema(cursor: Any, place: Place, feed: Feed, has_rows: bool) -> Iterable[str]:
+def _of_head(cursor: Any, place: Place) -> Iterable[str]:
+    """The head is of whoever published under the highest token, and has its watermark."""
+    cursor.execute(_HEAD, {"target": place.key})
+    for run, watermark, last, at in cursor.fetchall():
+        if (last, at) != (run, watermark):
+            yield f"`head` has the run {last} and the watermark {at}, after {run} ended at {watermark}"
+
+
+def _of_schema(cursor: Any, place: Place, feed: Feed, must_be_there: bool) -> Iterable[str]:
     cursor.execute(_COLUMNS, (place.key,))
     columns = cursor.fetchall()
-    if columns != feed.columns() and (columns or has_rows):
+    if columns != feed.columns() and (columns or must_be_there):
         yield f"the columns are {columns}"
+    cursor.execute(_IS_LOGGED, (place.key,))
+    if cursor.fetchone() == (False,):
+        yield "the target is emptied when its server crashes"
     cursor.execute(_OTHERS, (place.schema, place.table))
     others = [name for (name,) in cursor.fetchall() if not feed.may_be_there(name) and not _is_put_off(name)]
     if others:

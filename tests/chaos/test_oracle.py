@@ -56,3 +56,8 @@ def test_a_row_that_never_was_is_seen(kind: str) -> None:
 def test_a_run_that_did_nothing_is_seen(kind: str) -> None:
     feed, before = a_feed(kind, 2)
     assert not compare(before, feed.outcomes(before)).is_right
+
+
+def test_where_nobody_says_what_must_be_there_nothing_is_right() -> None:
+    with pytest.raises(ValueError, match="nobody says"):
+        compare(Rows(), [])

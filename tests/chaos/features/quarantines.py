@@ -66,6 +66,9 @@ class Diverting(Feed):
         if left:
             yield f"{len(left)} rows are staged in the quarantine although the run has ended"
 
+    def rows_read(self, before: Rows, found: Rows) -> int | None:
+        return None  # what is put aside is among the rows here, and not among those of the receipt
+
     def diverted(self, rows: Iterable[Row]) -> Rows:
         return Rows(aside(row) if is_bad(row) and not self.is_mended else row for row in rows)
 

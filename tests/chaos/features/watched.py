@@ -61,6 +61,8 @@ class Watched(Lane):
 
     def judge_all(self, runs: Sequence[Run], outcomes: Iterable[Rows]) -> Outcome:
         """The verdict on several runs that have ended, told of the last one."""
+        # A look that a killed server cut off is taken again.
+        outcomes = list(outcomes)
 
         def look() -> tuple[Verdict, Rows]:
             for run in runs:

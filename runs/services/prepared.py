@@ -15,12 +15,8 @@ from psycopg2 import errorcodes
 
 log = logging.getLogger(__name__)
 
-# What a session answers that is not the one that prepared the statement, or that somebody's migration has overtaken.
-_ANOTHER_SESSION = (
-    errorcodes.INVALID_SQL_STATEMENT_NAME,
-    errorcodes.DUPLICATE_PREPARED_STATEMENT,
-    errorcodes.FEATURE_NOT_SUPPORTED,
-)
+# What a session answers that is not the one that prepared the statement.
+_ANOTHER_SESSION = (errorcodes.INVALID_SQL_STATEMENT_NAME, errorcodes.DUPLICATE_PREPARED_STATEMENT)
 # A plan for whatever values come. What follows shares its transaction, so the next statement has its own way again.
 _ONE_PLAN = "SELECT set_config('plan_cache_mode', 'force_generic_plan', true);"
 
@@ -50,29 +46,54 @@ class Prepared:
 
     def execute(self, cursor: CursorWrapper, values: Mapping[str, Any]) -> None:
         """Execute it; `values` may hold more than it needs. Raises Django's DatabaseError."""
-        global _keeps_sessions
-        known = _known_to_session() if _keeps_sessions and not connection.in_atomic_block else None
+        known = _known_to_session() if _keeps_sessions else None
         if known is None:
             cursor.execute(self._text, values)
             return
         message = self._again if self.name in known else self._first
+        try:
+            self._send(cursor, message, values, known)
+        except DatabaseError as error:
+            if _code(error) != errorcodes.FEATURE_NOT_SUPPORTED or message is self._first:
+                raise
+            # Somebody's migration gave what it returns another type: for that no session plans it again by itself.
+            known[self.name] = False
+            self._send(cursor, f"DEALLOCATE {self.name}; {self._first}", values, known)
+
+    def _send(self, cursor: CursorWrapper, message: str, values: Mapping[str, Any], known: dict[str, bool]) -> None:
+        global _keeps_sessions
         # Whatever comes of the rest of its message: PREPARE is not undone with a transaction.
-        known.add(self.name)
+        known.setdefault(self.name, False)
         try:
             cursor.execute(message, values)
         except DatabaseError as error:
-            if getattr(error.__cause__, "pgcode", None) not in _ANOTHER_SESSION:
+            code = _code(error)
+            if code not in _ANOTHER_SESSION:
                 raise
-            log.info("The control database is behind a pooler: statements are planned each time.")
-            _keeps_sessions = False
+            if code == errorcodes.INVALID_SQL_STATEMENT_NAME and not known[self.name]:
+                # It never was prepared: that failed, or was broken off. Next time it is tried again.
+                del known[self.name]
+            else:
+                log.info(
+                    "The control database answers from other sessions (%s): statements are planned each time.", code
+                )
+                _keeps_sessions = False
             cursor.execute(self._text, values)
+        else:
+            known[self.name] = True
 
 
 _keeps_sessions = True
-_prepared: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+# Of each session: what was to be prepared there, and whether it has been executed since.
+_prepared: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
 
 
-def _known_to_session() -> set[str]:
-    """Names of what this thread's session has prepared."""
-    connection.ensure_connection()
-    return _prepared.setdefault(connection.connection, set())
+def _known_to_session() -> dict[str, bool] | None:
+    """What this thread's session has prepared; None within a transaction."""
+    if connection.in_atomic_block or not connection.get_autocommit():
+        return None
+    return _prepared.setdefault(connection.connection, {})
+
+
+def _code(error: DatabaseError) -> str | None:
+    return getattr(error.__cause__, "pgcode", None)

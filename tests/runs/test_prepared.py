@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, connection, transaction
 
 from runs.models import Run
 from runs.services import Claim, prepared
@@ -108,10 +108,69 @@ def test_a_table_that_was_changed_under_its_plan_does_not_stop_it() -> None:
         assert execute(look) == (1,)
         with connection.cursor() as cursor:
             cursor.execute("ALTER TABLE changing ALTER value TYPE text")
-        assert execute(look) == ("1",)
+        assert [execute(look) for _ in range(2)] == [("1",), ("1",)]
+        assert known() == {look.name: [2, 0]}
+        assert prepared._keeps_sessions
     finally:
         with connection.cursor() as cursor:
             cursor.execute("DROP TABLE changing")
+
+
+def test_a_statement_that_asks_for_what_there_is_not_says_so_each_time() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION pg_temp.refuse() RETURNS int LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE 'never heard of it' USING ERRCODE = '0A000'; END $$"
+        )
+    refused = Prepared("refused", "SELECT pg_temp.refuse()", {})
+    for _ in range(3):
+        with pytest.raises(DatabaseError, match="never heard of it"):
+            execute(refused)
+    assert prepared._keeps_sessions
+
+
+def test_what_could_not_be_prepared_is_prepared_once_it_can_be() -> None:
+    look = Prepared("look_late", "SELECT value FROM comes_late", {})
+    with pytest.raises(DatabaseError, match="comes_late"):
+        execute(look)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE comes_late AS SELECT 1 AS value")
+        assert [execute(look) for _ in range(3)] == [(1,)] * 3
+        assert known() == {look.name: [2, 0]}
+        assert prepared._keeps_sessions
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE comes_late")
+
+
+def test_where_every_statement_is_in_a_transaction_its_text_is_sent() -> None:
+    connection.set_autocommit(False)
+    try:
+        assert execute(SUM, one=1, other=1) == (2, "100%")
+        assert known() == {}
+    finally:
+        connection.rollback()
+        connection.set_autocommit(True)
+
+
+def test_a_session_that_is_ended_in_the_middle_says_so_and_the_next_one_prepares_it() -> None:
+    asleep = Prepared("asleep", "SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(%(s)s)", {"s": "integer"})
+    with pytest.raises(OperationalError):
+        execute(asleep, s=5)
+    connection.close()
+    assert [execute(SUM, one=1, other=1) for _ in range(2)] == [(2, "100%")] * 2
+    assert known() == {SUM.name: [2, 0]}
+    assert prepared._keeps_sessions
+
+
+def test_threads_have_sessions_of_their_own(at_once: Callable[..., list[Any]]) -> None:
+    def work(number: int) -> tuple[list[Any], Any]:
+        return [execute(SUM, one=number, other=other) for other in range(20)], known()
+
+    sums = [([(number + other, "100%") for other in range(20)], {SUM.name: [20, 0]}) for number in range(8)]
+    assert at_once(work, 8) == sums
+    assert prepared._keeps_sessions
 
 
 def test_what_a_constraint_refuses_is_told_as_ever(queue: Callable[..., Run]) -> None:

@@ -231,7 +231,7 @@ def _measure_claims() -> dict[str, float]:
 
 
 def _measure_retention() -> dict[str, float]:
-    """Batches of what is old; log lines are kept for 30 days, runs for 70 here."""
+    """Batches of what is old: of a history of 80 days, log lines are kept for 30 days, and runs for 79 here."""
     from django.conf import settings
 
     from runs import services

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from pipelines.models import AlertKind, Pipeline
 from pipelines.specs import ScheduleSpec
-from runs import services
+from runs import services, ticker
 from runs.models import (
     Alert,
     AlertDelivery,
@@ -19,11 +23,13 @@ from runs.models import (
     Backfill,
     BackfillSlice,
     DeliveryEvent,
+    LastEnd,
     LogLine,
     PartLoad,
     Run,
     Skip,
 )
+from runs.services import Claim, Line
 from runs.states import TERMINAL, RunStatus
 
 pytestmark = pytest.mark.django_db
@@ -94,6 +100,71 @@ def test_of_loads_in_parts_the_parts_go_in_portions_too(queue: Queue, old: datet
     while services.trim(batch=1):
         left.append((PartLoad.objects.count(), Run.objects.count()))
     assert left == [(15, 1), (5, 1), (0, 0)]
+
+
+@contextmanager
+def batch_going() -> Iterator[None]:
+    """All that a batch deletes is deleted, and nothing of it is committed yet."""
+    deleted, over = threading.Event(), threading.Event()
+
+    def trim() -> None:
+        try:
+            with transaction.atomic():
+                assert services.trim()
+                deleted.set()
+                over.wait(30)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=trim)
+    thread.start()
+    try:
+        assert deleted.wait(30)
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '300ms'; SET statement_timeout = '20s'")
+        yield
+    finally:
+        over.set()
+        thread.join(10)
+        connection.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_while_a_batch_goes_nobody_waits_who_has_to_do_with_other_runs(
+    queue: Queue, claim: Callable[..., Claim | None], old: datetime, make_pipeline: Callable[..., Pipeline]
+) -> None:
+    pipeline, other = make_pipeline("One", [ScheduleSpec("interval", every_s=60)]), make_pipeline("Other")
+    schedule = pipeline.schedules.get()
+    gone = [ended(queue, old, pipeline=each, schedule=schedule) for each in (pipeline, other)]
+    lately = ended(queue, timezone.now() - timedelta(days=31), pipeline=pipeline)
+    PartLoad.objects.create(run=gone[0], number=0)
+    skip = {"pipeline": pipeline, "schedule": schedule, "ticks": 1, "reason": Skip.Reason.OVERLAP}
+    Skip.objects.create(first=old, last=timezone.now(), run=gone[0], **skip)
+    alert = {"pipeline": pipeline, "kind": AlertKind.FAILED, "since": old, "opened_at": old, "last_at": old}
+    Alert.objects.create(run=gone[0], **alert)
+    owned = queue(pipeline=pipeline)
+    going = claim()
+    waits = queue(pipeline=other)
+    assert going is not None
+    Pipeline.objects.update(active_from=old)
+    pipeline.schedules.update(next_due=F("ticked_through"), ticked_through=F("ticked_through") - timedelta(minutes=9))
+    with batch_going():
+        assert going.renew(process="").owned
+        assert going.write_lines([Line("info", "meanwhile")], services.Progress(rows=5))
+        assert ticker.tick() == 1
+        claimed = claim()
+        assert claimed is not None
+        assert claimed.run == waits.pk
+        services.finish(going, RunStatus.SUCCEEDED)
+        services.sweep()
+        # They are still there: nobody was let by because the batch was over.
+        assert Run.objects.filter(pk__in=[run.pk for run in gone]).count() == 2
+        with pytest.raises(OperationalError, match="lock timeout"):
+            Run.objects.filter(pk=gone[0].pk).update(priority=0)
+    assert not Run.objects.filter(pk__in=[run.pk for run in gone]).exists()
+    assert LastEnd.objects.get(pipeline=pipeline).run == owned
+    assert LogLine.objects.filter(run=owned, message="meanwhile").exists()
+    assert not lately.log_lines.exists()
 
 
 def test_old_skips_go_and_young_ones_survive_the_run_they_name(

@@ -11,7 +11,10 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 _WAREHOUSE = "DATAMANTRI_TEST_WAREHOUSE"
 _stack = None
@@ -44,15 +47,19 @@ def pytest_unconfigure() -> None:
     if _stack is not None:
         _stack.stop()
         shutil.rmtree(_stack.data_dir, ignore_errors=True)
-        if said := without_a_browser():
-            print(said)
 
 
-def without_a_browser() -> str:
-    """The last line of a test run that had to skip the tests which drive a browser."""
-    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        return ""
-    return "Chromium is missing: the tests that drive a browser were skipped."
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was skipped before the run's last line does how many."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])]
+    for line in in_words(reasons):
+        terminalreporter.write_line(line)
+
+
+def in_words(reasons: Iterable[str]) -> list[str]:
+    """How many tests were skipped for each of these reasons."""
+    counts = Counter(reason.removeprefix("Skipped: ") for reason in reasons)
+    return [f"Skipped {count}: {reason}" for reason, count in sorted(counts.items())]
 
 
 def warehouse_options() -> dict[str, object]:

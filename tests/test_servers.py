@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
 from django.db import connection
-
-from tests import servers
 
 
 def test_the_suite_talks_to_a_real_postgresql_18(db):
@@ -20,8 +20,31 @@ def test_a_destination_database_of_its_own_is_there(warehouse_cursor):
     assert warehouse_cursor.fetchone()[0].startswith("warehouse_")
 
 
-def test_the_last_line_says_when_there_is_no_browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert servers.without_a_browser() == "Chromium is missing: the tests that drive a browser were skipped."
-    (tmp_path / "chromium").touch(0o755)
-    assert servers.without_a_browser() == ""
+_TESTS = """
+import pytest
+
+@pytest.mark.skipif(True, reason="no RabbitMQ here")
+def test_by_mark():
+    pass
+
+def test_by_fixture():
+    pytest.skip("no RabbitMQ here")
+
+def test_other():
+    pytest.skip("no browser")
+
+def test_that_runs():
+    pass
+"""
+
+
+def test_the_end_of_a_run_says_what_was_skipped_and_why(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(_TESTS)
+    # As one of xdist's workers it starts no servers.
+    env = {**os.environ, "PYTEST_XDIST_WORKER": "gw0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    plugins = ["tests.servers", "no:django", "no:bqemulator", "no:valkey", "no:cacheprovider"]
+    argv = [sys.executable, "-m", "pytest", "-q", *(f"-p{plugin}" for plugin in plugins)]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    *_, first, second, last = done.stdout.splitlines()
+    assert (first, second) == ("Skipped 2: no RabbitMQ here", "Skipped 1: no browser")
+    assert last.startswith("1 passed, 3 skipped")

@@ -35,7 +35,7 @@ HTML = """
 </script>
 """
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 def answer(route: Route) -> None:

@@ -37,7 +37,7 @@ HTML = """
 
 NEXT = [{"local": "<i>soon</i>", "utc": "later", "note": "the clocks go back", "closed": "skipped: Holidays"}]
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 def answer(route: Route) -> None:

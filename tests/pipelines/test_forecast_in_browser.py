@@ -31,7 +31,7 @@ FORECAST = {
     "last_lock": {"method": "in_place", "wait_ms": 0.25, "held_ms": 1234.5},
 }  # fmt: skip
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
+from tests.chaos import arguments
 from tests.chaos import results as outcome
 from tests.chaos import stack as stacks
-from tests.chaos.results import RESULTS, Results
+from tests.chaos.results import Results
 
 SHORT_LEASE_S, SHORT_HEARTBEAT_S = 4.0, 1.0
 LEASE_KILLS = 30
+# A lease of 30 s that ran out, and what it takes to notice and to go on.
+RECOVERY_P95_S = 45.0
+REFUSED = 2
 WAITS_MOST_S = 2.0
 LANES_AT_ONCE = 7
 # Of each stream.
 BYTES_PER_S = 150_000.0
+
+
+class UnknownLane(Exception):
+    """No lane of a feature has such a name."""
 
 
 def say(text: str) -> None:
@@ -43,12 +50,14 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
 
     ends = lanes.connections(stack)
     kinds = ("append", "replace", "merge")
-    # Of the same engine, where the worker's parent or all of it goes.
-    middle = {points.DIRECT: "load.middle", points.STAGED: "part.middle"}
     chosen: dict[lanes.Lane, list[cases.Case]] = {}
     for way in points.WAYS:
         every = [cases.Case(point) for point in points.names(way) if point != points.HELD]
-        others = [cases.Case(at, do) for do in ("parent", "host") for at in (middle[way], "publish.before_commit")]
+        # Of the same engine, where the worker's parent or all of it goes, and what comes again.
+        others = [
+            cases.Case(at, do) for do in ("parent", "host") for at in (points.MIDDLE[way], "publish.before_commit")
+        ]
+        others += [cases.Case(at, skip=skip) for at, skip in points.AGAIN[way]]
         for number, kind in enumerate(kinds):
             lane = lanes.Lane(stack, kind, way, **ends)
             chosen[lane] = every[number :: len(kinds)] if short else every + others
@@ -64,6 +73,7 @@ def strike_points(stack: stacks.Stack, *, short: bool, results: Results) -> None
         thread.start()
     for thread in threads:
         thread.join()
+    cases.refuse_missing(chosen, results)
 
 
 def strike_features(stack: stacks.Stack, results: Results, names: list[str]) -> None:
@@ -72,16 +82,22 @@ def strike_features(stack: stacks.Stack, results: Results, names: list[str]) -> 
 
     ends = lanes.connections(stack)
     stack.start_pollers()
+    chosen: dict[lanes.Lane, list[cases.Case]] = {}
 
     def strike(name: str) -> None:
         lane = features.make(stack, name, **ends)
         way = points.UNDO if lane.kind.startswith(points.UNDO) else lane.way
-        every = [cases.Case(point) for point in points.names(way) if point != points.HELD]
-        cases.strike_all(stack, lane, every, results)
+        chosen[lane] = [cases.Case(point) for point in points.names(way) if point != points.HELD]
+        cases.strike_all(stack, lane, chosen[lane], results)
 
     with ThreadPoolExecutor(LANES_AT_ONCE) as pool:
         for struck in [pool.submit(strike, name) for name in features.chosen(names)]:
             struck.result()
+    cases.refuse_missing(chosen, results)
+    # Not every feature passes every point; one that passes none shows nothing.
+    for lane, its_cases in chosen.items():
+        if not any(case.at(lane) in results.lines and results.lines[case.at(lane)].hit for case in its_cases):
+            results.failed(f"{lane.name} was struck nowhere")
 
 
 def rage(
@@ -123,12 +139,11 @@ def rage_over_features(
 
 def play(stack: stacks.Stack, results: Results, wanted: Callable[[str], bool]) -> None:
     """What needs a stage of its own."""
-    from tests.chaos import places, scenes
+    from tests.chaos import brokers, commits, places, scenes
 
-    chosen = {**scenes.SCENES, **places.SCENES}
-    if not wanted("scenes"):
-        chosen = {name: scene for name, scene in chosen.items() if wanted(name)}
-    scenes.play(scenes.Stage(stack, results), chosen)
+    every = {**commits.SCENES, **scenes.SCENES, **brokers.SCENES, **places.SCENES}
+    names = arguments.SCENE_NAMES if wanted(arguments.SCENES) else filter(wanted, arguments.SCENE_NAMES)
+    scenes.play(scenes.Stage(stack, results), {name: every[name] for name in names}, say)
 
 
 def end_after(limit_s: float) -> None:
@@ -146,13 +161,15 @@ def end_after(limit_s: float) -> None:
 def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, Results]) -> None:
     """Points, scenes and storm: what a lost worker held is soon taken up."""
     with ready(lease_s=SHORT_LEASE_S, heartbeat_s=SHORT_HEARTBEAT_S) as stack:
+        refuse_unknown(chosen.lanes)
         stack.throttle(BYTES_PER_S * 3 if chosen.short else BYTES_PER_S)
         if wanted(chosen, "points") and chosen.lanes:
             strike_features(stack, groups.setdefault("points of features", Results()), chosen.lanes)
         elif wanted(chosen, "points"):
-            strike_points(stack, short=chosen.short, results=groups.setdefault("points", Results()))
-        if set(chosen.parts) - {"points", "storm", "features"}:
-            play(stack, groups.setdefault("scenes", Results()), partial(wanted, chosen))
+            told = groups.setdefault("points", Results(all_must_hit=True))
+            strike_points(stack, short=chosen.short, results=told)
+        if {arguments.SCENES, *arguments.SCENE_NAMES} & set(chosen.parts):
+            play(stack, groups.setdefault("scenes", Results(all_must_hit=True)), partial(wanted, chosen))
         if wanted(chosen, "storm"):
             limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
             rage(stack, groups.setdefault("random", Results()), short=chosen.short, seed=seed, **limits)
@@ -162,14 +179,24 @@ def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, R
             rage_over_features(stack, told, names=chosen.lanes, seed=seed, **limits)
 
 
+def refuse_unknown(wishes: list[str]) -> None:
+    from tests.chaos import features
+
+    unknown = [wish for wish in wishes if not features.chosen([wish])]
+    if unknown:
+        known = ", ".join(features.names())
+        raise UnknownLane(f"No lane's name begins with {', '.join(map(repr, unknown))}; there are {known}.")
+
+
 def with_default_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, Results]) -> None:
     """How long runs wait for a lost worker where nothing was set."""
-    groups |= {"default leases": Results(), "paused for two minutes": Results()}
+    groups |= {"default leases": Results(), "paused for two minutes": Results(all_must_hit=True)}
     with ready(lease_s=30, heartbeat_s=5) as stack:
         from tests.chaos import leases
 
         stack.throttle(BYTES_PER_S)
         leases.lose_workers(stack, groups["default leases"], kills=LEASE_KILLS, seed=seed, say=say)
+        groups["default leases"].require(hits=LEASE_KILLS, recovery_p95_s=RECOVERY_P95_S)
         leases.pause_for_minutes(stack, groups["paused for two minutes"])
 
 
@@ -191,51 +218,45 @@ def wanted(chosen: argparse.Namespace, part: str) -> bool:
     return part in chosen.parts
 
 
-def options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m tests.chaos", description=__doc__)
-    parser.add_argument(
-        "parts", nargs="*", help="points, scenes (or some by name), storm, features; or leases; all unless named"
-    )
-    parser.add_argument("--lanes", nargs="*", default=[], help="those of features, by how their names begin")
-    parser.add_argument("--short", action="store_true", help="what is worth a minute")
-    parser.add_argument("--kills", type=int, default=100, help="how many random strikes are to hit")
-    parser.add_argument("--minutes", type=float, default=10, help="after which no more of them come")
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two of them, on average")
-    parser.add_argument("--limit", type=float, default=7200, metavar="SECONDS", help="after which to give up")
-    parser.add_argument("--seed", type=int, default=0, help="repeat the same choices; 0 chooses a seed")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--add", action="store_true", help="add to the results of the run before")
-    chosen = parser.parse_args(arguments)
-    if chosen.short:
-        chosen.kills, chosen.minutes = 6, 0.3
-    return chosen
+def run_in_turn(commands: list[list[str]]) -> int:
+    """The worst status of these; nothing more is run where something is refused."""
+    statuses = []
+    for command in commands:
+        statuses.append(subprocess.run([sys.executable, "-m", "tests.chaos", *command], check=False).returncode)
+        if statuses[-1] == REFUSED:
+            break
+    return worst(statuses)
 
 
-def in_turn(arguments: list[str]) -> int:
-    """Everything: what has leases of its own in a process of its own, for settings are read once."""
-    commands = [["points", "scenes", "storm", "features", *arguments], ["leases", "--add", *arguments]]
-    return max(subprocess.run([sys.executable, "-m", "tests.chaos", *one], check=False).returncode for one in commands)
+def worst(statuses: list[int]) -> int:
+    """One that was killed by a signal, which is below zero, did not end well either."""
+    return max(abs(status) for status in statuses)
 
 
-def main(arguments: list[str]) -> int:
-    chosen = options(arguments)
-    if not chosen.parts:
-        return in_turn(arguments)
+def main(told: list[str]) -> int:
+    chosen = arguments.options(told)
+    if commands := arguments.in_turn(chosen):
+        return run_in_turn(commands)
     end_after(chosen.limit)
     seed = chosen.seed or random.SystemRandom().randrange(1, 1 << 31)
     say(f"Seed {seed}.")
     began = time.monotonic()
     groups: dict[str, Results] = {}
     try:
-        (with_default_leases if chosen.parts == ["leases"] else with_short_leases)(chosen, seed, groups)
+        (with_default_leases if wanted(chosen, arguments.LEASES) else with_short_leases)(chosen, seed, groups)
+    except UnknownLane as refused:
+        say(str(refused))
+        return REFUSED
     except (Exception, SystemExit) as failed:  # noqa: BLE001 - what was found until then is kept
         groups.setdefault("broken off", Results()).failed(traceback.format_exc())
         say(f"Broken off: {failed}")
     outcome.write(chosen.results, groups, seed=seed, add=chosen.add)
     for name, results in groups.items():
         say("\n" + results.table(name))
-        for failure in results.failures:
-            say(f"WRONG: {failure}")
+        for figures in results.figures.items():
+            say("{}: {}".format(*figures))
+        for complaint in results.complaints:
+            say(f"WRONG: {complaint}")
     say(f"\n{time.monotonic() - began:.0f} s. Written to {chosen.results}")
     return 0 if all(results.is_good for results in groups.values()) else 1
 

@@ -11,19 +11,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 import psutil
+from django.db.models import Q
+from django.db.models.functions import Now
 
+from pipelines.models import Schedule
 from runs import services
 from runs.models import PartLoad, Run, Trigger
-from runs.states import ACTIVE, RunStatus
+from runs.states import ACTIVE, RunStatus, Step
 from tests.chaos.stack import Stack, insist
 from tests.connectors.postgres.proxy import COMMIT
 
 MOSTLY = 0.8
 COMMIT_MOST_S = 3.0
+SOON_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,19 @@ def owned_by(pids: Sequence[int]) -> list[Struck]:
 
 def in_phase(*phases: str) -> list[Struck]:
     return [struck for _, phase, struck in owned() if phase in phases]
+
+
+def somebody_waits() -> bool:
+    """Whether anything needs a bell, or the ticker, soon: a run that nobody has, one in parts, a tick that is due."""
+
+    def look() -> bool:
+        runs = Run.objects.filter(
+            Q(status__in=(RunStatus.QUEUED, RunStatus.RETRYING)) | Q(status=RunStatus.RUNNING, step=Step.PARTS)
+        )
+        soon = Now() + timedelta(seconds=SOON_S)
+        return runs.exists() or Schedule.objects.filter(next_due__lt=soon).exists()
+
+    return bool(insist(look))
 
 
 class _OfWorker(Fault):
@@ -168,10 +186,10 @@ class KillBeat(Fault):
     def strike(self) -> Hit | None:
         if not self.stack.crew.is_running("beat-0"):
             return None
-        runs = under_way(RunStatus.QUEUED, *ACTIVE)
+        is_needed = somebody_waits()
         at = time.time()
         self.stack.crew.kill("beat-0", with_children=True)
-        return self.hit(at, any_run=bool(runs))
+        return self.hit(at, any_run=is_needed)
 
 
 class KillPoller(Fault):
@@ -184,10 +202,11 @@ class KillPoller(Fault):
         running = [name for name in pollers if self.stack.crew.is_running(name)]
         if not running:
             return None
+        live = Run.objects.filter(status__in=(RunStatus.QUEUED, *ACTIVE), trigger=Trigger.REALTIME)
+        is_needed = bool(insist(live.exists))
         at = time.time()
         self.stack.crew.kill(self.chance.choice(running), with_children=True)
-        live = Run.objects.filter(status__in=(RunStatus.QUEUED, *ACTIVE), trigger=Trigger.REALTIME)
-        return self.hit(at, any_run=bool(insist(live.exists)))
+        return self.hit(at, any_run=is_needed)
 
 
 class KillBroker(Fault):
@@ -195,11 +214,11 @@ class KillBroker(Fault):
 
     def strike(self) -> Hit | None:
         assert self.stack.main.valkey is not None
-        runs = under_way(RunStatus.QUEUED, *ACTIVE)
+        is_needed = somebody_waits()
         at = time.time()
         self.stack.main.valkey.kill()
         self.stack.main.valkey.start()
-        return self.hit(at, any_run=bool(runs))
+        return self.hit(at, any_run=is_needed)
 
 
 class KillBackend(Fault):

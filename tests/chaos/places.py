@@ -1,4 +1,4 @@
-"""Scenes in which a machine is not as it should be: a full disk, a wrong clock, two tickers, another broker."""
+"""Scenes in which a machine is not as it should be: a full disk, a wrong clock, two tickers."""
 
 from __future__ import annotations
 
@@ -6,33 +6,30 @@ import os
 import re
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
+import psutil
 from django.utils import timezone
 
-from datamantri import processes
 from pipelines import services as definitions
-from pipelines.models import Missed, Overlap, Pipeline
+from pipelines.models import Missed, Overlap
 from pipelines.specs import ScheduleSpec
 from runs.models import Process, Run
-from runs.states import TERMINAL
 from tests.acceptance.product import wait_for
-from tests.chaos import history, oracle
-from tests.chaos.cases import seconds_until_going
-from tests.chaos.feeds import Rows, Verdict, compare
+from tests.chaos import ticking
+from tests.chaos.cases import recovery
 from tests.chaos.lanes import Lane, Outcome
+from tests.chaos.points import MIDDLE
 from tests.chaos.scenes import KINDS, Skipped, Stage
-from tests.rabbitmq import IS_INSTALLED, RabbitMQ
+from tests.chaos.stack import OTHER, Crew
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 DISK_BYTES = 48 << 20
-TICKING_S = 8
+TICKING_S = 3
 # A worker whose clock is off goes by the date of answers, which names whole seconds: as old may its snapshot be.
 DATES_S = 2.5
 
@@ -103,20 +100,26 @@ def clock_off(stage: Stage) -> None:
         raise Skipped("libfaketime is not installed")
     for offset in ("+1h", "-1h"):
         env = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        with other_workers(stage, **env):
-            is_off = abs(_clock_of(stage.stack.crew.said("worker-x")) - time.time()) > 3000
+        with stage.stack.other_workers(**env):
+            is_off = abs(_clock_of(stage.stack.crew.said(OTHER)) - time.time()) > 3000
             for lane in stage.lanes():
                 lane.settles_s = DATES_S
-                for fault, meanwhile in (
-                    (f"worker's clock {offset}", None),
-                    (f"worker's clock {offset}, child killed", partial(_kill_owner, stage)),
-                ):
-                    at = time.time()
-                    outcome = lane.turn(meanwhile)
-                    hit = is_off and outcome.run.attempts.filter(worker__startswith="worker-x@").exists()
-                    again = seconds_until_going(outcome.run, 1, at) if outcome.run.attempt > 1 else None
-                    stage.note(fault, outcome, hit=hit, recovery_s=again)
+                fault = f"worker's clock {offset}"
+                outcome = lane.turn()
+                stage.note(fault, outcome, hit=is_off and _was_there(outcome.run))
+                whose = lane.prepare()
+                stage.stack.armoury.arm(MIDDLE[lane.way], "kill", whose)
+                outcome = lane.turn()
+                struck = stage.stack.armoury.taken(MIDDLE[lane.way], whose)
+                hit = is_off and _was_there(outcome.run) and struck is not None
+                again = struck and recovery(outcome.run, struck)
+                stage.note(f"{fault}, child killed", outcome, hit=hit, recovery_s=again)
                 lane.settles_s = 0.0
+
+
+def _was_there(run: Run) -> bool:
+    """Whether the other worker had it."""
+    return run.attempts.filter(worker__startswith=f"{OTHER}@").exists()
 
 
 def _clock_of(log: str) -> float:
@@ -125,39 +128,10 @@ def _clock_of(log: str) -> float:
     return datetime.fromisoformat(times[-1]).timestamp()
 
 
-def _kill_owner(stage: Stage, run: Run) -> None:
-    """End the process that loads this run, once it does."""
-
-    def is_loading() -> bool:
-        run.refresh_from_db()
-        return run.phase == "loading" or run.status in TERMINAL
-
-    wait_for(is_loading, every_s=0.02, saying="rows are being loaded")
-    for child in stage.stack.crew.children("worker-x"):
-        if run.worker.endswith(f":{child.pid}"):
-            child.kill()
-
-
-@contextmanager
-def other_workers(stage: Stage, **env: str) -> Iterator[None]:
-    """In place of the usual workers one with something else in its environment."""
-    crew, stack = stage.stack.crew, stage.stack
-    usual = dict(stack.workers)
-    with ExitStack() as back:
-        for name in usual:
-            crew.rest(name)
-            back.callback(crew.wake, name)
-        stack.workers = {"worker-x": 2}
-        back.callback(setattr, stack, "workers", usual)
-        stack.start_worker("worker-x", **env)
-        back.callback(crew.stop, "worker-x")
-        yield
-
-
 def two_tickers(stage: Stage) -> None:
-    """Two beats, one of which is killed now and then: each tick has one run."""
+    """Two beats, each of which is killed once or twice: each tick has one run."""
     crew = stage.stack.crew
-    crew.start(processes.beat("beat-1"))
+    stage.stack.start_beat("beat-1")
     crew.keep_running("beat-1")
     try:
         for way in stage.ways:
@@ -167,74 +141,33 @@ def two_tickers(stage: Stage) -> None:
             pipeline = lane.pipeline
             pipeline.overlap, pipeline.missed = Overlap.QUEUE, Missed.ALL
             definitions.save_pipeline(pipeline, schedules=[ScheduleSpec("interval", every_s=1)], by=None)
-            alive: set[str] = set()
-            for number in range(TICKING_S):
-                time.sleep(1)
-                recent = timezone.now() - timedelta(seconds=3)
-                alive |= set(Process.objects.filter(kind="beat", seen_at__gt=recent).values_list("name", flat=True))
-                if number % 3 == 1:
-                    crew.kill(f"beat-{number % 2}", with_children=True)
+            killed: list[int] = []
+            for beat in ("beat-0", "beat-1"):
+                time.sleep(TICKING_S)
+                wait_for(partial(_has_ticked, crew, beat), limit_s=60, saying=f"{beat} ticks")
+                killed.append(crew.kill(beat, with_children=True))
+            time.sleep(TICKING_S)
             definitions.pause([pipeline], by=None)
-            wait_for(partial(_has_ended, pipeline), limit_s=60, saying="all runs end")
+            wait_for(partial(ticking.has_ended, pipeline), limit_s=60, saying="all runs end")
             runs = list(pipeline.runs.order_by("scheduled_for"))
             late = [(run.started_at - run.scheduled_for).total_seconds() for run in runs]
-            outcome = Outcome(runs[-1], _of_ticks(stage, lane, runs))
-            stage.note("two tickers, one killed", outcome, hit=len(alive) > 2, recovery_s=max(late))
+            outcome = Outcome(runs[-1], ticking.verdict(stage.stack, lane, runs, every=timedelta(seconds=1)))
+            stage.note("two tickers, each killed", outcome, hit=len(set(killed)) == 2, recovery_s=max(late))
     finally:
         crew.rest("beat-1")
 
 
-def _has_ended(pipeline: Pipeline) -> bool:
-    return not pipeline.runs.exclude(status__in=TERMINAL).exists()
-
-
-def _of_ticks(stage: Stage, lane: Lane, runs: list[Run]) -> Verdict:
-    """Each tick has one run, and each run's rows are there once."""
-    with stage.stack.at_warehouse() as cursor:
-        found, strange = oracle.rows_of(cursor, lane.place, lane.feed)
-        published = oracle.published(cursor, lane.pipeline.pk)
-    verdict = compare(found, [Rows({row: len(runs) for row in lane.feed.held[0]})])
-    verdict.wrong += strange
-    gaps = {later.scheduled_for - earlier.scheduled_for for earlier, later in pairwise(runs)}
-    if gaps != {timedelta(seconds=1)}:
-        verdict.told.append(f"ticks: {[str(run.scheduled_for) for run in runs]}")
-    if published != Counter(str(run.pk) for run in runs):
-        verdict.told.append(f"published: {published}")
-    for run in runs:
-        verdict.told += history.faults(run)
-    return verdict
-
-
-def rabbitmq(stage: Stage) -> None:
-    """RabbitMQ for a broker, killed in the middle of runs."""
-    if not IS_INSTALLED:
-        raise Skipped("rabbitmq-server is not installed")
-    with RabbitMQ() as broker:
-        crew = stage.stack.crew
-        crew.rest("beat-0")
-        crew.start(processes.beat("beat-x"), BROKER_URL=broker.url)
-        try:
-            with other_workers(stage, BROKER_URL=broker.url):
-                for lane in stage.lanes():
-
-                    def kill(run: Run) -> None:
-                        broker.kill()
-                        time.sleep(1)
-                        broker.start()
-
-                    at = time.time()
-                    outcome = lane.turn(kill)
-                    stage.note(
-                        "SIGKILL RabbitMQ", outcome, hit=True, recovery_s=seconds_until_going(outcome.run, 0, at)
-                    )
-        finally:
-            crew.stop("beat-x")
-            crew.wake("beat-0")
+def _has_ticked(crew: Crew, beat: str) -> bool:
+    """Whether this beat has said, a moment ago, that it lives."""
+    recent = timezone.now() - timedelta(seconds=3)
+    with suppress(psutil.NoSuchProcess):
+        name = f":{crew.process(beat).pid}"
+        return Process.objects.filter(kind="beat", name__endswith=name, seen_at__gt=recent).exists()
+    return False
 
 
 SCENES: dict[str, Callable[[Stage], None]] = {
     "disk": disk_full,
     "clock": clock_off,
     "tickers": two_tickers,
-    "rabbitmq": rabbitmq,
 }

@@ -39,9 +39,13 @@ class Line:
 
 
 class Results:
-    """Sums over all faults of one group, such as those with short leases; safe to use from any thread."""
+    """Sums over all faults of one group, such as those with short leases; safe to use from any thread.
 
-    def __init__(self) -> None:
+    Where `all_must_hit`, a fault that never hit anything is a failure: what was to be shown was not.
+    """
+
+    def __init__(self, *, all_must_hit: bool = False) -> None:
+        self.all_must_hit = all_must_hit
         self.lines: dict[str, Line] = {}
         self.totals = dict.fromkeys(("runs", "lost", "doubled", "wrong", "wrong_success", "failed_with_rows"), 0)
         self.failures: list[str] = []
@@ -49,6 +53,8 @@ class Results:
         self.turns: Counter[str] = Counter()
         # What could not be tried here, and why.
         self.skipped: dict[str, str] = {}
+        # What else was measured, by what it was measured of.
+        self.figures: dict[str, dict[str, float]] = {}
         self._lock = threading.Lock()
 
     def tried(self, fault: str, *, hit: bool, recovery_s: float | None = None) -> None:
@@ -79,6 +85,10 @@ class Results:
             if not verdict.is_right:
                 self.failures.append(f"{how}: run {outcome.run.pk} is {outcome.run.status}; {verdict}")
 
+    def measured(self, what: str, **figures: float) -> None:
+        with self._lock:
+            self.figures[what] = {name: round(figure, 2) for name, figure in figures.items()}
+
     def turned(self, lane: str) -> None:
         with self._lock:
             self.turns[lane] += 1
@@ -87,21 +97,50 @@ class Results:
         with self._lock:
             self.failures.append(how)
 
+    def require(self, *, hits: int, recovery_p95_s: float) -> None:
+        """Fail with fewer hits, or where what was struck waited longer."""
+        if self.hits < hits:
+            self.failed(f"{self.hits} strikes hit, {hits} had to")
+        found = _rounded(self._recoveries(), 0.95)
+        if found is None or found > recovery_p95_s:
+            self.failed(f"what was struck waited {found} s (p95), {recovery_p95_s:g} s at most were to be")
+
+    @property
+    def hits(self) -> int:
+        return sum(line.hit for line in self.lines.values())
+
+    @property
+    def vacuous(self) -> list[str]:
+        """The faults that never hit anything."""
+        return [name for name, line in sorted(self.lines.items()) if not line.hit]
+
+    @property
+    def complaints(self) -> list[str]:
+        """Why this group is not good."""
+        never = self.vacuous if self.all_must_hit else []
+        return [*self.failures, *(f"{name}: hit nothing in {self.lines[name].times} tries" for name in never)]
+
     @property
     def is_good(self) -> bool:
-        return not self.failures
+        return not self.complaints
+
+    def _recoveries(self) -> list[float]:
+        return [seconds for line in self.lines.values() for seconds in line.recovery_s]
 
     def told(self) -> dict[str, Any]:
-        recoveries = [seconds for line in self.lines.values() for seconds in line.recovery_s]
+        recoveries = self._recoveries()
         return {
-            "kills": sum(line.hit for line in self.lines.values()),
+            "kills": self.hits,
             "vacuous": sum(line.times - line.hit for line in self.lines.values()),
             **self.totals,
             "recovery_p50_s": _rounded(recoveries, 0.5),
             "recovery_p95_s": _rounded(recoveries, 0.95),
             "recovery_max_s": _rounded(recoveries, 1.0),
             "failures": self.failures,
+            "all_must_hit": self.all_must_hit,
+            "never_hit": self.vacuous,
             "skipped": self.skipped,
+            "figures": self.figures,
             "turns": dict(sorted(self.turns.items())),
             "faults": {name: line.told() for name, line in sorted(self.lines.items())},
         }
@@ -118,6 +157,8 @@ class Results:
         self.turns.update(earlier.get("turns", {}))
         self.failures = [*earlier["failures"], *self.failures]
         self.skipped = {**earlier["skipped"], **self.skipped}
+        self.figures = {**earlier.get("figures", {}), **self.figures}
+        self.all_must_hit |= earlier.get("all_must_hit", False)
 
     def table(self, title: str) -> str:
         counts = f"{'times':>6}{'hit':>6}{'lost':>6}{'doubled':>9}{'wrong':>7}"

@@ -20,6 +20,7 @@ from datamantri import processes
 from datamantri.embedded.stack import WAREHOUSE, EmbeddedStack
 from datamantri.processes import ProcessSpec
 from tests.acceptance.product import Product
+from tests.chaos import bells
 from tests.chaos.points import Armoury
 from tests.chaos.struck import FOLDER
 from tests.connectors.postgres.proxy import Proxy
@@ -27,6 +28,8 @@ from tests.door import Behind
 
 SETTINGS = "tests.chaos.settings"
 GONE_S = 10.0
+# The worker in place of all others, where a scene needs one of its own.
+OTHER = "worker-x"
 
 
 class Crew(Product):
@@ -121,6 +124,7 @@ class Stack:
         self.workers = workers
         self.lease_s = lease_s
         self.armoury = Armoury(folder / "armed")
+        self.bells = bells.Switch(folder / "bells")
         self._env = {"LEASE_TTL_S": f"{lease_s:g}", "HEARTBEAT_S": f"{heartbeat_s:g}"}
         self._closing = ExitStack()
         # Pipelines whose runs nobody cancels, and what stands between workers and the warehouse.
@@ -157,9 +161,7 @@ class Stack:
 
     def start_processes(self, beats: int = 1) -> None:
         together = [threading.Thread(target=self.start_worker, args=(name,)) for name in self.workers]
-        together += [
-            threading.Thread(target=self.crew.start, args=(processes.beat(f"beat-{n}"),)) for n in range(beats)
-        ]
+        together += [threading.Thread(target=self.start_beat, args=(f"beat-{n}",)) for n in range(beats)]
         for thread in together:
             thread.start()
         for thread in together:
@@ -182,8 +184,28 @@ class Stack:
 
     def start_worker(self, name: str, **env: str) -> None:
         spec = processes.worker(self.workers[name], name)
-        own = {"DJANGO_SETTINGS_MODULE": SETTINGS, FOLDER: str(self.armoury.folder)}
-        self.crew.start(spec, **own, **env)
+        points = {FOLDER: str(self.armoury.folder)}
+        self.crew.start(spec, **self._rings_as(bells.WORKER), **points, **env)
+
+    @contextmanager
+    def other_workers(self, **env: str) -> Iterator[None]:
+        """In place of the usual workers one with something else in its environment."""
+        usual = dict(self.workers)
+        with ExitStack() as back:
+            for name in usual:
+                self.crew.rest(name)
+                back.callback(self.crew.wake, name)
+            self.workers = {OTHER: 2}
+            back.callback(setattr, self, "workers", usual)
+            self.start_worker(OTHER, **env)
+            back.callback(self.crew.stop, OTHER)
+            yield
+
+    def start_beat(self, name: str, **env: str) -> None:
+        self.crew.start(processes.beat(name), **self._rings_as(bells.BEAT), **env)
+
+    def _rings_as(self, role: str) -> dict[str, str]:
+        return {"DJANGO_SETTINGS_MODULE": SETTINGS, bells.FOLDER: str(self.bells.folder), bells.ROLE: role}
 
     def _start_bigquery(self, rest_port: int = 0, storage_port: int = 0) -> None:
         rest, storage = self._upstream
@@ -240,6 +262,7 @@ def running(**how: Any) -> Iterator[Stack]:
         import django
 
         django.setup()
+        bells.install(stack.bells.folder, bells.ASKER)
         yield stack
         failed = False
     finally:

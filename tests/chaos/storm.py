@@ -22,6 +22,8 @@ from tests.chaos.stack import Stack, insist
 CALM_MOST_S = 30.0
 # What takes so long to be taken up again is worth a look, though it is not wrong.
 SLOW_S = 40.0
+# The share of strikes asked for that must have hit.
+ENOUGH = 0.5
 
 
 class Storm:
@@ -65,6 +67,7 @@ class Storm:
                 thread.join()
         for error in self._errors:
             self._results.failed(f"storm {self._seed}: {type(error).__name__}: {error}")
+        self._tell_how_many(kills, limit_s, say)
         for hit in self._hits:
             seconds = insist(lambda hit=hit: seconds_to_recover(hit))
             if seconds is not None:
@@ -73,6 +76,17 @@ class Storm:
                 runs = insist(lambda hit=hit: list(Run.objects.filter(pk__in=[struck.run for struck in hit.runs])))
                 told = [line for run in runs for line in evidence.of_run(run)]
                 evidence.keep(self._stack, f"slow {seconds:.0f} s {hit.fault}", [str(hit), *told])
+
+    def _tell_how_many(self, kills: int, limit_s: float, say: Any) -> None:
+        """Where the time was too short for all strikes it is said; where it was for most of them, nothing was shown."""
+        hits = len(self._hits)
+        if hits >= kills:
+            return
+        told = f"storm {self._seed}: {hits} of {kills} strikes hit in {limit_s / 60:g} minutes"
+        if say is not None:
+            say(told)
+        if hits < kills * ENOUGH:
+            self._results.failed(f"{told}, which are too few")
 
     def _strike(self, kills: int, limit_s: float, every_s: float, say: Any) -> None:
         began = told = time.monotonic()

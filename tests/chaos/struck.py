@@ -13,10 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import bells
 from tests.chaos.points import ANY, UNDO, Strike
 
 FOLDER = "CHAOS_ARMED"
 MOST_SKIPPED = 3
+WAIT_MOST_S = 5.0
 
 
 class Points:
@@ -45,10 +47,15 @@ class Points:
         pipeline = self.claimed.pipeline.hex if self.claimed else ""
         # The worker leads the session; this process is a child of the one that it is a copy of.
         worker = os.getpgrp()
-        strike = Strike(point, os.getpid(), worker, pipeline, run, attempt, time.time())
-        place.write_text(json.dumps(asdict(strike)))
-        place.rename(self._folder / f"struck-{point}@{whose}")
-        if do == "parent":
+        strike = asdict(Strike(point, os.getpid(), worker, pipeline, run, attempt, 0.0, _part_of(self.claimed)))
+        del strike["at"]  # this process's clock may be wrong
+        place.write_text(json.dumps(strike))
+        struck = place.rename(self._folder / f"struck-{point}@{whose}")
+        if do == "wait":
+            deadline = time.monotonic() + WAIT_MOST_S
+            while struck.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        elif do == "parent":
             os.kill(worker, signal.SIGKILL)
         elif do == "host":
             os.killpg(worker, signal.SIGKILL)
@@ -56,8 +63,15 @@ class Points:
             os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[do])
 
 
+def _part_of(claimed: Any) -> int | None:
+    """The number of the part that was claimed; None for a run."""
+    number: int | None = getattr(claimed, "number", None)
+    return number
+
+
 def install() -> None:
-    """Put the points around what a worker calls, and into the engine once it is there."""
+    """Put the points around what a worker calls and into the engine, once it is there; and a switch before bells."""
+    bells.install_if_told()
     if FOLDER not in os.environ:
         return
     from runs import ends, services

@@ -6,6 +6,7 @@ python -m tests.connectors.postgres.proxy --server-port 5432
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from tests import door
@@ -27,11 +28,14 @@ class Proxy(Relay):
         super().__init__(server_port, port=port)
         self._word = b""
         self._lost: Lost = "request"
+        self._ports: Collection[int] | None = None
         self._occasions = Occasions()
         self._waiting: dict[Link, Lost] = {}
 
-    def cut(self, word: bytes, lost: Lost, **when: Any) -> None:
+    def cut(self, word: bytes, lost: Lost, *, ports: Collection[int] | None = None, **when: Any) -> None:
         """Cut a connection that says `word`; the first only, unless Occasions' arguments say another.
+
+        With `ports` only connections count that clients made from one of these.
 
         `lost`: "request", the server never sees it; "answer", the server acts on it and the client hears
         nothing; "nothing", the client hears the answer, and then the connection ends.
@@ -40,6 +44,7 @@ class Proxy(Relay):
             raise ValueError(f"lost is one of {', '.join(get_args(Lost))}")
         self._occasions = Occasions(**when)
         self._lost = lost
+        self._ports = ports
         self._word = word
 
     @property
@@ -47,7 +52,11 @@ class Proxy(Relay):
         return self._occasions.hits
 
     async def to_server(self, link: Link, data: bytes) -> bytes:
-        if not self._word or self._word not in data or not self._occasions.strikes():
+        if not self._word or self._word not in data:
+            return data
+        if self._ports is not None and link.client_port not in self._ports:
+            return data
+        if not self._occasions.strikes():
             return data
         if self._lost == "request":
             link.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -52,6 +53,17 @@ def test_a_commit_is_lost_before_or_after_the_server_has_seen_it(proxy, through,
         with pytest.raises(psycopg2.OperationalError):
             insert(connection)
     assert (kept(admin), proxy.hits) == (rows, 1)
+
+
+def test_only_connections_of_one_process_are_cut(proxy, through, admin):
+    with closing(through(proxy.port)) as one, closing(through(proxy.port)) as other:
+        with closing(socket.socket(fileno=os.dup(other.fileno()))) as its:
+            proxy.cut(COMMIT, "request", ports={its.getsockname()[1]})
+        insert(one)
+        assert (kept(admin), proxy.hits) == (1, 0)
+        with pytest.raises(psycopg2.OperationalError):
+            insert(other)
+    assert (kept(admin), proxy.hits) == (1, 1)
 
 
 def test_the_answer_to_a_commit_is_heard_and_then_the_connection_ends(proxy, through, admin):

@@ -168,7 +168,8 @@ def load_part(
             try:
                 opened = Part(load.at.reading) if load.at.reading else source.open_part(part, stop=stop)
                 if opened is None:
-                    load.finish()
+                    load.finish(lambda: crash("checkpoint.before_done"))
+                    crash("checkpoint.after_done")
                     on_commit(load.at.rows, load.at.bytes, load.at.done)
                     break
                 reading = opened
@@ -185,7 +186,8 @@ def load_part(
                         hint="The next attempt makes a new plan and reads from the start.",
                     ) from error
                 reporter.log("warning", f"{error.message} This part starts over, the others keep what they have.")
-                load.start_over(quarantine)
+                load.start_over(quarantine, lambda: crash("checkpoint.before_start_over"))
+                crash("checkpoint.after_start_over")
                 on_commit(0, 0, False)
         reporter.progress(rows=load.at.rows, bytes=load.at.bytes)
         return PartDone(load.at.rows, load.at.bytes, load.at.done)

@@ -254,15 +254,16 @@ class PartLoad:
         self.at = at
         return copied
 
-    def finish(self) -> None:
+    def finish(self, before_commit: Callable[[], None] = lambda: None) -> None:
         """The part has no (more) rows: say so."""
         self._session.execute(begin_long(self._session, self._name))
         at = Checkpoint(**{**vars(self.at), "done": True})
         self._advance(at, "xids")
+        before_commit()
         self._session.commit()
         self.at = at
 
-    def start_over(self, quarantine: Quarantine) -> None:
+    def start_over(self, quarantine: Quarantine, before_commit: Callable[[], None] = lambda: None) -> None:
         """Take back the rows of this part alone: what they were read from is gone, other parts stay."""
         if not self.at.position:
             return
@@ -281,6 +282,7 @@ class PartLoad:
         if self.at.quarantined:
             quarantine.start_over()
         self._advance(Checkpoint(self._key.part), "'{}'")
+        before_commit()
         session.commit()
         self.at = Checkpoint(self._key.part)
 

@@ -294,6 +294,42 @@ def test_a_lost_session_of_ranges_costs_one_part_only(world, ids):
     assert ids() == list(range(1, ROWS + 1))
 
 
+@pytest.mark.parametrize("at", ["before_done", "after_done", "before_start_over", "after_start_over"])
+def test_a_range_that_is_empty_or_starts_over_loses_and_doubles_nothing_in_a_crash(world, ids, monkeypatch, at):
+    """Part 0 has no rows, the session of part 1 is lost after some commits."""
+    source = PartedSource([[], *parts_of(1, parts=2)], outlives=True)
+    monkeypatch.setattr(
+        source,
+        "open_part",
+        lambda part, stop: PartedSource.open_part(source, part, stop=stop) if source.parts[int(part.id)] else None,
+    )
+    run = StagedRun(world, source)
+    run.plan()
+    lost: list[int] = []
+    passed: list[str] = []
+
+    def fail(part: int, row: int) -> None:
+        if (part, row) == (1, 500) and not lost:
+            lost.append(part)
+            raise TransientError("The session expired.", code="session_lost")
+
+    def die(point: str) -> None:
+        passed.append(point)
+        if point == f"checkpoint.{at}":
+            raise Killed
+
+    source.fail = fail
+    dying = 0 if at.endswith("done") else 1
+    with pytest.raises(Killed):
+        run.load(dying, crash=die)
+    if dying:
+        assert passed.count("checkpoint.after_commit") >= 2
+    for part in range(3):
+        assert run.load(part, token=2).done
+    assert run.publish().rows == ROWS
+    assert ids() == list(range(1, ROWS + 1))
+
+
 def test_a_part_that_is_asked_to_let_go_keeps_what_it_has(run, ids):
     run.plan()
     seen: list[int] = []

@@ -161,8 +161,9 @@ class Results:
         self.all_must_hit |= earlier.get("all_must_hit", False)
 
     def table(self, title: str) -> str:
+        wide = max(46, *(len(name) + 2 for name in [*self.lines, *self.skipped, ""]))
         counts = f"{'times':>6}{'hit':>6}{'lost':>6}{'doubled':>9}{'wrong':>7}"
-        head = f"{title:<46}{counts}{'p50 s':>8}{'p95 s':>8}{'max s':>8}"
+        head = f"{title:<{wide}}{counts}{'p50 s':>8}{'p95 s':>8}{'max s':>8}"
         rows = [head, "-" * len(head)]
         for name, line in sorted(self.lines.items()):
             shown = [
@@ -171,9 +172,9 @@ class Results:
             ]
             vacuous = "  vacuous" if not line.hit else ""
             rows.append(
-                f"{name:<46}{line.times:>6}{line.hit:>6}{line.lost:>6}{line.doubled:>9}{line.wrong:>7}{''.join(shown)}{vacuous}"
+                f"{name:<{wide}}{line.times:>6}{line.hit:>6}{line.lost:>6}{line.doubled:>9}{line.wrong:>7}{''.join(shown)}{vacuous}"
             )
-        rows += [f"{name:<46}skipped: {why}" for name, why in self.skipped.items()]
+        rows += [f"{name:<{wide}}skipped: {why}" for name, why in self.skipped.items()]
         return "\n".join(rows)
 
 

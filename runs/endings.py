@@ -77,7 +77,7 @@ def end_of(claimed: Claim, standing: Standing, lease: Lease, error: Exception) -
         case NeverPublished(to=to, failure=failure):
             return never_published(claimed, to, failure)
         case services.StaleToken():
-            return abandoned(claimed)
+            return abandoned(claimed, error)
         case Stopped():
             return after_stop(claimed, standing, error)
         case OutcomeUnknown():
@@ -153,7 +153,7 @@ def never_published(claimed: Claim, to: RunStatus, failure: Failure | None) -> E
 def after_stop(claimed: Claim, standing: Standing, stopped: Stopped) -> End:
     """Stopped before anything was published: the open transaction was rolled back."""
     if stopped.code == "lease_lost":
-        return abandoned(claimed)
+        return abandoned(claimed, stopped)
     if standing.is_unknown:
         return unresolved(claimed, stopped, delay_s=0)
     if stopped.code == "cancelled":
@@ -164,11 +164,12 @@ def after_stop(claimed: Claim, standing: Standing, stopped: Stopped) -> End:
     return lambda lines: services.hand_back(claimed, lines=[*lines, done])
 
 
-def abandoned(claimed: Claim) -> End:
+def abandoned(claimed: Claim, error: Exception) -> End:
     """This worker is no longer the owner: it writes nothing."""
 
     def nothing(lines: list[Line]) -> None:
-        log.warning("Run %s went to another worker; %d log lines of this one are left out.", claimed.run, len(lines))
+        why = " ".join(str(error).split())
+        log.warning("Run %s went to another worker (%s); %d log lines are left out.", claimed.run, why, len(lines))
 
     return nothing
 

@@ -98,7 +98,7 @@ def _after(claimed: PartClaim, committed: Committed, lease: Lease, error: Except
         error = Stopped(str(error), code=lease.reason)
     match error:
         case services.StaleToken() | Stopped(code="lease_lost" | "cancelled"):
-            return _abandoned(claimed)
+            return _abandoned(claimed, error)
         case Stopped(code="time_limit"):
             return _failed(claimed, committed, services.time_is_up(claimed.definition))
         case Stopped():
@@ -173,10 +173,14 @@ def _under_a_new_fence(claimed: PartClaim, committed: Committed) -> End:
     )
 
 
-def _abandoned(claimed: PartClaim) -> End:
+def _abandoned(claimed: PartClaim, error: Exception) -> End:
     def nothing(lines: list[Line]) -> None:
         log.info(
-            "%s of run %s is no longer this worker's; %d lines are left out", claimed.title, claimed.run, len(lines)
+            "%s of run %s is no longer this worker's (%s); %d lines are left out",
+            claimed.title,
+            claimed.run,
+            " ".join(str(error).split()),
+            len(lines),
         )
 
     return nothing

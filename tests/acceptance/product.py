@@ -58,7 +58,8 @@ class Product:
             "BROKER_URL": os.environ["BROKER_URL"].rsplit("/", 1)[0] + "/15",
             "PUBLIC_URL": self.url,
             "PORT": str(web_port),
-            "LEASE_TTL_S": "6",
+            # As installations have them: what is seen within seconds was not found by a lease that ran out.
+            "LEASE_TTL_S": "30",
             "HEARTBEAT_S": "1",
             "ALERT_PRIVATE_NETWORKS": "127.0.0.1",
             **env,

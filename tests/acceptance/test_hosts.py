@@ -15,7 +15,7 @@ from connectors.bigquery.client import REST_VARIABLE, STORAGE_VARIABLE
 from datamantri import processes
 from datamantri.demo import loader
 from pipelines.models import Connection
-from runs.models import PartLoad
+from runs.models import PartLoad, Run
 from runs.states import PartStatus, RunStatus
 from tests.acceptance.conftest import DATASET, PROJECT, ended, numbers
 from tests.acceptance.namespaces import HOST, Hosts, NotHere, hosts
@@ -37,6 +37,7 @@ def two_hosts(product: Product, bigquery_client: Any) -> Iterator[Hosts]:
                 "BROKER_URL": made.reach_url(product.env["BROKER_URL"]),
                 REST_VARIABLE: made.reach_url(served.endpoints.rest),
                 STORAGE_VARIABLE: f"{HOST}:{made.reach(int(served.endpoints.storage.rpartition(':')[2]))}",
+                "LEASE_TTL_S": "6",  # nothing else tells of a host that is gone
             }
             product.stop("worker")
             for name in ("a", "b"):
@@ -52,8 +53,20 @@ def two_hosts(product: Product, bigquery_client: Any) -> Iterator[Hosts]:
         pytest.skip(f"hosts of their own cannot be had here: {why}")
 
 
+def applied_by(cursor: Any, run: Run) -> tuple[int, int]:
+    """How many rows this run brought, as the destination has it, and under which token."""
+    cursor.execute("SELECT rows, token FROM _datamantri.applied WHERE run = %s", (str(run.pk),))
+    return tuple(cursor.fetchone())
+
+
+def was_told_no(said: str, run: Run) -> bool:
+    """Whether a worker's log says that its child noticed, by its clock or by what it was answered."""
+    whole = (f"of run {run.pk} is no longer this worker's", f"Run {run.pk} has a newer owner")
+    return any(words in said for words in (*whole, f"Run {run.pk} did not stop in time: this process ends itself"))
+
+
 def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
-    two_hosts, warehouse, make_pipeline, run_now, warehouse_cursor
+    product, two_hosts, warehouse, make_pipeline, run_now, warehouse_cursor
 ):
     options, hidden = options_without_secret(warehouse)
     reached = {**options, "host": HOST, "port": two_hosts.reach(int(options["port"])), "sslmode": "disable"}
@@ -63,6 +76,7 @@ def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
     pipeline = make_pipeline(f"{DATASET}.hosted", destination=far, load_method="staged")
     run = run_now(pipeline)
     part = with_a_part_on(run, "worker-a")
+    begin = len(product.said("worker-a"))
     two_hosts.cut_off("a")
     cut = time.monotonic()
 
@@ -74,9 +88,18 @@ def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
     assert time.monotonic() - cut < 20  # the lease is 6 s here
     assert ended(run, limit_s=90).status == RunStatus.SUCCEEDED, run.error_message
     assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
-    assert PartLoad.objects.filter(run=run, losses=1).count() == 1
+    part = PartLoad.objects.get(run=run, losses=1)
+    assert part.worker.startswith("worker-b@")
+    applied = applied_by(warehouse_cursor, run)
+    assert applied[0] == ROWS
 
     two_hosts.plug_in("a")
+    wait_for(lambda: was_told_no(product.said("worker-a")[begin:], run), limit_s=60, saying="the lost child gave up")
+    # Whatever it sent meanwhile, or would have sent.
+    assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
+    assert applied_by(warehouse_cursor, run) == applied
+    after = PartLoad.objects.get(pk=part.pk)
+    assert (after.token, after.worker, after.status) == (part.token, part.worker, PartStatus.DONE)
 
     def works_again() -> bool:
         run = ended(run_now(pipeline), limit_s=90)
@@ -85,3 +108,4 @@ def test_a_host_cut_off_in_the_middle_loses_its_parts_to_the_others(
         return PartLoad.objects.filter(run=run, worker__startswith="worker-a@").exists()
 
     wait_for(works_again, limit_s=120, saying="worker-a takes parts again")
+    assert applied_by(warehouse_cursor, run) == applied

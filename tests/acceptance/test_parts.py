@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,32 +15,84 @@ from connectors.bigquery.client import REST_VARIABLE, STORAGE_VARIABLE
 from datamantri import processes
 from datamantri.demo import loader
 from pipelines.models import Connection, Pipeline
-from runs.models import PartLoad, Run
+from runs.models import LogLine, PartLoad, Run
 from runs.states import PartStatus, RunStatus
-from tests.acceptance.conftest import DATASET, PROJECT, ended, numbers
+from tests.acceptance.conftest import DATASET, PROJECT, caught_loading, ended, numbers
 from tests.acceptance.product import Product, options_without_secret, wait_for
 from tests.bigquery.proxy import BehavingBigQuery
+from tests.chaos.points import Armoury
+from tests.chaos.struck import FOLDER
 
 ROWS = 400_000
-# A part of 50,000 rows takes a second or so.
-BYTES_PER_S = 800_000
+# A part of 50,000 rows takes a second or so; and longer than a worker may take to wind up, by far.
+BYTES_PER_S, CRAWL = 800_000, 30_000
+MESSAGE_BYTES = 20_000
+# Of worker-b alone.
+SHORT_LEASE_S = 6
+
+
+class Streams:
+    """How fast BigQuery's streams are, for two workers that reach it through `there`."""
+
+    def __init__(self, served: BehavingBigQuery, there: dict[str, str]) -> None:
+        self._served = served
+        self.there = there
+
+    def pace(self, bytes_per_s: int) -> None:
+        """Of streams that are opened from now on; those that are open already are let go."""
+        self._served.faults.clear()
+        time.sleep(0.05)
+        self._served.faults.clear()  # one may have been between two waits
+        self._served.faults.inject("rate", "ReadRows", times=None, bytes_per_s=bytes_per_s)
+
+
+@dataclass
+class Workers:
+    """Worker-a and worker-b, of one child each; worker-b may be struck at named points."""
+
+    product: Product
+    streams: Streams
+    armoury: Armoury
+
+    def start(self, name: str) -> None:
+        own = {"DJANGO_SETTINGS_MODULE": "tests.chaos.settings", FOLDER: str(self.armoury.folder)}
+        own["LEASE_TTL_S"] = f"{SHORT_LEASE_S}"
+        self.product.start(processes.worker(1, name), **self.streams.there, **(own if name == "worker-b" else {}))
+
+    def ask_to_end(self, name: str) -> float:
+        """SIGTERM, as a deployment sends it; returns the monotonic time of that."""
+        asked = time.monotonic()
+        self.product.process(name).send_signal(signal.SIGTERM)
+        return asked
+
+    def start_again(self, name: str) -> None:
+        self.product.stop(name)
+        self.start(name)
 
 
 @pytest.fixture(scope="module")
-def slow_streams(product: Product, bigquery_client: Any) -> Iterator[dict[str, str]]:
-    """Two workers of one child each, for whom every stream is slow."""
+def workers(product: Product, bigquery_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    """Two workers for whom every stream is slow."""
     upstream = {"rest": os.environ[REST_VARIABLE], "storage": os.environ[STORAGE_VARIABLE]}
     loader.load(bigquery_client, f"{PROJECT}.{DATASET}.parted", {"id": "INT64", "name": "STRING"}, numbers(ROWS))
     with BehavingBigQuery(**upstream, keeps_history=False) as served:
-        served.faults.inject("rate", "ReadRows", times=None, bytes_per_s=BYTES_PER_S)
+        served.storage.message_bytes = MESSAGE_BYTES
         there = {REST_VARIABLE: served.endpoints.rest, STORAGE_VARIABLE: served.endpoints.storage}
         product.stop("worker")
+        workers = Workers(product, Streams(served, there), Armoury(tmp_path_factory.mktemp("armed") / "armed"))
         for name in ("worker-a", "worker-b"):
-            product.start(processes.worker(1, name), **there)
-        yield there
+            workers.start(name)
+        yield workers
         for name in ("worker-a", "worker-b"):
             product.stop(name)
         product.start(processes.worker(2))
+
+
+@pytest.fixture
+def streams(workers: Workers) -> Iterator[Streams]:
+    workers.streams.pace(BYTES_PER_S)
+    yield workers.streams
+    workers.streams.pace(BYTES_PER_S)
 
 
 @pytest.fixture
@@ -53,11 +106,11 @@ def roomy(on_the_products_database: None, warehouse: dict[str, Any]) -> Connecti
 
 
 @pytest.fixture
-def parted(slow_streams: dict[str, str], make_pipeline: Callable[..., Pipeline], roomy: Connection) -> Pipeline:
+def parted(streams: Streams, make_pipeline: Callable[..., Pipeline], roomy: Connection) -> Pipeline:
     return make_pipeline(f"{DATASET}.parted", load_method="staged", destination=roomy)
 
 
-def with_a_part_on(run: Run, worker: str) -> PartLoad:
+def with_a_part_on(run: Run, worker: str, *, beside_done: bool = True) -> PartLoad:
     """A part that `worker` loads now, while others are done already."""
 
     def look() -> PartLoad | None:
@@ -65,9 +118,24 @@ def with_a_part_on(run: Run, worker: str) -> PartLoad:
         assert run.status in (RunStatus.QUEUED, RunStatus.RUNNING), run.error_message or run.status
         parts = list(PartLoad.objects.filter(run=run))
         running = [p for p in parts if p.status == PartStatus.RUNNING and p.worker.startswith(worker) and p.rows]
-        return running[0] if running and any(p.status == PartStatus.DONE for p in parts) else None
+        return running[0] if running and (not beside_done or any(p.status == PartStatus.DONE for p in parts)) else None
 
     return wait_for(look, every_s=0.02, saying=f"{worker} loads a part")
+
+
+def checkpoint(cursor: Any, part: PartLoad) -> tuple[int, int]:
+    """Token and rows of the part, as the destination has them."""
+    cursor.execute(
+        "SELECT token, rows FROM _datamantri.checkpoint WHERE run = %s AND part = %s", (str(part.run_id), part.number)
+    )
+    return tuple(cursor.fetchone())
+
+
+def let_go(run: Run, part: PartLoad) -> int:
+    """How many rows the log says that another one goes on behind; 0 as long as it says nothing."""
+    lines = LogLine.objects.filter(run=run, message__startswith=f"Part {part.number + 1} of ")
+    said = lines.filter(message__contains="The worker is shutting down: another one goes on behind").first()
+    return int(said.message.split("goes on behind ")[1].split(" ")[0].replace(",", "")) if said else 0
 
 
 def rows_at(cursor: Any, pipeline: Pipeline) -> tuple[int, int]:
@@ -102,62 +170,109 @@ def test_a_killed_worker_child_costs_its_part_seconds(product, parted, run_now, 
 
 
 def test_a_worker_asked_to_end_lets_go_and_another_goes_on_within_seconds(
-    product, parted, run_now, warehouse_cursor, slow_streams
+    workers, streams, parted, run_now, warehouse_cursor
 ):
+    streams.pace(CRAWL)
     run = run_now(parted)
-    part = with_a_part_on(run, "worker-a")
-    asked = time.monotonic()
-    product.process("worker-a").send_signal(signal.SIGTERM)
-
-    def goes_on() -> bool:
-        part.refresh_from_db()
-        return part.status == PartStatus.DONE or part.worker.startswith("worker-b@")
-
+    part = with_a_part_on(run, "worker-a", beside_done=False)
+    asked = workers.ask_to_end("worker-a")
     try:
-        wait_for(goes_on, limit_s=20, saying="another worker goes on")
+        behind = wait_for(lambda: let_go(run, part), limit_s=20, saying="the part is let go")
         assert time.monotonic() - asked < 8
+        part.refresh_from_db()
+        assert behind == part.rows > 0
+        streams.pace(BYTES_PER_S)  # the part that the other one has ends now: it has a free slot
+
+        def goes_on() -> bool:
+            part.refresh_from_db()
+            return part.worker.startswith("worker-b@")
+
+        wait_for(goes_on, limit_s=20, saying="another worker goes on")
+        assert time.monotonic() - asked < 12
         assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
     finally:
-        product.stop("worker-a")
-        product.start(processes.worker(1, "worker-a"), **slow_streams)
+        workers.start_again("worker-a")
+    part.refresh_from_db()
+    assert behind < part.rows
+    assert LogLine.objects.filter(run=run, message__contains=f"Going on behind {behind:,} rows committed").exists()
     assert not PartLoad.objects.filter(run=run, losses__gt=0).exists()
     assert not PartLoad.objects.filter(run=run, failures__gt=0).exists()
     assert rows_at(warehouse_cursor, parted) == (ROWS, ROWS)
 
 
-def test_a_rolling_restart_under_load_fails_no_run(
-    product, parted, make_pipeline, run_now, warehouse_cursor, slow_streams
+def test_a_run_in_one_go_starts_over_on_another_worker_within_seconds_of_a_sigterm(
+    workers, streams, make_pipeline, run_now, warehouse_cursor
 ):
+    streams.pace(CRAWL)
+    pipeline = make_pipeline(f"{DATASET}.parted")
+    run = caught_loading(run_now(pipeline))
+    owner = run.worker.partition("@")[0]
+    asked = workers.ask_to_end(owner)
+    try:
+        second = wait_for(lambda: run.attempts.filter(number=2).first(), limit_s=20, saying="another worker begins")
+        assert time.monotonic() - asked < 8
+        streams.pace(BYTES_PER_S)
+        assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
+    finally:
+        workers.start_again(owner)
+    assert second.worker.partition("@")[0] == ({"worker-a", "worker-b"} - {owner}).pop()
+    assert list(run.attempts.order_by("number").values_list("outcome", flat=True)) == ["drained", "succeeded"]
+    assert (run.failures, run.losses) == (0, 0)
+    assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
+
+
+def test_a_rolling_restart_under_load_fails_no_run(workers, streams, parted, make_pipeline, run_now, warehouse_cursor):
+    streams.pace(CRAWL)
     pipelines = [parted, *(make_pipeline(f"{DATASET}.parted") for _ in range(2))]
     runs = [run_now(pipeline) for pipeline in pipelines]
-    with_a_part_on(runs[0], "worker-")  # either of them
-    for name in ("worker-a", "worker-b"):
-        product.stop(name)
-        product.start(processes.worker(1, name), **slow_streams)
+    part = with_a_part_on(runs[0], "worker-", beside_done=False)
+    first = part.worker.partition("@")[0]
+    for name in (first, *({"worker-a", "worker-b"} - {first})):
+        workers.start_again(name)
+    assert let_go(runs[0], part) > 0
+    streams.pace(BYTES_PER_S * 10)
     for run, pipeline in zip(runs, pipelines, strict=True):
         assert ended(run, limit_s=120).status == RunStatus.SUCCEEDED, run.error_message
         assert (run.failures, run.losses) == (0, 0)
         assert rows_at(warehouse_cursor, pipeline) == (ROWS, ROWS)
 
 
-def test_a_paused_worker_that_wakes_up_finds_its_commit_refused(product, parted, run_now, warehouse_cursor):
+def test_a_paused_worker_that_wakes_up_finds_its_commit_refused(workers, streams, parted, run_now, warehouse_cursor):
+    """It stands still just before a COMMIT, past its lease, until another one goes on with the part."""
+    product, at = workers.product, "checkpoint.before_commit"
+    workers.armoury.arm(at, "stop", parted.pk, skip=1)
     run = run_now(parted)
-    part = with_a_part_on(run, "worker-a")
-    [child] = product.children("worker-a")
-    child.suspend()
+    struck = wait_for(lambda: workers.armoury.struck(at, parted.pk), saying="worker-b stands still")
+    begin = len(product.said("worker-b"))
+    part = PartLoad.objects.get(run=run, worker__endswith=f":{struck.pid}", status=PartStatus.RUNNING)
+    former = checkpoint(warehouse_cursor, part)
+
+    def taken_over() -> tuple[int, int] | None:
+        part.refresh_from_db()
+        found = checkpoint(warehouse_cursor, part)
+        return found if part.worker.startswith("worker-a@") and found[0] > former[0] else None
+
     try:
-
-        def taken_over() -> bool:
-            part.refresh_from_db()
-            return part.losses == 1 and part.worker.startswith("worker-b@")
-
-        wait_for(taken_over, limit_s=40, saying="another worker takes the part")
+        newer, behind = wait_for(taken_over, limit_s=40, every_s=0.01, saying="another worker takes the part")
     finally:
-        child.resume()
+        os.kill(struck.pid, signal.SIGCONT)
+    assert (part.losses, newer) == (1, part.token)
+    assert behind >= former[1] > 0
+
+    def refused() -> bool:
+        said = product.said("worker-b")[begin:].splitlines()
+        whole = f"Part {part.number + 1} of 8 of run {run.pk} is no longer this worker's"
+        return any(whole in line or f"Run {run.pk} has a newer owner" in line for line in said)
+
+    wait_for(refused, limit_s=15, saying="the one that woke up is told that its commit failed")
     assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
     assert rows_at(warehouse_cursor, parted) == (ROWS, ROWS)
-    again = ended(run_now(parted))  # the one that woke up works again
+    part.refresh_from_db()
+    assert (part.losses, part.token, part.worker[:9]) == (1, newer, "worker-a@")
+    streams.pace(BYTES_PER_S * 10)
+    again = ended(run_now(parted))
     assert again.status == RunStatus.SUCCEEDED, again.error_message
+    assert PartLoad.objects.filter(run=again, worker__startswith="worker-b@").exists(), "it works again"
 
 
 def test_a_cancel_ends_all_parts_within_seconds(parted, run_now, operator, warehouse_cursor):

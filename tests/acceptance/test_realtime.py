@@ -21,7 +21,7 @@ def test_changes_arrive_by_themselves_also_when_a_poller_is_killed(
 ) -> None:
     pollers = [processes.poller("poller"), processes.poller("second")]
     for spec in pollers:
-        product.start(spec)
+        product.start(spec, LEASE_TTL_S="6")
     wait_for(lambda: Process.objects.filter(kind="poller", slots=0).count() == 2, saying="both wait, and are small")
     table = source_table(numbers(10))
     live = {"mode": "realtime", "poll_every_s": 1, "incremental": True, "cursor_column": "id", "lookback": 5}

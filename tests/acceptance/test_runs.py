@@ -13,7 +13,7 @@ from django.utils import timezone
 from datamantri import processes
 from pipelines.specs import ScheduleSpec
 from runs import doorbell, services
-from runs.models import LogLine, Skip
+from runs.models import LogLine, Process, Skip
 from runs.states import RunStatus
 from tests.acceptance.conftest import SLOW, caught_loading, ended, make_quick, numbers
 from tests.acceptance.product import wait_for
@@ -137,20 +137,27 @@ def test_a_worker_killed_in_the_middle_ends_right(
     run = caught_loading(run_now(pipeline))
     pid = int(run.worker.rsplit(":", 1)[1])
     [child] = [child for child in product.children() if child.pid == pid]
+    killed = timezone.now()
     (child if who == "the child at work" else child.parent()).kill()
     try:
         # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
-        # A worker that breaks down may have no time to say so: then the lease runs out.
         wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=12, saying="the loss is noticed")
     finally:
         if who != "the child at work":
             # The worker ends with it, and whoever keeps it running starts another.
             product.wait_for_exit("worker")
             product.start(processes.worker(2))
+            # It signed off, whatever broke down, and gave back all that its children held.
+            assert not Process.objects.filter(name=run.worker.rpartition(":")[0]).exists()
     make_quick(warehouse_cursor, pipeline.target_table)
     ended(run)
     assert run.status == RunStatus.SUCCEEDED, run.error_message
-    assert run.attempts.order_by("number").first().outcome == "lost"
+    lost, second = run.attempts.order_by("number")[:2]
+    assert lost.outcome == "lost"
+    # The lease is 30 s.
+    assert lost.ended_at - killed < timedelta(seconds=5)
+    if who == "the child at work":
+        assert second.started_at - killed < timedelta(seconds=5)
     warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
 

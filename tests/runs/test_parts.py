@@ -271,9 +271,11 @@ def test_parts_that_take_longer_than_the_runs_time_limit_end_it(parted: Pipeline
 
 
 def test_a_worker_that_shuts_down_commits_what_it_has_and_another_goes_on(
-    parted: Pipeline, rows_of: RowsOf, script: Script, monkeypatch: pytest.MonkeyPatch
+    parted: Pipeline, rows_of: RowsOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from connectors import staged
+    from runs import parts
+    from runs.lease import Lease
 
     monkeypatch.setattr(staged, "BATCH_BYTES", 1)
     run = start(parted)
@@ -281,20 +283,36 @@ def test_a_worker_that_shuts_down_commits_what_it_has_and_another_goes_on(
     Process.objects.create(name="worker@a:1", kind=Process.Kind.WORKER, slots=1)
     part = take_part(process="worker@a:1", worker="worker@a:1:5")
     assert part is not None
+    leases: list[Lease] = []
+    note = parts.Committed.note
 
-    def shut_down(stop: Any) -> None:
-        services.drain_process("worker@a:1")
-        time.sleep(1.5)
+    class Noted(Lease):
+        def __init__(self, *args: Any, **values: Any) -> None:
+            super().__init__(*args, **values)
+            leases.append(self)
 
-    script.on_read = [shut_down, nothing]
-    executor.execute_part(part, granted=time.monotonic(), process="worker@a:1")
+    def shut_down_behind_the_first_commit(committed: parts.Committed, rows: int, bytes: int, done: bool) -> None:
+        note(committed, rows, bytes, done)
+        if rows == 1000:
+            services.drain_process("worker@a:1")
+            deadline = time.monotonic() + 20
+            while not leases[0].is_winding_up():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(executor, "Lease", Noted)
+        patched.setattr(parts.Committed, "note", shut_down_behind_the_first_commit)
+        executor.execute_part(part, granted=time.monotonic(), process="worker@a:1")
     assert statuses(run) == ["waiting"] * 4
-    assert "The worker is shutting down: another one goes on behind" in log_of(run)
+    assert PartLoad.objects.get(pk=part.part).rows == 1000
+    assert "The worker is shutting down: another one goes on behind 1,000 rows." in log_of(run)
     assert take_part(process="worker@a:1") is None
     work()
     run.refresh_from_db()
     assert run.status == RunStatus.SUCCEEDED, log_of(run)
     assert rows_of(parted) == 10_000
+    assert "Going on behind 1,000 rows committed already." in log_of(run)
 
 
 def test_a_plan_that_is_lost_after_its_commit_is_made_again(

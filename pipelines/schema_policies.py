@@ -27,11 +27,16 @@ def policy_of(definition: Mapping[str, Any]) -> SchemaPolicy:
 def begins_anew(definition: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
     """Whether a load whose target cannot follow becomes a full refresh; it has to read every row to be one.
 
-    A replace writes everything anew as it is.
+    A replace writes everything anew as it is. An append whose every run adds all that it reads is the sum of its runs,
+    of which a full refresh would leave one.
     """
+    disposition = definition["write_disposition"]
     return (
         policy_of(definition) is SchemaPolicy.REFRESH
-        and definition["write_disposition"] in (WriteDisposition.APPEND, WriteDisposition.MERGE)
+        and (
+            disposition == WriteDisposition.MERGE
+            or (disposition == WriteDisposition.APPEND and definition["incremental"])
+        )
         and deletions.reads_every_row(definition, options)
     )
 
@@ -48,6 +53,9 @@ def objections(pipeline: Pipeline) -> Iterator[ConnectorError]:
     hint = "Let the pipeline follow: what its table cannot follow stops the run, and a person decides."
     if pipeline.write_disposition == WriteDisposition.HISTORY:
         message = "A full refresh deletes every version of a history: it is not started without being asked for."
+        yield ConnectorError(message, hint=hint, code="refresh_forgets", field="schema_policy")
+    elif pipeline.write_disposition == WriteDisposition.APPEND and not pipeline.incremental:
+        message = "The table has the rows of every run: a full refresh would leave only those of one."
         yield ConnectorError(message, hint=hint, code="refresh_forgets", field="schema_policy")
     elif pipeline.write_disposition != WriteDisposition.REPLACE and deletions.is_of_times(pipeline.source_query):
         message = "The query gives other rows at every run: a full refresh would leave only those of one."

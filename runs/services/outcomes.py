@@ -18,6 +18,7 @@ from pipelines.given import NAMES, goes_by_values
 from runs import doorbell, live
 from runs.models import OVER_BUDGET, READ_NOTHING, CostApproval, PartLoad, Run, RunAction
 from runs.services import drift
+from runs.services.begun_anew import BEGUN_ANEW, is_load
 from runs.services.check_results import note_results
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
@@ -114,8 +115,9 @@ def begin_anew(claimed: Claim, failure: Failure, *, lines: Sequence[Line] = ()) 
         PartLoad.objects.filter(run=claimed.run).delete()
         # Who approved what a load costs was asked about no full refresh; the ledger keeps who did.
         CostApproval.objects.filter(run=claimed.run).update(run=None)
-        anew = {"action": RunAction.FULL_REFRESH, "step": Step.WHOLE, "generation": 0}
-        Run.objects.filter(pk=claimed.run, token=claimed.token).update(**anew)
+        anew = {"action": RunAction.FULL_REFRESH, "action_options": {**claimed.options, BEGUN_ANEW: True}}
+        owned = Run.objects.filter(pk=claimed.run, token=claimed.token)
+        owned.update(**anew, step=Step.WHOLE, generation=0)
         _leave_for_retry(claimed, failure, "retrying", lines, delay=timedelta(0))
 
 
@@ -148,12 +150,12 @@ def hold(
 ) -> None:
     """A person must decide, of staged rows or of a cost; what this pipeline held before is out of date with it.
 
-    What waits because of its cost has nothing to show: it puts only such loads out of date.
+    What waits because of its cost has nothing to show: it puts only such loads out of date, whatever they became.
     """
     why = _overtakes(claimed, "is held instead")
     if claimed.action == RunAction.REPLAY:
         why = ""  # a few rows of then are no reason to read the source again
-    if failure.code == OVER_BUDGET and claimed.action != RunAction.LOAD:
+    if failure.code == OVER_BUDGET and not is_load(claimed.action, claimed.options):
         why = ""  # somebody asked for it: what waits besides is something else
     _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, moved=staged, overtakes=why)
 
@@ -221,7 +223,9 @@ WITH left_run AS (
     SET status = 'cancelled', finished_at = statement_timestamp(), phase = '', last_seq = h.last_seq + 1
     FROM left_run
     WHERE %(overtakes)s <> '' AND h.pipeline_id = left_run.pipeline_id AND h.status = 'held' AND h.id <> left_run.id
-      AND CASE WHEN h.error_code = 'over_budget' THEN h.action = 'load' AND %(reads)s ELSE %(code)s <> 'over_budget' END
+      AND CASE WHEN h.error_code = 'over_budget'
+          THEN %(reads)s AND (h.action = 'load' OR h.action = 'full_refresh' AND h.action_options ? 'begun_anew')
+          ELSE %(code)s <> 'over_budget' END
     RETURNING h.id, h.last_seq, h.attempt, h.error_code
 ), told AS (
     INSERT INTO runs_logline (run_id, seq, at, level, message, attempt)

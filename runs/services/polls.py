@@ -13,14 +13,15 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.db.models import F, Q
+from django.db.models import F
 from django.db.models.functions import Now
 
 from connectors.errors import ConnectorError
 from connectors.watching import SourceState
 from pipelines.models import Mode, Pipeline, PipelineState
-from runs.models import OVER_BUDGET, Because, Poll, PollShare, Run, RunAction, Trigger
+from runs.models import OVER_BUDGET, Because, Poll, PollShare, Run, Trigger
 from runs.services.asking_once import ask_once
+from runs.services.begun_anew import IS_LOAD
 from runs.services.journal import storable
 from runs.services.processes import end_process
 from runs.states import RunStatus
@@ -144,7 +145,7 @@ def ask(pipeline_id: UUID, *, revision: int, version: int, state: SourceState, b
         return Asked(is_obsolete=True)
     held = pipeline.runs.filter(status=RunStatus.HELD)
     # What waits for its cost to be approved has read nothing: only of loads would a micro-batch be the same.
-    held = held.exclude(~Q(action=RunAction.LOAD), error_code=OVER_BUDGET).order_by().first()
+    held = held.exclude(~IS_LOAD, error_code=OVER_BUDGET).order_by().first()
     if held is not None:
         return _refused(poll, "A run is held: nothing is read until a person has decided about it.")
     run, is_new, refusal = ask_once(pipeline, Trigger.REALTIME, {"because": because.value})

@@ -12,6 +12,7 @@ from pipelines.models import Pipeline, PipelineState
 from runs import doorbell, giving, intervals, live, priorities
 from runs.intervals import Interval
 from runs.models import Decision, Run, RunAction, Trigger
+from runs.services.begun_anew import as_asked
 from runs.services.deciding import decide
 from runs.services.errors import KeyReused, RunRefused
 from runs.services.histories import refuse_unconfirmed
@@ -103,16 +104,17 @@ def run_again(run: Run, *, by: Any) -> Run:
         message = "An undo is not run again by itself."
         raise RunRefused("run_not_cleared", message, "Look at what is kept now, and ask for it anew.")
     start, end = intervals.of(run) or intervals.NONE
-    asked = giving.check(run.pipeline, run.action, run.action_options.get("parameters") or {}, start, end)
+    action, options = as_asked(run)
+    asked = giving.check(run.pipeline, action, options.get("parameters") or {}, start, end)
     for error in asked.errors.values():
         raise RunRefused(error.code, error.message, error.hint)
     again, _ = request_run(
         run.pipeline,
         trigger=Trigger.MANUAL,
         by=by,
-        action=run.action,
+        action=action,
         # A person asked for it, whatever a micro-batch was asked for because of.
-        options={name: value for name, value in run.action_options.items() if name != "because"},
+        options={name: value for name, value in options.items() if name != "because"},
         interval=asked.interval,
     )
     return again

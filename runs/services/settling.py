@@ -25,6 +25,7 @@ from runs.models import (
     RunAction,
     UpstreamSuccess,
 )
+from runs.services.begun_anew import as_asked
 from runs.services.errors import RunRefused
 from runs.services.histories import refuse_unconfirmed
 from runs.services.journal import Line, storable, write_lines
@@ -59,16 +60,20 @@ def clear_run(run: Run, *, by: Any, note: str = "") -> Run:
         if pipeline.state == PipelineState.ARCHIVED:
             raise RunRefused("pipeline_archived", f"{pipeline.name} is archived.", "Restore it before you run it.")
         start, end = intervals.of(now) or intervals.NONE
-        asked = giving.check(pipeline, now.action, now.action_options.get("parameters") or {}, start, end)
+        # It may not have to become what it became then.
+        action, options = as_asked(now)
+        asked = giving.check(pipeline, action, options.get("parameters") or {}, start, end)
         for error in asked.errors.values():
             raise RunRefused(error.code, error.message, error.hint)
         start, end = asked.interval or intervals.NONE
-        refuse_twice(pipeline, now.action, now.action_options, (start, end))
+        refuse_twice(pipeline, action, options, (start, end))
         if now.revision_id != pipeline.revision_id:
-            refuse_unconfirmed(pipeline, now.action)  # what was confirmed is another definition's
+            refuse_unconfirmed(pipeline, action)  # what was confirmed is another definition's
         to = RunStatus.BLOCKED if _waits_again(now) else RunStatus.QUEUED
         changed = Run.objects.filter(pk=run.pk, status__in=may_become(to)).update(
             status=to,
+            action=action,
+            action_options=options,
             revision=pipeline.revision_id,
             priority=priorities.asked_for(pipeline),
             lane=None,  # a trigger gives it the one that its pipeline has now

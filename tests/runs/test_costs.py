@@ -438,6 +438,42 @@ def test_a_load_that_becomes_a_full_refresh_is_approved_anew(over: Any, claim: A
     assert (Run.objects.get(pk=run.pk).action, costs.approval_of(run.pk)) == (RunAction.FULL_REFRESH, None)
 
 
+@pytest.mark.parametrize("end", ["held", "succeeded"])
+def test_a_load_that_became_a_full_refresh_makes_way_for_newer_loads_and_for_no_other_run(
+    make_pipeline: Any, queue: Any, claim: Any, end: str
+) -> None:
+    pipeline = make_pipeline()
+    asked = queue(pipeline, action=RunAction.FULL_REFRESH)
+    expensive = services.Failure("over_budget", "It would bill 25 GB.")
+    services.hold(claim(), expensive, keep_for=timedelta(days=1))
+
+    def become() -> Run:
+        run = queue(pipeline)
+        services.begin_anew(claim(), services.Failure("schema_incompatible", "It cannot follow."))
+        services.hold(claim(), expensive, keep_for=timedelta(days=1))
+        return run
+
+    older = become()
+    newer = become() if end == "held" else queue(pipeline)
+    if end == "succeeded":
+        services.finish(claim(), RunStatus.SUCCEEDED, receipt={})
+    assert [Run.objects.get(pk=run.pk).status for run in (asked, older, newer)] == ["held", "cancelled", end]
+    assert "Nothing of this one was read." in log_of(older)
+
+
+def test_a_full_refresh_that_somebody_asked_for_puts_no_load_out_of_date_while_it_waits(
+    make_pipeline: Any, queue: Any, claim: Any
+) -> None:
+    pipeline = make_pipeline()
+    load = queue(pipeline)
+    services.begin_anew(claim(), services.Failure("schema_incompatible", "It cannot follow."))
+    expensive = services.Failure("over_budget", "It would bill 25 GB.")
+    services.hold(claim(), expensive, keep_for=timedelta(days=1))
+    queue(pipeline, action=RunAction.FULL_REFRESH)
+    services.hold(claim(), expensive, keep_for=timedelta(days=1))
+    assert Run.objects.get(pk=load.pk).status == RunStatus.HELD
+
+
 def test_a_cleared_run_is_approved_anew(over: Any, script: Script, work: Any, operator: User) -> None:
     _, run = over
     services.approve_cost(run, by=operator)

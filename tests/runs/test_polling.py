@@ -506,6 +506,21 @@ def test_what_waits_for_its_cost_stops_nothing_but_is_a_load(live, polled):
     assert pipeline.runs.count() == 2
 
 
+def test_a_micro_batch_that_became_a_full_refresh_and_waits_for_its_cost_has_no_second_one(live, polled, claim):
+    pipeline = live()
+    polled.poll()
+    services.begin_anew(claim(), services.Failure("schema_incompatible", "It cannot follow."))
+    services.hold(claim(), services.Failure("over_budget", "25 GB."), keep_for=timedelta(days=1))
+    assert pipeline.runs.get().action == "full_refresh"
+    lake.change()
+    polled.poll(3)
+    assert pipeline.runs.count() == 1
+    Run.objects.update(action_options={})
+    polled.later(60)
+    polled.poll(3)
+    assert pipeline.runs.count() == 2, "what somebody else asked for holds up no micro-batch"
+
+
 def test_what_breaks_off_between_seeing_and_asking_is_seen_again(live, polled, monkeypatch):
     pipeline = live()
     polled.poll()

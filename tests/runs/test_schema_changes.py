@@ -5,10 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from connectors.billing import Estimate
 from connectors.column import Column
 from pipelines import lookups
 from pipelines import services as definitions
 from pipelines.objections import against
+from runs import services
 from runs.models import Run, SchemaChange, Trigger
 from runs.states import RunStatus
 from tests.connectors.memory import ID_NAME
@@ -160,6 +162,10 @@ def change(pipeline, **changes):
     definitions.save_pipeline(pipeline, schedules=None, by=None)
 
 
+NEW_ONLY = {
+    **{"write_disposition": "append", "incremental": True, "cursor_column": "id"},
+    **{"source_columns": [*seen(*ID_NAME), {**seen(PRICE)[0], "precision": 10, "scale": 2}]},
+}
 WIDER = Column("price", "NUMERIC", precision=12, scale=4)
 
 
@@ -168,9 +174,8 @@ WIDER = Column("price", "NUMERIC", precision=12, scale=4)
 def test_a_load_whose_target_cannot_follow_becomes_a_full_refresh_where_that_is_the_policy(
     moving, columns, run_now, warehouse_cursor, client, admin_user, disposition, load_method
 ):
-    key = ["id"] if disposition == "merge" else []
-    rest = {"write_disposition": disposition, "merge_key": key, "load_method": load_method, "undo_depth": 1}
-    pipeline = moving(schema_policy="refresh", **rest)
+    how = NEW_ONLY if disposition == "append" else {"write_disposition": "merge", "merge_key": ["id"]}
+    pipeline = moving(schema_policy="refresh", load_method=load_method, undo_depth=1, **how)
     columns(*ID_NAME, PRICE)
     run_now(pipeline)
     columns(*ID_NAME, WIDER)
@@ -189,21 +194,63 @@ def test_a_load_whose_target_cannot_follow_becomes_a_full_refresh_where_that_is_
     assert {each["column"]: each["type"] for each in listed[0]["columns"]}["price"] == "numeric(12,4)"
 
 
+def test_such_a_refresh_beyond_the_budget_waits_once_and_is_a_load_again_for_who_tries_it_again(
+    moving, columns, run_now, work, script, rows_of, operator
+):
+    pipeline = moving(
+        schema_policy="refresh", write_disposition="merge", merge_key=["id"], retries=0, run_budget_bytes=10
+    )
+    script.estimates = [Estimate(0, 0)]
+    columns(*ID_NAME, PRICE)
+    run_now(pipeline)
+    columns(*ID_NAME, WIDER)
+    waiting = []
+    for _ in range(2):
+        script.estimates = [Estimate(0, 0), Estimate(0, 20)]
+        waiting.append(run_now(pipeline, action_options={"because": "changed"}))
+    older, newer = waiting
+    assert (newer.status, newer.error_code, newer.action) == ("held", "over_budget", "full_refresh")
+    older.refresh_from_db()
+    assert older.status == "cancelled"
+    services.cancel_run(newer, by=operator)
+    change(pipeline, schema_policy="evolve")
+    again = services.run_again(newer, by=operator)
+    assert (again.action, again.action_options) == ("load", {})
+    services.cancel_run(again, by=operator)
+    services.clear_run(newer, by=operator)
+    assert (newer.action, newer.action_options) == ("load", {"because": "changed"})
+    script.estimates = [Estimate(0, 0)]
+    work()
+    newer.refresh_from_db()
+    assert (newer.status, newer.action, newer.error_code) == ("failed", "load", "schema_incompatible")
+    assert rows_of(pipeline) == 3
+
+
+def test_what_somebody_asked_for_stays_a_full_refresh_for_who_tries_it_again(moving, columns, run_now, operator):
+    columns(*ID_NAME)
+    run = run_now(moving(), action="full_refresh", cancel_requested=True)
+    assert run.status == "cancelled"
+    assert services.run_again(run, by=operator).action == "full_refresh"
+    services.clear_run(run, by=operator)
+    assert run.action == "full_refresh"
+
+
 @pytest.mark.parametrize(
     ("changes", "options"),
     [
         ({"schema_policy": "evolve"}, {}),
+        ({"write_disposition": "append", "merge_key": []}, {}),
         (
             {"source_query": "SELECT @n", "source_table": "", "parameters": {"n": {"type": "INT64", "default": 1}}},
             {"n": 2},
         ),
     ],
-    ids=["another policy", "values of its own"],
+    ids=["another policy", "the sum of its runs", "values of its own"],
 )
 def test_what_does_not_read_every_row_or_was_not_to_refresh_stops_with_the_difference(
     moving, columns, run_now, rows_of, changes, options
 ):
-    pipeline = moving(schema_policy="refresh", retries=0)
+    pipeline = moving(schema_policy="refresh", retries=0, write_disposition="merge", merge_key=["id"])
     change(pipeline, **changes)
     columns(*ID_NAME, PRICE)
     run_now(pipeline)
@@ -215,13 +262,15 @@ def test_what_does_not_read_every_row_or_was_not_to_refresh_stops_with_the_diffe
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"write_disposition": "history", "merge_key": ["id"]}, "refresh_forgets"),
+        ({"write_disposition": "history"}, "refresh_forgets"),
+        ({"write_disposition": "append", "merge_key": []}, "refresh_forgets"),
         ({"source_table": "", "source_query": "SELECT @data_interval_start"}, "refresh_unseen"),
     ],
 )
 def test_a_refresh_that_would_take_away_what_it_does_not_bring_is_no_policy(moving, changes, code):
-    pipeline = moving(schema_policy="refresh")
+    pipeline = moving(schema_policy="refresh", write_disposition="merge", merge_key=["id"])
     assert against(pipeline) == []
+    assert against(moving(schema_policy="refresh", **NEW_ONLY)) == []
     for name, value in changes.items():
         setattr(pipeline, name, value)
     assert [(each.code, each.field) for each in against(pipeline)] == [(code, "schema_policy")]

@@ -244,7 +244,7 @@ SELECT last_seq, ARRAY(SELECT id::text FROM overtaken) FROM left_run
             "allowed": "text[]",
             "ends": "boolean",
         },
-        **{"code": "text", "message": "text", "hint": "text", "outcome": "text", "overtakes": "text"},
+        **dict.fromkeys(("code", "message", "hint", "outcome", "overtakes"), "text"),
         **{"delay": "interval", "failures": "integer", "keep_for": "interval", "receipt": "jsonb", "reads": "boolean"},
         **{"rows": "bigint", "bytes": "bigint"},
         **{"count": "integer", "at": "timestamptz[]", "level": "text[]", "texts": "text[]"},

@@ -15,7 +15,7 @@ from connectors.bigquery.client import Clients
 from connectors.bigquery.errors import Doing
 from connectors.bigquery.pages import PageSource
 from connectors.bigquery.partitions import Ranged
-from connectors.bigquery.ranges import all_of
+from connectors.bigquery.ranges import all_of, row_bytes
 from connectors.bigquery.reading import RangeReading, Reading
 from connectors.bigquery.schema import TableRef
 from connectors.billing import NOT_METERED, Estimate, Meter, billed_for
@@ -72,7 +72,8 @@ class Planner:
             ask = partial(self.ask, doing=about(ref))
             found = bounds.find(request.cursor, columns, source, snapshot, ask)
             facts |= found.facts
-            rows, size = found.interval.rows, None
+            rows = found.interval.rows
+            size = None if rows is None or not table.num_bytes else round(rows * row_bytes(table))
         is_empty = found is not None and not found.interval.rows
         restriction = all_of(filters.condition(request.row_filter), found.restriction if found else "")
         ranged = None if is_empty else self._ranged(ref, table, columns, found)
@@ -298,8 +299,9 @@ class Planner:
         if isinstance(opened, streams.Session) and ranges is None:
             reading = replace(reading, row_bytes=opened.row_bytes(rows))
             parts = tuple(Part(stream, f"stream {i}") for i, stream in enumerate(opened.streams, 1))
-            rows = opened.rows or rows
-            size = opened.bytes or size
+            if source_rows is None or size is None:
+                # Where the rows are counted, a session adds what is scanned for them: that may be the whole table.
+                rows, size = opened.rows or rows, opened.bytes or size
             expires = opened.expires.isoformat() if opened.expires else None
             facts = {**facts, "session": opened.name, "session_expires": expires}
             if is_billed and opened.bytes:

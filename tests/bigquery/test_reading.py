@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -9,9 +10,11 @@ import pytest
 from google.cloud.bigquery import SchemaField
 
 from connectors.base import NeverStop
+from connectors.bigquery import streams
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
+from connectors.cursor import CursorRead
 from connectors.errors import ConnectorError, TransientError
 from connectors.reading import Part, ReadRequest
 from tests.bigquery.conftest import PROJECT
@@ -71,6 +74,24 @@ def test_a_plan_says_when_its_session_ends_and_how_much_it_reads(source, table):
     assert plan.facts["session_expires"] > datetime.now(UTC).isoformat()
     assert plan.estimated_rows == 50_000
     assert plan.estimated_bytes == sum(8 + 2 + len(text) for text in numbered(0, 50_000)["text"].to_pylist())
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_new_rows_are_as_large_as_they_are_whatever_is_scanned_for_them(source, table, monkeypatch, spread):
+    """BigQuery scans all of a table without partitions, and estimates its sessions by that."""
+    whole = source.plan(ReadRequest(table=table))
+    open_session = streams.open_session
+
+    def opened(*args, **how):
+        return replace(open_session(*args, **how), rows=whole.estimated_rows, bytes=whole.estimated_bytes)
+
+    monkeypatch.setattr(streams, "open_session", opened)
+    cursor = CursorRead("id", watermark="49899")
+    plan = source.plan(ReadRequest(table=table, cursor=cursor), max_parts=2, spread=spread)
+    assert plan.estimated_rows == 100
+    assert plan.estimated_bytes == pytest.approx(whole.estimated_bytes / 500, rel=0.2)
+    assert plan.facts["estimated_storage_bytes"] == whole.estimated_bytes
+    assert sorted(i for part in plan.parts for i in read(source, part)) == list(range(49_900, 50_000))
 
 
 def test_a_session_that_ended_is_refused_as_expired(source, bigquery, table):

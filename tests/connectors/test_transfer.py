@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from connectors import staged
 from connectors.column import Column
 from connectors.drift import differences, widens
 from connectors.modes import WriteDisposition
+from connectors.reading import ReadPlan
 from connectors.receipt import Receipt
 from connectors.target_columns import Known, Memory
 from connectors.writing import Changes, Target
@@ -34,6 +36,21 @@ def test_a_receipt_comes_back_from_json_as_it_was():
         seconds={"plan": 0.1, "load": 2.0},
     )
     assert Receipt.from_json(json.loads(json.dumps(receipt.to_json()))) == receipt
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "is_large"),
+    [
+        (1, 2 << 30, True),
+        (10**12, (2 << 30) - 1, False),  # its size counts, where it is known
+        (20_000_000, None, True),
+        (19_999_999, None, False),
+        (None, None, False),
+    ],
+)
+def test_how_large_a_read_is_worth_dividing(rows, size, is_large):
+    plan = ReadPlan((), (), datetime(2026, 1, 2, tzinfo=UTC), estimated_rows=rows, estimated_bytes=size)
+    assert staged.is_large(plan) is is_large
 
 
 COLUMN = Column("price", "NUMERIC", precision=10, scale=2, required=True, max_length=5, description="what it costs")

@@ -14,7 +14,7 @@ from connectors.billing import Estimate
 from connectors.column import Column
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.load import Load
-from connectors.reading import Part, ReadPlan, ReadRequest
+from connectors.reading import Description, Part, ReadPlan, ReadRequest
 from connectors.registry import Kind
 from connectors.sides import Cost, Scope, Survey
 from connectors.writing import Fence, Owner, Target
@@ -36,6 +36,10 @@ class Script:
     after_commit: list[Callable[[], None]] = field(default_factory=list)
     reads: int = 0
     requests: list[ReadRequest] = field(default_factory=list)
+    # How large a look at the table and the plan say the read is, and for how many parts each plan was asked (0: none).
+    described_bytes: int | None = None
+    planned_bytes: int | None = None
+    asked_parts: list[int] = field(default_factory=list)
     # What a dry run says, one a time, the last one for ever; and what planning and each read are billed.
     estimates: list[Estimate] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -76,10 +80,14 @@ class ScriptedSource(PartedSource):
     ) -> ReadPlan:
         assert stop is not None
         script.requests.append(request)
+        script.asked_parts.append(max_parts if spread else 0)
         self.meter.job(request.job_key, script.query_bytes)
         script.call(script.on_plan, stop)
         plan = super().plan(request, max_parts=max_parts, spread=spread, stop=stop)
-        return replace(plan, facts={**plan.facts, **script.facts})
+        return replace(plan, estimated_bytes=script.planned_bytes, facts={**plan.facts, **script.facts})
+
+    def describe(self, request: ReadRequest) -> Description:
+        return Description(self.columns, bytes=script.described_bytes)
 
     def estimate(self, request: ReadRequest) -> Estimate:
         script.requests.append(request)

@@ -13,6 +13,7 @@ import pytest
 from django.db import OperationalError
 from django.db.models.functions import Now
 
+from connectors.column import declared_to_json
 from connectors.errors import ConnectorError, TransientError
 from pipelines.models import LoadMethod, Pipeline
 from runs import ends, executor, services
@@ -20,6 +21,7 @@ from runs.models import Attempt, LogLine, PartLoad, Process, Run, Trigger
 from runs.services import PartClaim
 from runs.states import PartStatus, RunStatus, Step
 from runs.waiting import why_waiting
+from tests.connectors.memory import ID_NAME
 from tests.runs.memory import Script, nothing, raising
 
 Moving = Callable[..., Pipeline]
@@ -433,6 +435,69 @@ def test_a_large_table_is_loaded_in_parts_by_itself(
     assert run.status == RunStatus.SUCCEEDED, log_of(run)
     assert statuses(run) == ["done"] * 3
     assert rows_of(pipeline) == 6000
+
+
+GIB = 1 << 30
+INCREMENTAL = {"incremental": True, "cursor_column": "id", "source_columns": [*map(declared_to_json, ID_NAME)]}
+
+
+@pytest.mark.parametrize(("size", "is_divided"), [(2 * GIB - 1, False), (2 * GIB, True)])
+def test_a_table_is_loaded_in_parts_from_two_gibibytes_on(
+    moving: Moving, script: Script, rows_of: RowsOf, size: int, is_divided: bool
+) -> None:
+    script.rows, script.parts, script.planned_bytes = 3000, 3, size
+    pipeline = moving()
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert statuses(run) == ["done"] * (3 if is_divided else 0)
+    # The plan for parts is another one: the first was for one worker.
+    assert script.asked_parts == [0, 8][: 1 + is_divided]
+    assert ("So large a read is divided" in log_of(run)) is is_divided
+    assert rows_of(pipeline) == 3000
+
+
+@pytest.mark.parametrize(
+    ("table", "increment", "asked", "is_divided"),
+    [
+        (2 * GIB, 2 * GIB, 8, True),
+        (2 * GIB, 2 * GIB - 1, 8, False),
+        (2 * GIB - 1, 2 * GIB - 1, 0, False),
+        (None, None, 0, False),
+    ],
+    ids=["large", "large table, small increment", "small", "unknown"],
+)
+def test_only_new_rows_are_loaded_in_parts_where_table_and_increment_are_large(
+    moving: Moving,
+    script: Script,
+    rows_of: RowsOf,
+    table: int | None,
+    increment: int | None,
+    asked: int,
+    is_divided: bool,
+) -> None:
+    """It is planned once: a second plan would be billed for the cursor's bounds again."""
+    script.rows, script.parts = 3000, 3
+    script.described_bytes, script.planned_bytes = table, increment
+    pipeline = moving(**INCREMENTAL)
+    run = start(pipeline)
+    work()
+    run.refresh_from_db()
+    assert run.status == RunStatus.SUCCEEDED, log_of(run)
+    assert script.asked_parts == [asked]
+    assert statuses(run) == ["done"] * (3 if is_divided else 0)
+    assert rows_of(pipeline) == 3000
+
+
+@pytest.mark.parametrize(("method", "asked"), [(LoadMethod.STAGED, 8), (LoadMethod.DIRECT, 0)])
+def test_what_a_pipeline_says_is_not_asked_of_the_size(moving: Moving, script: Script, method: str, asked: int) -> None:
+    script.parts = 3
+    script.planned_bytes = script.described_bytes = 1 if method == LoadMethod.STAGED else 9 * GIB
+    run = start(moving(load_method=method))
+    work()
+    assert script.asked_parts == [asked]
+    assert len(statuses(run)) == (3 if asked else 0)
 
 
 def test_a_former_owner_that_raises_the_fence_late_costs_no_try(

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from google.cloud.bigquery import SchemaField
+from google.cloud.bigquery import SchemaField, TimePartitioning
 
 from connectors.base import NeverStop
-from connectors.bigquery import streams
+from connectors.bigquery import ranges, streams
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.options import BigQueryOptions
 from connectors.bigquery.source import BigQuerySource
@@ -92,6 +92,28 @@ def test_new_rows_are_as_large_as_they_are_whatever_is_scanned_for_them(source, 
     assert plan.estimated_bytes == pytest.approx(whole.estimated_bytes / 500, rel=0.2)
     assert plan.facts["estimated_storage_bytes"] == whole.estimated_bytes
     assert sorted(i for part in plan.parts for i in read(source, part)) == list(range(49_900, 50_000))
+
+
+def test_a_day_that_holds_most_of_a_table_is_read_in_as_many_streams_as_are_asked_for(
+    source, bigquery, bigquery_tables, dataset, monkeypatch
+):
+    """A range is never read by two workers: as one it would take as long as nearly all of the table."""
+    monkeypatch.setattr(ranges, "PART_BYTES_LEAST", 1)
+    first = date(2024, 1, 1)
+    rows = pa.table(
+        {
+            "id": pa.array(range(8000), pa.int64()),
+            "day": [first + timedelta(days=min(i // 50, 10)) for i in range(8000)],
+        }
+    )
+    schema = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("day", "DATE", "REQUIRED")]
+    bigquery_tables.make(f"{dataset}.lopsided", schema, rows, partitioned=TimePartitioning("DAY", "day"))
+    bigquery.storage.small_bytes = 0
+    plan = source.plan(ReadRequest(table=f"{dataset}.lopsided"), max_parts=8, spread=True)
+    assert not plan.outlives_session
+    found = [read(source, part) for part in plan.parts]
+    assert [len(part) for part in found] == [1000] * 8
+    assert sorted(i for part in found for i in part) == list(range(8000))
 
 
 def test_a_session_that_ended_is_refused_as_expired(source, bigquery, table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ class Script:
 
     rows: int = 3
     parts: int = 1
+    shares: tuple[int, ...] = ()  # the rows of each part, where they are not alike
     on_plan: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_read: list[Callable[[StopSignal], None]] = field(default_factory=list)
     on_survey: list[Callable[[], None]] = field(default_factory=list)
@@ -66,8 +68,10 @@ class ScriptedSource(PartedSource):
 
     def __init__(self, options: MemoryOptions) -> None:
         share = -(-script.rows // script.parts)
-        begins = range(0, max(1, script.parts) * share, share) if share else [0] * script.parts
-        ends = [min(script.rows, begin + share) for begin in begins]
+        ends = list(accumulate(script.shares or [share] * script.parts))
+        begins = [0, *ends[:-1]]
+        if not script.shares:
+            ends = [min(script.rows, end) for end in ends]
         super().__init__(
             [
                 [batch(range(at, min(end, at + 1000))) for at in range(begin, end, 1000)]

@@ -12,6 +12,7 @@ from pipelines.models import Pipeline, Revision
 from runs import giving, intervals
 from runs.intervals import Interval
 from runs.models import OVER_BUDGET, CostApproval, Run, RunAction, Trigger
+from runs.services.begun_anew import as_asked, is_load
 from runs.services.errors import RunRefused
 from runs.services.loaded import refuse_twice
 from runs.states import RunStatus
@@ -66,11 +67,14 @@ def catch_up(run: Run) -> bool:
     pipeline = Pipeline.objects.select_related("revision").get(pk=run.pipeline_id)
     if pipeline.revision is None or run.revision_id == pipeline.revision_id:
         return False
-    if run.action == RunAction.LOAD:
+    if is_load(run.action, run.action_options):
+        # One that became a full refresh, as the pipeline said then, is a load again: what it says now may be otherwise.
+        run.action, run.action_options = as_asked(run)
         interval = _interval_by(pipeline, run)
         if interval is not None:
             told_nothing = {"estimated_query_bytes": None, "estimated_storage_bytes": None}
-            _move(Run.objects.filter(pk=run.pk), pipeline, interval, **told_nothing)
+            asked = {"action": run.action, "action_options": run.action_options}
+            _move(Run.objects.filter(pk=run.pk), pipeline, interval, **asked, **told_nothing)
             CostApproval.objects.filter(run=run.pk).update(run=None)  # the ledger keeps who did
             return True
     elif run.revision.fingerprint == pipeline.revision.fingerprint:

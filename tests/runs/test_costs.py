@@ -23,6 +23,7 @@ from pipelines.objections import PipelineRefused
 from runs import cost_guard, costs, services
 from runs.models import CostApproval, Decision, Ledger, LogLine, Run, RunAction
 from runs.services import RunRefused
+from runs.services.begun_anew import BEGUN_ANEW
 from runs.services.undoing import request_undo
 from runs.states import RunStatus
 from tests.connectors.memory import MemorySource
@@ -554,6 +555,20 @@ def test_a_mask_that_was_saved_during_the_dry_run_is_applied_before_a_row_is_rea
     assert (run.status, run.revision.number) == (RunStatus.SUCCEEDED, 2)
     warehouse_cursor.execute(f"SELECT DISTINCT name FROM public.{pipeline.target_table}")
     assert len(warehouse_cursor.fetchall()) == 1
+
+
+def test_a_full_refresh_that_waits_for_its_cost_is_a_load_again_once_the_pipeline_says_otherwise(
+    moving: Any, queue: Any, work: Any, script: Script, operator: User
+) -> None:
+    how = {"write_disposition": "merge", "merge_key": ["id"], "schema_policy": "refresh"}
+    pipeline = moving(run_budget_bytes=10 * GB, **how)
+    script.estimates = [Estimate(5 * GB, 20 * GB)]
+    run = queue(pipeline, action=RunAction.FULL_REFRESH, action_options={BEGUN_ANEW: True})
+    work()
+    redefine(pipeline, schema_policy="evolve")
+    assert refusal(run, operator, attempt=1) == "dry_run_outdated"
+    run.refresh_from_db()
+    assert (run.action, run.action_options, run.revision.number) == (RunAction.LOAD, {}, 2)
 
 
 def test_what_is_no_load_or_cannot_follow_neither_goes_on_by_an_outdated_definition_nor_stands_in_the_way(

@@ -258,3 +258,18 @@ def test_a_range_whose_owner_died_before_its_session_expired_is_read_again_by_th
     assert set(finished) < set(parts.staged())
     assert parts.publish().source["generation"] == 1
     assert parts.published() == list(range(ROWS))
+
+
+@pytest.mark.parametrize("parts", ["ranges"], indirect=True)
+def test_a_range_whose_session_cannot_be_opened_is_worth_another_try(parts):
+    parts.plan()
+    assert parts.load(0).done
+    for token, answered in enumerate((False, True), 1):
+        parts.bigquery.faults.inject("unavailable", "CreateReadSession", answered=answered)
+        with pytest.raises(TransientError) as refused:
+            parts.load(1, token=token)
+        assert refused.value.code == "bigquery_unavailable"
+        assert parts.position(1) == 0
+    assert parts.load(1, token=3).rows == SHARE
+    parts.publish()
+    assert parts.published() == list(range(ROWS))

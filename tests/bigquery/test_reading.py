@@ -116,6 +116,19 @@ def test_a_day_that_holds_most_of_a_table_is_read_in_as_many_streams_as_are_aske
     assert sorted(i for part in found for i in part) == list(range(8000))
 
 
+def test_new_rows_that_are_read_in_ranges_have_their_size(source, bigquery_tables, dataset, monkeypatch):
+    monkeypatch.setattr(ranges, "PART_BYTES_LEAST", 1)
+    first = date(2024, 1, 1)
+    days = [first + timedelta(days=i // 100) for i in range(4000)]
+    schema = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("day", "DATE", "REQUIRED")]
+    rows = pa.table({"id": pa.array(range(4000), pa.int64()), "day": days})
+    bigquery_tables.make(f"{dataset}.by_day", schema, rows, partitioned=TimePartitioning("DAY", "day"))
+    cursor = CursorRead("day", watermark="2024-01-30")
+    plan = source.plan(ReadRequest(table=f"{dataset}.by_day", cursor=cursor), max_parts=2, spread=True)
+    assert plan.outlives_session
+    assert (plan.estimated_rows, plan.estimated_bytes) == (1000, 16_000)
+
+
 def test_a_session_that_ended_is_refused_as_expired(source, bigquery, table):
     bigquery.storage.lifetime_s = 0.0
     plan = source.plan(ReadRequest(table=table))

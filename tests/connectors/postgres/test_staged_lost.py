@@ -90,7 +90,7 @@ def whole(disposition: str) -> list[int]:
     return [*KEPT[disposition], *range(FIRST, FIRST + ROWS)]
 
 
-@pytest.mark.parametrize("disposition", ["append", "replace"], indirect=True)
+@pytest.mark.parametrize("disposition", ["append"], indirect=True)
 @pytest.mark.parametrize("lost", LOST)
 def test_a_plan_whose_commit_is_lost_is_made_anew_and_leaves_nothing(run, ids, left, proxy, disposition, lost):
     """The next attempt throws away what may be there: nobody else knows of that plan's parts."""
@@ -154,7 +154,16 @@ def test_the_last_commit_of_a_part_that_is_lost_is_made_once(run, ids, proxy, lo
     assert ids() == list(range(FIRST, FIRST + 300))
 
 
-@pytest.mark.parametrize("lost", LOST)
+@pytest.mark.parametrize(
+    ("disposition", "lost"),
+    [
+        *(("append", lost) for lost in LOST),
+        *(("replace", lost) for lost in LOST),
+        ("replace in place", "answer"),
+        ("merge", "answer"),
+    ],
+    indirect=["disposition"],
+)
 def test_a_publish_of_parts_whose_commit_is_lost_happens_once(run, ids, admin, left, proxy, disposition, lost):
     run.disposition = disposition
     run.plan()

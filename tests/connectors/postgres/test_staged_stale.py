@@ -85,8 +85,15 @@ def die(point: str) -> None:
         raise Killed
 
 
-@pytest.mark.parametrize("point", ["part.middle", "checkpoint.after_commit"])
-@pytest.mark.parametrize("comes", ["and has read nothing yet", "gets on and dies", "to the end"])
+@pytest.mark.parametrize(
+    ("point", "comes"),
+    [
+        ("part.middle", "and has read nothing yet"),
+        ("part.middle", "to the end"),
+        ("checkpoint.after_commit", "and has read nothing yet"),
+        ("checkpoint.after_commit", "gets on and dies"),
+    ],
+)
 def test_the_owner_of_a_part_that_was_overtaken_commits_nothing_more(run, ids, standing, point, comes):
     """It was paused, its connection lives, and it does not know: the checkpoint's token alone stops it."""
     seen: list[Any] = []

@@ -25,7 +25,7 @@ from tests.chaos.struck import FOLDER
 
 ROWS = 400_000
 # A part of 50,000 rows takes a second or so; and longer than a worker may take to wind up, by far.
-BYTES_PER_S, CRAWL = 800_000, 30_000
+BYTES_PER_S, CRAWL, QUICK = 800_000, 30_000, 8_000_000
 MESSAGE_BYTES = 20_000
 # Of worker-b alone.
 SHORT_LEASE_S = 6
@@ -181,7 +181,7 @@ def test_a_worker_asked_to_end_lets_go_and_another_goes_on_within_seconds(
         assert time.monotonic() - asked < 8
         part.refresh_from_db()
         assert behind == part.rows > 0
-        streams.pace(BYTES_PER_S)  # the part that the other one has ends now: it has a free slot
+        streams.pace(QUICK)  # the part that the other one has ends now: it has a free slot
 
         def goes_on() -> bool:
             part.refresh_from_db()
@@ -211,7 +211,7 @@ def test_a_run_in_one_go_starts_over_on_another_worker_within_seconds_of_a_sigte
     try:
         second = wait_for(lambda: run.attempts.filter(number=2).first(), limit_s=20, saying="another worker begins")
         assert time.monotonic() - asked < 8
-        streams.pace(BYTES_PER_S)
+        streams.pace(QUICK)
         assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
     finally:
         workers.start_again(owner)
@@ -230,7 +230,7 @@ def test_a_rolling_restart_under_load_fails_no_run(workers, streams, parted, mak
     for name in (first, *({"worker-a", "worker-b"} - {first})):
         workers.start_again(name)
     assert let_go(runs[0], part) > 0
-    streams.pace(BYTES_PER_S * 10)
+    streams.pace(QUICK)
     for run, pipeline in zip(runs, pipelines, strict=True):
         assert ended(run, limit_s=120).status == RunStatus.SUCCEEDED, run.error_message
         assert (run.failures, run.losses) == (0, 0)
@@ -269,7 +269,7 @@ def test_a_paused_worker_that_wakes_up_finds_its_commit_refused(workers, streams
     assert rows_at(warehouse_cursor, parted) == (ROWS, ROWS)
     part.refresh_from_db()
     assert (part.losses, part.token, part.worker[:9]) == (1, newer, "worker-a@")
-    streams.pace(BYTES_PER_S * 10)
+    streams.pace(QUICK)
     again = ended(run_now(parted))
     assert again.status == RunStatus.SUCCEEDED, again.error_message
     assert PartLoad.objects.filter(run=again, worker__startswith="worker-b@").exists(), "it works again"

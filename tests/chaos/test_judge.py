@@ -219,6 +219,24 @@ def test_a_run_that_published_nothing_and_moved_the_head_is_named(begun: World, 
 
 
 @pytest.mark.parametrize(
+    ("status", "line", "is_right"),
+    [
+        (RunStatus.CANCELLED, "A later run takes it away.", True),
+        (RunStatus.CANCELLED, "All is taken away.", False),
+        (RunStatus.SUCCEEDED, "A later run takes it away.", False),
+    ],
+)
+def test_staged_rows_may_only_stay_where_a_run_that_ended_without_them_says_so(
+    world: World, status: RunStatus, line: str, is_right: bool
+) -> None:
+    changes = {"trigger": Trigger.MANUAL, "status": status, "finished_at": Now()}
+    other = Run.objects.create(pipeline=world.run.pipeline, revision=world.run.revision, **changes)
+    LogLine.objects.create(run=other, seq=1, at=Now(), level="warning", message=line)
+    world.cursor.execute(f"CREATE TABLE {PLACE.schema}._datamantri_new_{other.pk.hex}_1 ()")
+    assert world.judge().is_right == is_right
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ("DELETE FROM _datamantri.applied WHERE run = %(run)s", "succeeded, set() are published"),

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 from tests.chaos import arguments
@@ -114,7 +114,10 @@ def rage(
         lane.waits_most_s = WAITS_MOST_S
     chance = random.Random(seed)
     chosen = [fault(stack, chance) for fault in (faults.QUICK if short else faults.RANDOM)]
-    Storm(stack, made, chosen, results, seed).rage(kills=kills, limit_s=minutes * 60, every_s=every_s, say=say)
+    certain = [faults.KillWarehouse(stack, chance)] if short else []
+    Storm(stack, made, chosen, results, seed, certain=certain).rage(
+        kills=kills, limit_s=minutes * 60, every_s=every_s, say=say
+    )
 
 
 def rage_over_features(
@@ -167,7 +170,8 @@ def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, R
             strike_features(stack, groups.setdefault("points of features", Results()), chosen.lanes)
         elif wanted(chosen, "points"):
             told = groups.setdefault("points", Results(all_must_hit=True))
-            strike_points(stack, short=chosen.short, results=told)
+            with beside(stack, told) if chosen.short else nullcontext():
+                strike_points(stack, short=chosen.short, results=told)
         if {arguments.SCENES, *arguments.SCENE_NAMES} & set(chosen.parts):
             play(stack, groups.setdefault("scenes", Results(all_must_hit=True)), partial(wanted, chosen))
         if wanted(chosen, "storm"):
@@ -177,6 +181,12 @@ def with_short_leases(chosen: argparse.Namespace, seed: int, groups: dict[str, R
             limits = {"kills": chosen.kills, "minutes": chosen.minutes, "every_s": chosen.every}
             told = groups.setdefault("features", Results())
             rage_over_features(stack, told, names=chosen.lanes, seed=seed, **limits)
+
+
+def beside(stack: stacks.Stack, results: Results) -> AbstractContextManager[None]:
+    from tests.chaos import shortly
+
+    return shortly.struck_beside(stack, results)
 
 
 def refuse_unknown(wishes: list[str]) -> None:

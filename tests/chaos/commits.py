@@ -51,12 +51,13 @@ def _cut_all(stage: Stage, lane: Lane, proxy: Proxy) -> None:
         stage.check(f"before the cuts, {lane.name}", lane.turn())
         for name, point in COMMITS[lane.way].items():
             for lost, told in LOST.items():
-                _cut(stage, proxy, lane, point, lost, f"COMMIT of {name} cut, {told}, {lane.way}")
+                cut(stage, proxy, lane, point, lost, f"COMMIT of {name} cut, {told}, {lane.way}")
     finally:
         connection.close()
 
 
-def _cut(stage: Stage, proxy: Proxy, lane: Lane, point: str, lost: Lost, fault: str) -> None:
+def cut(stage: Stage, proxy: Proxy, lane: Lane, point: str, lost: Lost, fault: str) -> None:
+    """Cut the COMMIT that follows on `point` in the lane's next turn, whose connection goes by this proxy."""
     armoury, whose = stage.stack.armoury, lane.prepare()
     armoury.arm(point, "wait", whose)
     over = threading.Event()

@@ -38,6 +38,7 @@ class Storm:
         seed: int,
         weights: Sequence[int] = (),
         at_once: int = 0,
+        certain: Sequence[Fault] = (),
     ) -> None:
         self._stack = stack
         self._lanes = lanes
@@ -46,6 +47,8 @@ class Storm:
         self._seed = seed
         self._weights = list(weights) or [fault.weight for fault in faults]
         self._chance = random.Random(seed)
+        # Each of these is to hit as well, when those at random are over.
+        self._certain = list(certain)
         # So many lanes are in their turn at once, all of them unless it says how many; whoever waits longest is next.
         self._at_once = at_once or len(lanes)
         self._waiting: queue.Queue[Lane] = queue.Queue()
@@ -61,13 +64,15 @@ class Storm:
             thread.start()
         try:
             self._strike(kills, limit_s, every_s, say)
+            self._tell_how_many(kills, limit_s, say)
+            for fault in self._certain:
+                self._strike_surely(fault)
         finally:
             self._over.set()
             for thread in threads:
                 thread.join()
         for error in self._errors:
             self._results.failed(f"storm {self._seed}: {type(error).__name__}: {error}")
-        self._tell_how_many(kills, limit_s, say)
         for hit in self._hits:
             seconds = insist(lambda hit=hit: seconds_to_recover(hit))
             if seconds is not None:
@@ -94,16 +99,25 @@ class Storm:
         while len(self._hits) < kills and time.monotonic() < began + limit_s and not self._errors:
             time.sleep(self._chance.expovariate(1 / every_s))
             [fault] = self._chance.choices(self._faults, self._weights)
-            hit = fault.strike()
-            self._results.tried(fault.name, hit=hit is not None)
-            if hit is not None:
-                self._hits.append(hit)
+            self._strike_by(fault)
             if fault.is_heavy:
                 self._let_a_run_end()
             if say is not None and time.monotonic() > told + 60:
                 told = time.monotonic()
                 runs, wrong = self._results.totals["runs"], len(self._results.failures)
                 say(f"{told - began:.0f} s: {len(self._hits)} hits, {runs} runs judged, {wrong} wrong")
+
+    def _strike_by(self, fault: Fault) -> bool:
+        hit = fault.strike()
+        self._results.tried(fault.name, hit=hit is not None)
+        if hit is not None:
+            self._hits.append(hit)
+        return hit is not None
+
+    def _strike_surely(self, fault: Fault) -> None:
+        deadline = time.monotonic() + CALM_MOST_S
+        while not self._strike_by(fault) and time.monotonic() < deadline and not self._errors:
+            time.sleep(1.0)
 
     def _let_a_run_end(self) -> None:
         """Where servers are away all the time nothing runs that could be struck."""

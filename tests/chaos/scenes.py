@@ -85,17 +85,15 @@ def paused_past_the_lease(stage: Stage) -> None:
             done.result()
 
 
-def pause(stage: Stage, lane: Lane, case: Case, *, still_s: float = 0.0) -> None:
+def pause(stage: Stage, lane: Lane, case: Case) -> None:
     fault = f"SIGSTOP at {case.point}"
     whose = lane.prepare()
     stage.stack.armoury.arm(case.point, case.do, whose)
-    began = time.monotonic()
     outcome = lane.turn()
     struck = stage.stack.armoury.taken(case.point, whose)
     stage.note(fault, outcome, hit=struck is not None, recovery_s=struck and cases.recovery(outcome.run, struck))
     if struck is None:
         return
-    time.sleep(max(0.0, began + still_s - time.monotonic()))
     os.kill(struck.pid, signal.SIGCONT)
     time.sleep(AWAKE_S)
     # What it did then, if anything, is seen in the target.

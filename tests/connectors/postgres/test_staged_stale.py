@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,14 +144,16 @@ def test_the_former_owner_of_a_range_whose_session_is_lost_takes_nothing_back(wo
 
     def lose(part: int, row: int) -> None:
         if row == 500:
+            assert committed.wait(20)
             run.source.fail = lambda part, row: None
             had.append(run.load(0, token=2, is_over=lambda: True).rows)
             raise TransientError("The session expired.", code="session_lost")
 
     had: list[int] = []
+    committed = threading.Event()
     run.source.fail = lose
     with pytest.raises(StaleToken):
-        run.load(0, token=1)
+        run.load(0, token=1, on_commit=lambda rows, size, done: committed.set() if rows else None)
     admin.execute("SELECT token, position FROM _datamantri.checkpoint WHERE part = 0")
     assert admin.fetchone() == (2, had[0])
     admin.execute(f"SELECT count(*) FROM _datamantri_new_{run.run.hex}_1")

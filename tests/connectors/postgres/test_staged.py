@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -332,9 +333,10 @@ def test_a_range_that_is_empty_or_starts_over_loses_and_doubles_nothing_in_a_cra
 
 def test_a_part_that_is_asked_to_let_go_keeps_what_it_has(run, ids):
     run.plan()
-    seen: list[int] = []
-    run.source.fail = lambda part, row: seen.append(row)
-    done = run.load(0, is_over=lambda: len(seen) > 4)
+    committed = threading.Event()
+    run.source.fail = lambda part, row: row != 500 or committed.wait(20)
+    told = {"is_over": committed.is_set, "on_commit": lambda rows, size, done: committed.set() if rows else None}
+    done = run.load(0, **told)
     assert not done.done
     assert 0 < done.rows < ROWS // 3
     run.source.starts.clear()

@@ -16,6 +16,8 @@ from connectors.postgres.client import Session
 from connectors.postgres.control_schema import SCHEMA
 from connectors.writing import Fence, Target
 
+# Of who takes staged tables away: a dump may hold them.
+LOCK_TIMEOUT_MS = 5000
 # What the plans that are gone had put aside goes with them.
 SWEEP = f"""
 DELETE FROM {SCHEMA}.quarantine AS q USING gone
@@ -158,7 +160,7 @@ def forget(session: Session, fence: Fence, tables: tuple[str, ...]) -> None:
     """Drop staging tables of the fence's target, and their plans, in a transaction of its own. Raises StaleToken."""
     drops = [sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(fence.target.schema, table)) for table in tables]
     try:
-        session.execute(sql.SQL("; ").join([sql.SQL("BEGIN; SET LOCAL lock_timeout = '5s'"), *drops]))
+        session.execute(sql.SQL("; ").join([sql.SQL(f"BEGIN; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"), *drops]))
         session.execute(
             f"""
             WITH gone AS (

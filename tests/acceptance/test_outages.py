@@ -93,20 +93,6 @@ def test_an_emulator_killed_in_the_middle(product, make_pipeline, run_now, wareh
         product.start(processes.worker(2))
 
 
-def test_a_worker_asked_to_end_hands_its_run_over(
-    product, make_pipeline, large_table, run_now, slow_target, warehouse_cursor
-):
-    pipeline = slow_target(make_pipeline(large_table, **SLOW))
-    run = caught_loading(run_now(pipeline))
-    product.stop("worker")
-    make_quick(warehouse_cursor, pipeline.target_table)
-    product.start(processes.worker(2))
-    assert ended(run).status == RunStatus.SUCCEEDED, run.error_message
-    assert run.failures == 0
-    warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
-    assert warehouse_cursor.fetchone() == (ROWS, ROWS)
-
-
 def test_a_run_asked_for_while_no_worker_lives_says_so_and_runs_later(product, make_pipeline, source_table, run_now):
     from runs import queries
 

@@ -151,12 +151,14 @@ def test_two_workers_share_one_table(parted, run_now, warehouse_cursor):
     assert workers == {"worker-a", "worker-b"}
 
 
-def test_a_killed_worker_child_costs_its_part_seconds(product, parted, run_now, warehouse_cursor):
+def test_a_killed_worker_child_costs_its_part_seconds(product, streams, parted, run_now, warehouse_cursor):
+    streams.pace(CRAWL)  # or the part would be at its end when its worker is found
     run = run_now(parted)
-    part = with_a_part_on(run, "worker-a")
+    part = with_a_part_on(run, "worker-a", beside_done=False)
     [child] = product.children("worker-a")
     child.kill()
     killed = time.monotonic()
+    streams.pace(QUICK)
 
     def goes_on() -> bool:
         part.refresh_from_db()

@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from connectors.column import declared_to_json
 from connectors.errors import ConnectorError, TransientError
+from connectors.postgres import staging
 from pipelines.models import LoadMethod, Pipeline
 from runs import ends, executor, services
 from runs.models import Attempt, LogLine, PartLoad, Process, Run, Trigger
@@ -622,8 +623,9 @@ def test_a_part_that_was_taken_as_its_run_went_on_is_no_loss(parted: Pipeline) -
 
 
 def test_a_cancel_that_cannot_take_the_staged_rows_away_says_so_and_ends(
-    parted: Pipeline, warehouse: dict[str, Any]
+    parted: Pipeline, warehouse: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(staging, "LOCK_TIMEOUT_MS", 300)
     run = start(parted)
     plan(run)
     with closing(psycopg2.connect(**warehouse)) as dump:

@@ -105,6 +105,13 @@ class Relay:
         self._do(end)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_S)
+
+        async def settle() -> None:
+            await asyncio.sleep(0)
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
+
+        # What another thread asked for just before has its answer.
+        self._loop.run_until_complete(settle())
         self._loop.close()
 
     async def to_server(self, link: Link, data: bytes) -> bytes:

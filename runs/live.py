@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 BOARD = "board"
 PENDING_LIMIT = 1000
+DELIVERED_WITHIN_S = 5.0
 
 
 def is_pushed() -> bool:
@@ -73,7 +74,7 @@ class _Courier:
         try:
             layer = get_channel_layer()
             if layer is not None:
-                await asyncio.wait_for(layer.group_send(group, message), timeout=5)
+                await asyncio.wait_for(layer.group_send(group, message), timeout=DELIVERED_WITHIN_S)
         except Exception as error:  # noqa: BLE001 - whatever a broker may raise: pages refill from rows
             log.warning("A live message was not delivered: %s", type(error).__name__)
         finally:

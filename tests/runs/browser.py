@@ -22,7 +22,7 @@ from datamantri import processes
 from datamantri.embedded import ports
 from tests.loops import in_a_loop
 
-STARTS_WITHIN_S = 60
+STARTS_WITHIN_S = 120
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
@@ -55,7 +55,7 @@ class Web:
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(30)
             self._process = None
 
     def _answers(self) -> bool:
@@ -91,7 +91,7 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright, in_a_loop():
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET), timeout=90_000)
         yield browser
         browser.close()
 

@@ -46,7 +46,7 @@ def test_a_backfill_from_the_wish_to_the_end(page, make_pipeline):  # noqa: F811
     page.fill("[name=low]", "2026-01-01")
     page.fill("[name=high]", "2026-02-15")
     page.click("text=Preview")
-    assert "45, one after another" in page.inner_text("#estimate")
+    page.wait_for_selector("#estimate >> text=45, one after another")
     shoot(page, "preview")
     page.click("text=Start 45 runs")
     page.wait_for_selector("text=45 slices: 44 waiting, 1 under way")
@@ -103,6 +103,7 @@ def test_parameters_are_typed_a_line_each(web, browser, django_user_model, make_
     page.fill("[name=parameters]", "country STRING = DE\ndays INT64 = x")
     page.click("[name=_continue]")
     page.wait_for_selector("text='x' is no INT64.")
+    page.wait_for_load_state()
     assert page.inner_text("body").count("tags ARRAY<STRING>") == 1  # the help is no markup
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     shoot(page, "form")

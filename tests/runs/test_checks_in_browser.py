@@ -42,7 +42,7 @@ def test_set_a_check_and_look_at_what_it_found(page, operator, make_pipeline, ma
     group.locator("[name=checks-1-values]").fill("open\ndone")
     group.locator("[name=checks-1-severity]").select_option("warn")
     page.click("[name=_save]")
-    page.wait_for_url("**/pipelines/pipeline/**")
+    page.wait_for_selector("text=was changed successfully")
     accepted = Check(CheckKind.ACCEPTED, columns=("state",), severity=Severity.WARN, values=("open", "done"))
     assert checks.checks_of(pipeline) == [unique, accepted]
 

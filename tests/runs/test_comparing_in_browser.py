@@ -54,12 +54,14 @@ def test_press_compare_read_the_cost_and_see_the_answer(page, pipeline, work, wa
     warehouse_cursor.execute("UPDATE things SET name = 'mine' WHERE id = 2")
     page.goto(f"/pipelines/{pipeline.pk}/")
     page.click("text=Compare …")
+    page.wait_for_load_state()
     told = page.inner_text("main")
     assert TABLE in told
     assert "public.things is read as a whole" in told
     assert "Nothing is written at either side." in told
     assert page.is_checked("[value=snapshot]")
     page.click("form.panel button.primary")
+    page.wait_for_load_state()
     run = Run.objects.get(action=RunAction.COMPARE)
     assert page.url.endswith(f"/runs/{run.pk}/")
     assert page.inner_text(".status .tag") == "Compare"
@@ -89,6 +91,7 @@ def test_a_query_says_that_it_is_read_as_it_is(page, pipeline, work):
     assert "It is read as it is now: a query cannot be read as it was" in page.inner_text("main")
     assert page.query_selector("[type=radio]") is None
     page.click("form.panel button.primary")
+    page.wait_for_load_state()
     assert Run.objects.get(action=RunAction.COMPARE).action_options["at"] == "snapshot"
 
 

@@ -18,12 +18,14 @@ from django.utils import timezone
 
 from pipelines.models import Pipeline
 from pipelines.specs import ScheduleSpec
-from runs import ledger, ledger_months, ticker
+from runs import ledger, ledger_months
 from runs.models import CostApproval, Ledger, Run, RunAction, Skip
 from runs.states import RunStatus
+from tests.runs.clockwork import Clock, clock, cron
 from tests.runs.pages import *  # noqa: F403
 from tests.runs.pages import allow, logged_in
 
+__all__ = ["clock"]
 pytestmark = pytest.mark.django_db
 GB = 10**9
 
@@ -206,21 +208,18 @@ def test_a_pipeline_shows_its_month_its_budget_and_the_next(
         assert told in page, told
 
 
-def test_ticks_that_come_while_a_scheduled_run_waits_are_skips_that_name_it(make_pipeline: Any, make_run: Any) -> None:
-    pipeline = make_pipeline("Orders", schedules=[ScheduleSpec("cron", "* * * * *")])
+def test_ticks_that_come_while_a_scheduled_run_waits_are_skips_that_name_it(clock: Clock, make_run: Any) -> None:
+    pipeline = clock.pipeline(cron("* * * * *"))
     run = make_run(pipeline, status=RunStatus.HELD, trigger="schedule")
     Run.objects.filter(pk=run.pk).update(error_code="over_budget", lease_until=None)
-    past = timezone.now() - timedelta(seconds=50)
-    pipeline.schedules.update(ticked_through=past - timedelta(seconds=10), next_due=past)
-    Pipeline.objects.update(active_from=past - timedelta(hours=1))
-    ticker.tick()
+    assert clock.tick_after(minutes=1) == 0
     assert Run.objects.count() == 1
     assert list(Skip.objects.values_list("reason", "run")) == [(Skip.Reason.OVERLAP, run.pk)]
     # Rows that are staged and wait are another matter: the next tick may well bring what somebody would approve.
     Run.objects.filter(pk=run.pk).update(error_code="guard_zero_rows")
-    pipeline.schedules.update(ticked_through=past - timedelta(seconds=10), next_due=past)
     Skip.objects.all().delete()
-    ticker.tick()
+    assert clock.tick_after(minutes=1) == 1
+    assert not Skip.objects.exists()
     assert Run.objects.filter(action=RunAction.LOAD).count() == 2
 
 

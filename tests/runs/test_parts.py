@@ -31,9 +31,9 @@ RowsOf = Callable[[Pipeline], "int | None"]
 
 @pytest.fixture
 def parted(moving: Moving, script: Script) -> Pipeline:
-    """A pipeline whose runs have four parts of 2,500 rows."""
+    """A pipeline whose runs have four parts of 2,500 rows; what waits for another try waits until `work` is called."""
     script.rows, script.parts = 10_000, 4
-    return moving(load_method=LoadMethod.STAGED, write_disposition="replace")
+    return moving(load_method=LoadMethod.STAGED, write_disposition="replace", retry_delay_s=3600)
 
 
 def start(pipeline: Pipeline) -> Run:
@@ -578,7 +578,7 @@ def test_a_part_that_gets_on_may_break_more_often_than_a_run_may_fail(
     from tests.connectors.memory import PartedSource
 
     script.rows, script.parts = 6000, 1
-    pipeline = moving(load_method=LoadMethod.STAGED, retries=1)
+    pipeline = moving(load_method=LoadMethod.STAGED, retries=1, retry_delay_s=3600)
     read = PartedSource.read
 
     def one_batch_at_a_time(self: Any, part: Any, *, start: int = 0, stop: Any) -> Any:

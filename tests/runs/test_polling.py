@@ -28,6 +28,7 @@ from pipelines.models import Connection, Mode, Pipeline, Revision
 from runs import services
 from runs.models import Because, Poll, PollShare, Process, Run
 from runs.polling import poller as polling
+from runs.polling import subjects
 from runs.polling.poller import Poller
 from tests.runs.pages import *  # noqa: F403
 
@@ -124,18 +125,25 @@ class Polling:
             self.all_due()
             self.until_seen()
 
-    def all_due(self) -> None:
-        self.until_seen()
+    def make_due(self) -> None:
         its = self.poller
         its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
-        its.round(0.001)
+
+    def all_due(self) -> None:
+        self.until_seen()
+        self.make_due()
+        self.poller.round(0.001)
 
     def until_seen(self) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while self.poller._under_way or any(line.places for line in self.poller._lines.values()):
             self.poller._agenda.clear()
             self.poller.round(0.01)
             assert time.monotonic() < deadline
+
+    def undisturbed(self) -> None:
+        """Let nothing be renewed, looked up or written just because time passes."""
+        self.poller._share_at = self.poller._assign_at = self.poller._write_at = self.poller._lives_until = float("inf")
 
     def later(self, seconds: float) -> None:
         """Let time pass for all that waits."""
@@ -197,7 +205,7 @@ def test_an_idle_poll_asks_the_control_database_nothing(live, polled):
     polled.poll()
     end_runs()
     polled.poll()
-    polled.poller._share_at = polled.poller._assign_at = polled.poller._write_at = time.monotonic() + 60
+    polled.undisturbed()
     looks = len(lake.looks)
     with CaptureQueriesContext(
         connection,
@@ -216,7 +224,8 @@ def test_what_is_to_be_polled_is_one_statement_however_many_pipelines(live, poll
         end_runs()
         polled.poll()
         its = polled.poller
-        its._assign_at, its._share_at, its._write_at = 0.0, time.monotonic() + 60, time.monotonic() + 60
+        polled.undisturbed()
+        its._assign_at = float("-inf")
         its._agenda.clear()
         with CaptureQueriesContext(connection) as asked:
             its.round(0.001)
@@ -235,17 +244,17 @@ def test_one_look_serves_all_pipelines_of_a_table_and_one_client_a_connection(li
 
 
 def test_rows_that_are_streamed_in_count_as_a_change_within_their_interval(live, polled):
-    pipeline = live(stream_every_s=10)
+    pipeline = live(stream_every_s=1000)
     polled.poll()
     end_runs()
     lake.states["sales.orders"] = TableState(MONDAY, 10, 1000, "5 rows")
     polled.poll(3)
     assert pipeline.runs.count() == 1
-    polled.later(10)
+    polled.later(1000)
     polled.poll(3)
     assert runs_of(pipeline)[1:] == [("realtime", "streaming")], "though the buffer says the same all the time"
     end_runs()
-    polled.later(10)
+    polled.later(1000)
     polled.poll()
     assert pipeline.runs.count() == 3
     end_runs()
@@ -255,7 +264,8 @@ def test_rows_that_are_streamed_in_count_as_a_change_within_their_interval(live,
 
 
 def test_after_so_many_polls_without_a_change_it_reads_anyway_however_long_they_take(live, polled):
-    often, seldom = live(force_read_every=3), live("Seldom", force_read_every=3, poll_every_s=10)
+    often = live(force_read_every=3, poll_every_s=60)
+    seldom = live("Seldom", force_read_every=3, poll_every_s=600)
     never = live("Never", force_read_every=None)
     polled.poll()
     end_runs()
@@ -263,28 +273,28 @@ def test_after_so_many_polls_without_a_change_it_reads_anyway_however_long_they_
     def forced(pipeline):
         return runs_of(pipeline)[1:].count(("realtime", "forced"))
 
-    for passed, told in ((10**6, 0), (1, 0), (1, 1)):
+    for passed, told in ((10**6, 0), (60, 0), (60, 1)):
         polled.later(passed)
         polled.poll()
         assert forced(often) == told
     end_runs()
     for told in (0, 0, 1):
-        polled.later(1)
+        polled.later(60)
         polled.poll()
         assert forced(often) == 1 + told, "it is counted anew"
     assert forced(seldom) == 0, "one look serves all three, but these polls were not its own"
     for _ in range(2):
-        polled.later(10)
+        polled.later(600)
         polled.poll()
     assert (forced(seldom), forced(never)) == (1, 0)
 
 
 def test_a_poller_that_takes_over_counts_the_polls_that_there_was_time_for(live, polled):
-    pipeline = live(force_read_every=100)
+    pipeline = live(force_read_every=100, poll_every_s=60)
     polled.poll()
     end_runs()
-    for seconds, count in ((90, 1), (100, 2)):
-        Poll.objects.update(asked_at=Now() - timedelta(seconds=seconds))
+    for minutes, count in ((90, 1), (100, 2)):
+        Poll.objects.update(asked_at=Now() - timedelta(minutes=minutes))
         polled.poller._forget(pipeline.pk)
         polled.poll()
         assert pipeline.runs.count() == count
@@ -380,21 +390,41 @@ def test_another_poller_goes_on_where_the_first_one_was(live, polled):
 # Failures -------------------------------------------------------------------------------------
 
 
-def test_a_source_that_is_away_is_asked_less_and_less_and_starts_nothing(live, polled):
+def test_a_source_that_is_away_is_asked_less_and_less_and_starts_nothing(live, polled, monkeypatch):
+    waits: list[float] = []
+    growing = polling.growing
+
+    def an_hour(failures: int, **limits: float) -> float:
+        waits.append(growing(failures, **limits))
+        return 3600
+
+    monkeypatch.setattr(polling, "growing", an_hour)
     pipelines = [live(f"P{number}", f"sales.t{number}") for number in range(3)]
     for number in range(3):
         lake.states[f"sales.t{number}"] = Unreachable("BigQuery cannot be reached.", hint="Check the address.")
     its = polled.poller
     its.round(0.001)
-    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
-    deadline = time.monotonic() + 0.5
-    while time.monotonic() < deadline:
+    polled.undisturbed()
+    polled.make_due()
+    while its._under_way or not lake.looks:
         its.round(0.01)
-    assert 1 <= len(lake.looks) <= 3, "then one at a time, after a while"
+    assert len(lake.looks) == len(waits) <= 3
+    for failures, wait in enumerate(waits):
+        assert 0.75 * 2**failures <= wait <= 1.25 * 2**failures
     assert set(Poll.objects.values_list("error_code", "error_message")) == {
         ("unreachable", "BigQuery cannot be reached.")
     }, "each pipeline says so"
     assert Run.objects.count() == 0
+    polled.make_due()
+    its.round(0.01)
+    assert its._under_way == 0, "it is left alone for a while"
+    (line,) = its._lines.values()
+    line.away_until = float("-inf")
+    for ahead in (1, 2):
+        its._start_looks(time.monotonic() + ahead)
+        assert its._under_way == 1, "then it is asked by one look at a time"
+    while its._under_way:
+        its.round(0.01)
     for number in range(3):
         lake.change(f"sales.t{number}")
     polled.poll(2)
@@ -426,7 +456,7 @@ def test_a_definition_that_cannot_be_polled_says_so_once_and_stops_no_other(live
 def test_a_system_that_hangs_holds_up_no_other(live, polled, monkeypatch, destination):
     monkeypatch.setattr(polling, "PER_CONNECTION", 2)
     hanging = threading.Event()
-    lake.on_look = lambda table: hanging.wait(5) if table.startswith("slow") else None
+    lake.on_look = lambda table: hanging.wait(120) if table.startswith("slow") else None
     other = Connection.objects.create(name="Other lake", kind="asked")
     for number in range(4):
         live(f"Slow{number}", f"slow.t{number}")
@@ -435,17 +465,28 @@ def test_a_system_that_hangs_holds_up_no_other(live, polled, monkeypatch, destin
     Pipeline.objects.filter(pk=quick.pk).update(source=other)
     its = polled.poller
     its.round(0.001)
-    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
-    deadline = time.monotonic() + 2
-    while not (runs_of(quick) and its._under_way == 2) and time.monotonic() < deadline:
-        its.round(0.01)
-    assert runs_of(quick) == [("realtime", "first")]
-    assert len([table for table in lake.looks if table.startswith("slow")]) == 2
-    hanging.set()
+    polled.undisturbed()
+    polled.make_due()
+
+    def slow() -> int:
+        return len([table for table in lake.looks if table.startswith("slow")])
+
+    deadline = time.monotonic() + 60
+    try:
+        while not (runs_of(quick) and slow() == its._under_way == 2):
+            its.round(0.01)
+            assert time.monotonic() < deadline
+        for _ in range(5):
+            its.round(0.01)
+        assert (runs_of(quick), slow()) == ([("realtime", "first")], 2)
+    finally:
+        hanging.set()
     polled.until_seen()
 
 
-def test_a_micro_batch_that_fails_is_asked_for_again_later_and_later(live, polled):
+def test_a_micro_batch_that_fails_is_asked_for_again_later_and_later(live, polled, monkeypatch):
+    growing = subjects.growing
+    monkeypatch.setattr(subjects, "growing", lambda *failures: 1000 * growing(*failures))  # a test takes no hour
     pipeline = live()
     polled.poll()
     for failures in range(1, 4):
@@ -455,7 +496,7 @@ def test_a_micro_batch_that_fails_is_asked_for_again_later_and_later(live, polle
             polled.poll()
         assert pipeline.runs.count() == failures, "no storm"
         wait = polled.poller._subjects[pipeline.pk].not_before - time.monotonic()
-        assert 3 * 2 ** (failures - 1) < wait < 7 * 2 ** (failures - 1)
+        assert 3000 * 2 ** (failures - 1) < wait < 7000 * 2 ** (failures - 1)
         polled.later(wait + 1)
         polled.poll(2)
         assert pipeline.runs.count() == failures + 1
@@ -615,17 +656,28 @@ def test_a_poller_that_may_have_lost_its_shares_looks_at_nothing(live, polled):
     polled.poll()
     looks = len(lake.looks)
     its = polled.poller
-    its._share_at = its._assign_at = time.monotonic() + 60
+    polled.undisturbed()
     its._lives_until = time.monotonic() - 1
     its._agenda = [(0.0, 1, place) for place in its._places.values()]
     its.round(0.01)
     assert len(lake.looks) == looks
 
 
+class Until(threading.Event):
+    """Set when something has happened, or when that takes too long."""
+
+    def __init__(self, has_happened: Callable[[], bool], within_s: float = 60) -> None:
+        super().__init__()
+        self._has_happened, self._until = has_happened, time.monotonic() + within_s
+
+    def is_set(self) -> bool:
+        return time.monotonic() > self._until or self._has_happened()
+
+
 @pytest.mark.parametrize("error", [OperationalError("away"), ZeroDivisionError("a defect")])
 def test_an_outage_of_the_control_database_and_a_defect_are_waited_out(live, polled, monkeypatch, error):
     pipeline = live()
-    stop, outages = threading.Event(), iter([1, 2])
+    outages = iter([1, 2])
     assigned = services.assigned
 
     def away_twice(me: str) -> Any:
@@ -636,10 +688,8 @@ def test_an_outage_of_the_control_database_and_a_defect_are_waited_out(live, pol
     monkeypatch.setattr(services, "assigned", away_twice)
     monkeypatch.setattr(polling, "growing", lambda *_, **__: 0.01)
     monkeypatch.setattr(connection, "close", lambda: None)
-    timer = threading.Thread(target=lambda: (time.sleep(1.2), stop.set()))
-    timer.start()
-    assert polled.poller.run(stop) is False
-    timer.join()
+    assert polled.poller.run(Until(Run.objects.exists)) is False
+    assert next(outages, None) is None
     assert runs_of(pipeline) == [("realtime", "first")]
     assert shares() == {"": 16}, "it signed off"
 
@@ -686,7 +736,10 @@ def test_a_thousand_pipelines_need_few_threads_and_few_statements(live, polled):
     make_many(live, 1000)
     before = threading.active_count()
     with CaptureQueriesContext(connection) as asked:
-        polled.poll()
+        polled.poller.round(0.001)
+        polled.undisturbed()
+        polled.all_due()
+        polled.until_seen()
     assert sorted(lake.looks) == sorted(f"sales.t{number}" for number in range(1000))
     assert threading.active_count() - before <= polling.THREADS
     assert len(asked) <= 12, [query["sql"][:100] for query in asked]
@@ -698,10 +751,11 @@ def test_one_account_is_not_asked_more_often_than_bigquery_takes(live, polled, m
     make_many(live, 80)
     monkeypatch.setattr(polling, "CALLS_PER_S", 80.0)
     its = polled.poller
-    its._write_at = time.monotonic() + 60
     its.round(0.001)
-    its._agenda = [(0.0, number, place) for number, place in enumerate(its._places.values())]
-    began = time.monotonic()
-    while time.monotonic() - began < 0.5:
+    polled.undisturbed()
+    polled.make_due()
+    began, deadline = time.monotonic(), time.monotonic() + 60
+    while len(lake.looks) < 40:
         its.round(0.01)
-    assert 10 <= len(lake.looks) <= 80 * 0.5 + 5
+        assert len(lake.looks) <= 80 * (time.monotonic() - began) + 5
+        assert time.monotonic() < deadline

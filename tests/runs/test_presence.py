@@ -27,11 +27,18 @@ pytestmark = pytest.mark.django_db(transaction=True)
 NAME = "worker@a:1"
 
 
-def until(condition: Callable[[], Any], within_s: float = 10) -> None:
+def until(condition: Callable[[], Any], within_s: float = 30) -> None:
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def until_it_has_said_so_again(times: int = 2) -> None:
+    """Until signs of life that begin after this have been given."""
+    for _ in range(times):
+        before = Process.objects.get().seen_at
+        until(lambda before=before: Process.objects.get().seen_at > before)
 
 
 @pytest.fixture
@@ -76,17 +83,19 @@ def test_a_flag_that_an_earlier_worker_left_behind_does_not_count(
     worker.leave()
 
 
-def test_a_worker_that_ends_asks_its_children_to_hand_back(worker: Presence) -> None:
+def test_a_worker_that_ends_asks_its_children_to_hand_back(worker: Presence, monkeypatch: pytest.MonkeyPatch) -> None:
     presence._drain()
     until(lambda: Process.objects.get().draining)
-    time.sleep(0.5)
+    monkeypatch.setattr(services, "drain_process", lambda _: None)
+    until_it_has_said_so_again()
     assert Process.objects.get().draining, "a heartbeat does not take it back"
 
 
 def test_a_worker_that_has_ended_is_gone(worker: Presence) -> None:
     presence._drain()
     presence._leave()
-    time.sleep(0.5)
+    worker._thread.join(30)
+    assert not worker._thread.is_alive()
     assert not Process.objects.exists()
 
 
@@ -235,7 +244,7 @@ def test_a_worker_that_ends_gives_back_what_children_held_whose_end_it_never_hea
 
 def test_an_error_inside_a_task_gives_nothing_back(worker: Presence, owned: Claim) -> None:
     presence._give_back(task_id="task-1", exception=ValueError())
-    time.sleep(0.5)
+    until_it_has_said_so_again()
     assert Run.objects.get(pk=owned.run).status == RunStatus.RUNNING
 
 

@@ -30,8 +30,10 @@ from runs.models import Alert, LastEnd, Ledger, Poll, PollDay, Process, Run
 from runs.services import Claim
 from runs.states import RunStatus
 from runs.superseding import superseded_by
+from tests.runs.days import one_day
 from tests.runs.pages import *  # noqa: F403
 
+__all__ = ["one_day"]
 pytestmark = pytest.mark.django_db
 NEW = {
     **{"mode": Mode.REALTIME, "poll_every_s": 2, "incremental": True, "cursor_column": "at"},
@@ -110,6 +112,7 @@ def test_revisions_from_before_stay_as_they_are(make_pipeline, live):
 # Pages ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_day")
 def test_the_page_shows_freshness_polls_and_cost(live, micro, viewer_client, settings):
     settings.PRICE_PER_TIB = 16.0  # what was billed was billed at another price
     pipeline = live()
@@ -181,7 +184,7 @@ def test_freshness_is_the_age_of_the_newest_cursor_that_was_committed(live, micr
     fresh = realtime_queries.freshness_of([pipeline])[pipeline.pk]
     assert (fresh.watermark, fresh.moment) == (watermark, moment)
     if moment is not None:
-        assert fresh.seconds == pytest.approx((timezone.now() - moment).total_seconds(), abs=5)
+        assert fresh.seconds == pytest.approx((timezone.now() - moment).total_seconds(), abs=60)
 
 
 def test_the_dashboard_shows_freshness_and_a_poller_that_is_missing(live, micro, make_pipeline, viewer_client):
@@ -234,6 +237,7 @@ def test_micro_batches_in_a_row_are_one_line_and_leave_room_for_other_runs(live,
     assert [run.pk for run in board_queries.recent_runs()] == [by_hand.pk]
 
 
+@pytest.mark.usefixtures("one_day")
 def test_the_api_tells_how_it_goes(live, micro, make_pipeline, operator_client, viewer_client):
     pipeline = live()
     address = f"/api/v1/pipelines/{pipeline.pk}/realtime/"
@@ -261,6 +265,7 @@ def test_the_api_tells_how_it_goes(live, micro, make_pipeline, operator_client, 
 # What is kept ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_day")
 def test_what_a_micro_batch_came_to_is_counted_once_with_its_end(live, claim):
     pipeline = live()
     for to in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.SUCCEEDED):

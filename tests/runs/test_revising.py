@@ -186,7 +186,7 @@ def waits_for_a_lock() -> bool:
 
 
 def eventually(is_so: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while not is_so():
         if time.monotonic() > until:
             return False
@@ -211,7 +211,7 @@ def test_a_cost_is_approved_while_its_pipeline_is_saved(
 
     def do(number: int) -> None:
         if number:
-            assert locked.wait(10)
+            assert locked.wait(20)
             change(Pipeline.objects.get(pk=run.pipeline_id), **MASK)
         else:
             services.approve_cost(run, by=operator)

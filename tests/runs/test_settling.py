@@ -199,7 +199,7 @@ def test_waits_begin_with_the_pipelines_and_double(moving: Any, queue: Any, work
         assert run.status == RunStatus.RETRYING
         waits.append((run.due - Attempt.objects.filter(run=run).latest("number").ended_at).total_seconds())
     for wait, usual in zip(waits, (100, 200, 400), strict=True):
-        assert usual * 0.75 <= wait <= usual * 1.25
+        assert usual * 0.75 - 5 <= wait <= usual * 1.25 + 5  # two statements write the two times
         assert wait != usual, "with jitter"
     work()
     run.refresh_from_db()

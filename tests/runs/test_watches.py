@@ -319,7 +319,7 @@ def test_beat_asks_now_and_then_and_only_calls_a_worker(watched, monkeypatch):
     monkeypatch.setattr("runs.lookout.current_app.send_task", send)
     lookout = SourceLookout()
     lookout.look(now=100.0)
-    assert called.wait(5)
+    assert called.wait(30)
     lookout.look(now=102.0)
     assert sent == [TASK]
     assert tables.looks == []

@@ -119,12 +119,12 @@ def test_another_body_than_was_signed_is_refused(secret):
     )
 
 
-@pytest.mark.parametrize("seconds", [-301, 302])
+@pytest.mark.parametrize("seconds", [-301, 330])
 def test_what_is_older_or_newer_than_five_minutes_is_refused(secret, seconds):
     refused(deliver(secret, at=time.time() + seconds), 401, "webhook_expired")
 
 
-@pytest.mark.parametrize("seconds", [-290, 290])
+@pytest.mark.parametrize("seconds", [-270, 270])
 def test_a_clock_may_be_off_a_little(secret, seconds):
     assert deliver(secret, at=time.time() + seconds).status_code == 202
 

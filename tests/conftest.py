@@ -10,6 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
+from hypothesis import HealthCheck, settings
 from psycopg2 import sql
 
 from tests.emptying import empty_only_what_has_rows
@@ -18,6 +19,9 @@ from tests.servers import warehouse_options
 
 one_connection_a_thread()
 empty_only_what_has_rows()
+# The same values every time, on a machine as slow as may be.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 # Passwords here guard nothing; hashing one in earnest takes longer than most tests.
 PBKDF2PasswordHasher.iterations = 1
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 import urllib3
 
 _ROOT = Path(__file__).resolve().parent.parent
-_START_S, _CALL_S, _END_S = 30.0, 10.0, 5.0
+_START_S, _CALL_S, _END_S = 60.0, 30.0, 20.0
 
 
 class Door:

@@ -172,7 +172,12 @@ def _raise_token(session: Session, target: Target, parameters: Mapping[str, Any]
             row = session.one(_RAISE, parameters)
         except psycopg2.Error as error:
             if error.pgcode in INCOMPLETE:
-                create_schema(session)
+                try:
+                    create_schema(session)
+                except TransientError:
+                    # Who only holds tables that are there is not waited for, but who is making them is.
+                    if error.pgcode == errorcodes.UNDEFINED_COLUMN or time.monotonic() > deadline:
+                        raise
             elif error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
                 if time.monotonic() > deadline:
                     raise TransientError(

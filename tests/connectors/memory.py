@@ -217,6 +217,9 @@ class Button:
     def on_stop(self, callback: Callable[[], None]) -> Callable[[], None]:
         with self._lock:
             self._callbacks.append(callback)
+            late = bool(self._code)
+        if late:
+            callback()
         return lambda: self._callbacks.remove(callback)
 
 

@@ -18,7 +18,10 @@ from connectors.column import Column
 
 # The same values every time, and tables made once for all of them.
 few = settings(
-    deadline=None, max_examples=50, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None,
+    max_examples=50,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 # What PostgreSQL can store: no NUL, no lone surrogates.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))

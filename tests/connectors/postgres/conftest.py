@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -18,18 +21,23 @@ from connectors import transfer
 from connectors.base import NeverStop
 from connectors.cursor import CursorRead
 from connectors.modes import WriteDisposition, WriteMode
-from connectors.postgres import keep
+from connectors.postgres import keep, snapshots
 from connectors.postgres.destination import PostgresDestination
 from connectors.postgres.options import PostgresOptions
 from connectors.reading import ReadRequest
 from connectors.target_options import TargetOptions
 from connectors.writing import Fence, Owner, Target
 from datamantri.embedded.stack import EmbeddedStack
-from tests.connectors.memory import MemorySource, Recorder, batch
+from tests.connectors.memory import MemorySource, Recorder, batch, in_thread
 from tests.connectors.postgres.reuse import Databases
 
 ROLE = "loader"
 PASSWORD = "open-sesame-7f3a"
+# Of other databases are those of sessions that have just been closed.
+ADVISORY_LOCKS = """
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         with closing(stack.postgres.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'")
             cursor.execute("CREATE ROLE reader; CREATE ROLE auditor; CREATE ROLE landlord")
+            # It comes at times of its own, for locks that a test wants and with statistics where there are to be none.
+            cursor.execute("ALTER SYSTEM SET autovacuum = off")
+            cursor.execute("SELECT pg_reload_conf()")
         yield stack.postgres
 
 
@@ -80,6 +91,50 @@ def connect(options: PostgresOptions) -> Iterator[Callable[..., Any]]:
     yield make
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture
+def meanwhile(server: Any, options: PostgresOptions) -> Iterator[Callable[..., None]]:
+    """Does something from another thread as soon as the role runs a statement that contains a word."""
+    threads: list[tuple[threading.Thread, list[Any]]] = []
+
+    def do(word: str, act: Callable[[], object]) -> None:
+        def watch() -> None:
+            running = (
+                "SELECT FROM pg_stat_activity WHERE datname = %s AND usename = %s AND state = 'active'"
+                " AND strpos(query, %s) > 0"
+            )
+            deadline = time.monotonic() + 60
+            with closing(server.connect()) as connection, connection.cursor() as cursor:
+                while cursor.execute(running, (options.dbname, options.user, word)) or not cursor.rowcount:
+                    assert time.monotonic() < deadline, f"nothing with {word} was run"
+                    time.sleep(0.01)
+            act()
+
+        threads.append(in_thread(watch))
+
+    yield do
+    for thread, results in threads:
+        thread.join(60)
+        assert results == [None]
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for older snapshots looks again at once, and finds that a second has passed."""
+    seconds = count()
+    clock = SimpleNamespace(monotonic=lambda: float(next(seconds)), sleep=lambda seconds: None)
+    monkeypatch.setattr(snapshots, "time", clock)
+
+
+def end_sessions(admin: Any) -> None:
+    """End all sessions of the role, and wait until they have ended."""
+    of_role = "FROM pg_stat_activity WHERE usename = %s"
+    admin.execute(f"SELECT pg_terminate_backend(pid) {of_role}", (ROLE,))
+    deadline = time.monotonic() + 30
+    while admin.execute(f"SELECT {of_role}", (ROLE,)) or admin.rowcount:
+        assert time.monotonic() < deadline, "sessions do not end"
+        time.sleep(0.01)
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,9 +15,13 @@ from typing import Any
 
 import psycopg2
 
+from tests.connectors.postgres.pooler import ATTEMPTS, free_port
+
 BINARIES = Path("/usr/lib/postgresql/15/bin")
 NOBODY = 65534
 STARTS_WITHIN_S = 60
+# Autovacuum comes at times of its own.
+SETTINGS = {"unix_socket_directories": "", "fsync": "off", "autovacuum": "off"}
 
 
 @dataclass(frozen=True)
@@ -45,33 +48,37 @@ def running_server() -> Iterator[Server]:
         for path in (folder, data):
             os.chown(path, NOBODY, NOBODY)
         who |= {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        server = Server(free.getsockname()[1])
     initdb = [BINARIES / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, timeout=STARTS_WITHIN_S, **who)
     # The superuser comes in without a password, as nobody else is on this port; roles of tests have theirs.
     (data / "pg_hba.conf").write_text("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    settings = {"listen_addresses": "127.0.0.1", "port": server.port, "unix_socket_directories": "", "fsync": "off"}
-    flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen([BINARIES / "postgres", "-D", data, *flags], stdout=log, stderr=log, **who)
     try:
-        _wait(server, process, folder / "log")
-        yield server
+        for _ in range(ATTEMPTS):
+            server = Server(free_port())
+            settings = {"listen_addresses": "127.0.0.1", "port": server.port, **SETTINGS}
+            flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+            with open(folder / "log", "wb") as log:
+                process = subprocess.Popen([BINARIES / "postgres", "-D", data, *flags], stdout=log, stderr=log, **who)
+            try:
+                if _answers(server, process):
+                    yield server
+                    return
+            finally:
+                process.send_signal(2)  # SIGINT: a fast shutdown
+                process.wait(60)
+        raise AssertionError((folder / "log").read_text())
     finally:
-        process.send_signal(2)  # SIGINT: a fast shutdown
-        process.wait(20)
         shutil.rmtree(folder)
 
 
-def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def _answers(server: Server, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it does; not if it has ended, as it does where somebody else has taken the port since."""
     deadline = time.monotonic() + STARTS_WITHIN_S
-    while True:
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             server.connect().close()
         except psycopg2.OperationalError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
         else:
-            return
+            return True
+    return False

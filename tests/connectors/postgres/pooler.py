@@ -16,6 +16,14 @@ from connectors.postgres.options import PostgresOptions
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 NOBODY = 65534
+STARTS_WITHIN_S = 30
+ATTEMPTS = 5
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 @contextmanager
@@ -24,11 +32,28 @@ def running_pooler(options: PostgresOptions) -> Iterator[int]:
     assert PGBOUNCER is not None
     folder = Path(tempfile.mkdtemp(prefix="datamantri-pooler-"))
     folder.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     (folder / "users").write_text(f'"{options.user}" "{options.password}"\n')
-    (folder / "ini").write_text(
-        f"""
+    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    try:
+        for _ in range(ATTEMPTS):
+            port = free_port()
+            (folder / "ini").write_text(_settings(options, port, folder))
+            with open(folder / "log", "wb") as log:
+                process = subprocess.Popen([PGBOUNCER, folder / "ini"], stdout=log, stderr=log, **who)
+            try:
+                if _answers(port, process):
+                    yield port
+                    return
+            finally:
+                process.terminate()
+                process.wait(30)
+        raise AssertionError((folder / "log").read_text())
+    finally:
+        shutil.rmtree(folder)
+
+
+def _settings(options: PostgresOptions, port: int, folder: Path) -> str:
+    return f"""
         [databases]
         {options.dbname} = host=127.0.0.1 port={options.port}
         [pgbouncer]
@@ -40,19 +65,14 @@ def running_pooler(options: PostgresOptions) -> Iterator[int]:
         pool_mode = transaction
         default_pool_size = 2
         """
-    )
-    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen([PGBOUNCER, folder / "ini"], stdout=log, stderr=log, **who)
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
-        shutil.rmtree(folder)
+
+
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it does; not if it has ended, as it does where somebody else has taken the port since."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process.poll() is None
+        time.sleep(0.02)
+    return False

@@ -88,7 +88,7 @@ class Databases:
 
     def _alone(self, cursor: Any, name: str) -> None:
         """Wait until who used the database has left; the server itself would look every 100 ms only."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             cursor.execute(f"SELECT count(*) {_OTHERS}", (name,))
             if cursor.fetchone() == (0,):

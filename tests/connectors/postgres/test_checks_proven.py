@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -213,8 +214,10 @@ def test_a_check_that_was_changed_in_between_has_not_been_proven(world, looks):
 def test_a_part_that_was_begun_without_a_proof_has_none(world, looks):
     run = CheckedRun(world, PartedSource(parts_of(1)), checks=())
     run.plan()
-    stops = iter([False] * 6)
-    begun = run.load(0, is_over=lambda: next(stops, True))
+    committed = threading.Event()
+    run.source.fail = lambda part, row: row != 500 or committed.wait(60)
+    told = {"is_over": committed.is_set, "on_commit": lambda rows, size, done: committed.set() if rows else None}
+    begun = run.load(0, **told)
     assert (begun.done, begun.rows > 0) == (False, True)
     run.checks = (warn(CheckKind.NOT_NULL, "id", name="n"),)
     run.load(0, token=2)

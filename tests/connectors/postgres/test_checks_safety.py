@@ -11,8 +11,10 @@ import pytest
 from connectors.checks import LONGEST_TEXT, Check, CheckKind, Severity, Status
 from connectors.column import Column
 from connectors.errors import Held, Stopped
-from tests.connectors.memory import Button, MemorySource
-from tests.connectors.postgres.conftest import World
+from connectors.postgres.auditing import one_look
+from connectors.postgres.auditing.reading import read_only
+from tests.connectors.memory import Button, MemorySource, in_thread
+from tests.connectors.postgres.conftest import ADVISORY_LOCKS, World
 
 NO_FIVES = Check(CheckKind.RANGE, "no fives", ("id",), maximum="4")
 
@@ -67,7 +69,7 @@ def test_a_query_leaves_no_setting_and_no_lock_behind(world, admin):
 
     def look(point: str) -> None:
         if point == "publish.checked":
-            admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+            admin.execute(ADVISORY_LOCKS)
             seen.append(admin.fetchone()[0])
 
     destination = world.destination()
@@ -78,13 +80,15 @@ def test_a_query_leaves_no_setting_and_no_lock_behind(world, admin):
     world.move([2], destination=destination)  # where settings stayed, this would not find its way
 
 
-def test_what_takes_too_long_is_ended_and_holds_no_other_check_up(world):
+def test_what_takes_too_long_is_ended_and_holds_no_other_check_up(world, monkeypatch):
+    # The look at both ends early as well, which has the longest limit of its checks.
+    monkeypatch.setattr(one_look, "read_only", lambda session, limit_s: read_only(session, limit_s=0.2))
     slow = asks("SELECT pg_sleep(30) FROM {staged}", time_limit_s=0.1)
     # Hundreds of ways to divide the text, and none that matches.
     greedy = Check(CheckKind.REGEX, "greedy", ("name",), Severity.WARN, pattern=r"^(.+)(.+)(.+)c\1\2\3x$")
     columns = (Column("id", "INT64"), Column("name", "STRING"))
     source = MemorySource([pa.record_batch({"id": [1], "name": ["abcd" * 300 + "x"]})], columns)
-    checks = (slow, replace(greedy, time_limit_s=0.2), replace(NO_FIVES, time_limit_s=0.2))
+    checks = (slow, replace(greedy, time_limit_s=0.2), NO_FIVES)
     world.move(source=source, checks=checks)
     by_name = {result.name: result for result in world.recorder.results}
     assert by_name["asked"].message == "There was no answer within 0.1 seconds."
@@ -92,18 +96,13 @@ def test_what_takes_too_long_is_ended_and_holds_no_other_check_up(world):
     assert by_name["no fives"].status is Status.PASSED
 
 
-def test_a_run_that_is_stopped_does_not_wait_for_a_check(world, ids):
-    button = Button()
+def test_a_run_that_is_stopped_does_not_wait_for_a_check(world, ids, meanwhile):
+    button, endless = Button(), asks("SELECT pg_sleep(100) FROM {staged}", time_limit_s=100)
     world.move([1])
-
-    def press(point: str) -> None:
-        if point == "load.end":
-            import threading
-
-            threading.Timer(0.3, button.press).start()
-
-    with pytest.raises(Stopped):
-        world.move([2], checks=(asks("SELECT pg_sleep(60) FROM {staged}"),), stop=button, crash=press)
+    meanwhile("FETCH", button.press)
+    thread, results = in_thread(lambda: world.move([2], checks=(endless,), stop=button))
+    thread.join(60)
+    assert isinstance(results[0], Stopped)
     assert ids() == [1]
 
 

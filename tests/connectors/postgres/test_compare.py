@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 import pytest
 
@@ -82,18 +81,17 @@ def test_who_may_only_add_rows_is_told_what_reading_takes(world, admin):
     assert 'GRANT SELECT ON TABLE "public"."flights" TO "loader";' in refused.value.hint
 
 
-def test_a_wish_to_stop_breaks_a_comparison(world, admin):
+def test_a_wish_to_stop_breaks_a_comparison(world, admin, meanwhile):
     button = Button()
-    admin.execute("CREATE VIEW flights AS SELECT 1::bigint AS id FROM pg_sleep(60); GRANT SELECT ON flights TO loader")
+    admin.execute("CREATE VIEW flights AS SELECT 1::bigint AS id FROM pg_sleep(100); GRANT SELECT ON flights TO loader")
 
     def compare():
         with world.destination().comparing(world.target, stop=button) as side:
             side.digest(ID_NAME[:1])
 
+    meanwhile("count(*)", button.press)
     thread, results = in_thread(compare)
-    time.sleep(0.5)
-    button.press()
-    thread.join(10)
+    thread.join(60)
     (error,) = results
     assert isinstance(error, Stopped)
     assert error.code == "cancelled"

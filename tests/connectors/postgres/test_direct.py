@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import ConnectorError, Stopped
+from connectors.postgres import copy
 from connectors.transfer import Receipt
 from tests.connectors.memory import Button, MemorySource, batch, in_thread
 
@@ -92,26 +93,31 @@ def test_a_stop_after_the_commit_comes_too_late(world, ids):
 
 def test_a_stop_breaks_the_wait_for_a_slow_source(world, ids):
     world.move([1])
-    button, release = Button(), threading.Event()
-    source = MemorySource([batch([2]), batch([3])], between=lambda: release.wait(20))
+    button, waiting, release = Button(), threading.Event(), threading.Event()
+
+    def wait():
+        waiting.set()
+        release.wait(60)
+
+    source = MemorySource([batch([2]), batch([3])], between=wait)
     thread, results = in_thread(lambda: world.move(source=source, stop=button))
-    time.sleep(0.5)
+    assert waiting.wait(60)
     began = time.monotonic()
     button.press("time_limit")
     release.set()
-    thread.join(10)
-    assert time.monotonic() - began < 3
+    thread.join(60)
+    assert time.monotonic() - began < copy.JOIN_S
     assert isinstance(results[0], Stopped)
     assert results[0].code == "time_limit"
     assert ids() == [1]
 
 
-def test_a_stop_breaks_the_wait_for_a_lock(world, ids, connect):
+def test_a_stop_breaks_the_wait_for_a_lock(world, ids, connect, meanwhile):
     world.move([1])
     busy = connect()
     busy.cursor().execute("SELECT * FROM flights")
     button = Button()
-    threading.Timer(0.4, button.press).start()
+    meanwhile("LOCK TABLE", button.press)
     with pytest.raises(Stopped):
         world.move([2], stop=button)
     busy.rollback()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
 
 import pytest
 
 from connectors.errors import ConnectorError, OutcomeUnknown, Overtaken, StaleToken, TransientError
-from connectors.postgres import control
+from connectors.postgres import control, control_schema
 from connectors.writing import Owner, Target
 from tests.connectors.memory import MemorySource, batch, in_thread
 
@@ -46,14 +45,14 @@ def test_a_former_owner_that_is_paused_in_its_copy_is_ended(world, ids, disposit
 
     def pause():
         inside.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     source = MemorySource([batch([2]), batch([3])], between=pause)
     thread, results = in_thread(lambda: world.move(disposition=disposition, source=source))
-    assert inside.wait(10)
+    assert inside.wait(60)
     world.move([4, 5])
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(results[0], TransientError)
     assert results[0].code == "connection_lost"
     assert ids() == [4, 5]
@@ -67,23 +66,26 @@ def test_a_former_owner_that_is_paused_before_its_commit_is_ended(world, ids):
     def crash(point):
         if point == "publish.before_commit":
             inside.set()
-            go_on.wait(20)
+            go_on.wait(60)
 
     run = uuid.uuid4()
     thread, results = in_thread(lambda: world.move([2], run=run, crash=crash))
-    assert inside.wait(10)
-    began = time.monotonic()
+    assert inside.wait(60)
     fence = world.fence(run=run)
-    assert time.monotonic() - began < 3
+    assert thread.is_alive()
     assert fence.applied is None
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(results[0], OutcomeUnknown)
     assert ids() == [1]
 
 
-def test_owners_that_race_get_tokens_of_their_own(world):
-    """The schema is made by whoever is first, too."""
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_owners_that_race_get_tokens_of_their_own(world, monkeypatch, is_slow):
+    """The schema is made by whoever is first, too, and others wait for that."""
+    if is_slow:
+        slow = control_schema.CREATE.replace(f"lock_timeout = {control_schema.LOCK_TIMEOUT_MS}", "lock_timeout = 100")
+        monkeypatch.setattr(control_schema, "CREATE", f"{slow}; SELECT pg_sleep(0.3)")
     started = threading.Barrier(6)
 
     def race():
@@ -93,7 +95,7 @@ def test_owners_that_race_get_tokens_of_their_own(world):
 
     racing = [in_thread(race) for _ in range(6)]
     for thread, _ in racing:
-        thread.join(20)
+        thread.join(60)
     assert sorted(results[0] for _, results in racing) == [2, 3, 4, 5, 6, 7]
 
 

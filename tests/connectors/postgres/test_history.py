@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2 import sql
 
@@ -26,6 +26,7 @@ from connectors.postgres.publish import history, history_form, marks, merge
 from connectors.sides import Keyed
 from connectors.target_options import PartitionUnit, TargetOptions
 from connectors.writing import Changes, Target
+from tests.connectors.columns.values import few
 from tests.connectors.memory import MemorySource, PartedSource, Recorder
 from tests.connectors.postgres.test_staged import StagedRun
 
@@ -403,7 +404,7 @@ def test_a_partitioned_history_moves_no_version_to_another_place(world, admin):
 ROW = st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.one_of(st.none(), st.integers(0, 12)))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(few, max_examples=15)
 @given(
     batches=st.lists(st.tuples(st.booleans(), st.lists(ROW, max_size=7)), max_size=5),
     cursor=st.sampled_from(["at", ""]),

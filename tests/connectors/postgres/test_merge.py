@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg2 import extras, sql
 
@@ -21,6 +21,7 @@ from connectors.postgres.names import column_names
 from connectors.postgres.options import PostgresOptions
 from connectors.postgres.publish import merge, tuning
 from connectors.writing import Changes, Target
+from tests.connectors.columns.values import few
 
 TARGET = Target("public", "flights")
 STAGING = Target("public", "_datamantri_new_1")
@@ -594,7 +595,7 @@ def modelled(
     return Changes(duplicates=len(batch) - len(newest), **counts)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(few, max_examples=60)
 @given(
     batches=st.lists(st.lists(ROW, max_size=12), max_size=4),
     has_cursor=st.booleans(),

@@ -9,6 +9,7 @@ import pytest
 from connectors.errors import ConnectorError
 from connectors.sql_around import SqlAround
 from tests.connectors.memory import MemorySource, batch, in_thread
+from tests.connectors.postgres.conftest import ADVISORY_LOCKS
 from tests.connectors.postgres.pooler import PGBOUNCER, running_pooler
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
@@ -34,14 +35,14 @@ def test_a_former_owner_behind_the_pooler_is_found_and_ended(world, ids, pooler)
 
     def pause():
         inside.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     source = MemorySource([batch([2]), batch([3])], between=pause)
     thread, results = in_thread(lambda: world.move(source=source, destination=world.destination(port=pooler)))
-    assert inside.wait(10)
+    assert inside.wait(60)
     world.move([4], destination=world.destination(port=pooler))
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert isinstance(results[0], ConnectorError)
     assert results[0].code == "connection_lost"
     assert ids() == [4]
@@ -49,7 +50,8 @@ def test_a_former_owner_behind_the_pooler_is_found_and_ended(world, ids, pooler)
 
 def test_the_name_of_a_run_does_not_stay_on_the_poolers_connection(world, admin, pooler):
     world.move([1], destination=world.destination(port=pooler))
-    admin.execute("SELECT application_name FROM pg_stat_activity WHERE usename = 'loader'")
+    here = "usename = 'loader' AND datname = current_database()"
+    admin.execute(f"SELECT application_name FROM pg_stat_activity WHERE {here}")
     assert {name for (name,) in admin.fetchall()} == {"datamantri"}
 
 
@@ -60,7 +62,7 @@ def test_sql_around_a_load_that_fails_leaves_no_lock_on_the_poolers_connection(w
         with pytest.raises(ConnectorError) as failed:
             world.move([1], destination=world.destination(port=pooler), sql=sql)
         assert failed.value.code == "sql_failed"
-    admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    admin.execute(ADVISORY_LOCKS)
     assert admin.fetchone() == (0,)
 
 
@@ -75,7 +77,7 @@ def test_nothing_that_sql_around_a_load_makes_stays_on_the_poolers_connection(wo
         )
     admin.execute("SELECT array_agg(total ORDER BY total) FROM totals")
     assert admin.fetchone() == ([3, 7],)
-    admin.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    admin.execute(ADVISORY_LOCKS)
     assert admin.fetchone() == (0,)
     admin.execute("SELECT count(*) FROM pg_proc WHERE pronamespace::regnamespace::text LIKE 'pg_temp%'")
     assert admin.fetchone() == (0,)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.column import Column
@@ -16,6 +16,7 @@ from connectors.column_rules import ColumnRule, apply
 from connectors.errors import ConnectorError
 from connectors.modes import WriteDisposition, WriteMode
 from tests.connectors.columns.test_shapes import shapes, text
+from tests.connectors.columns.values import few
 from tests.connectors.memory import MemorySource
 from tests.connectors.postgres.conftest import PASSWORD, ROLE
 from tests.connectors.postgres.debian import BINARIES, running_server
@@ -69,9 +70,7 @@ def test_shapes_arrive_and_again_with_the_next_run(world: Any, admin: Any, type_
 def test_any_shape_says_the_same_in_postgis(world: Any, admin: Any) -> None:
     one = world.destination()
 
-    @settings(
-        deadline=None, max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-    )
+    @settings(few, max_examples=10)
     @given(st.lists(shapes.map(text), min_size=1, max_size=10))
     def check(texts: list[str]) -> None:
         world.move(source=source(texts), destination=one, rules={"place": ColumnRule(type="geometry")})

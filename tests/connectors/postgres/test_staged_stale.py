@@ -144,7 +144,7 @@ def test_the_former_owner_of_a_range_whose_session_is_lost_takes_nothing_back(wo
 
     def lose(part: int, row: int) -> None:
         if row == 500:
-            assert committed.wait(20)
+            assert committed.wait(60)
             run.source.fail = lambda part, row: None
             had.append(run.load(0, token=2, is_over=lambda: True).rows)
             raise TransientError("The session expired.", code="session_lost")

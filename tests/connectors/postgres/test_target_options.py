@@ -262,7 +262,7 @@ def test_readers_pass_while_a_partition_is_attached(move, admin, connect, dispos
     def read(point):
         if point == "publish.before_commit":
             with other.cursor() as cursor:
-                cursor.execute("SET statement_timeout = 1000; SELECT id FROM flights ORDER BY 1")
+                cursor.execute("SET lock_timeout = 1000; SELECT id FROM flights ORDER BY 1")
                 seen.append([number for (number,) in cursor.fetchall()])
 
     rows = ((1, JANUARY), (2, FEBRUARY)) if disposition != "append" else ((2, FEBRUARY),)

@@ -86,7 +86,7 @@ def certificate():
 
 def attempt(port, **options):
     with pytest.raises(ConnectorError) as refused:
-        connect(PostgresOptions("127.0.0.1", "d", "u", port=port, **options), timeout_s=5)
+        connect(PostgresOptions("127.0.0.1", "d", "u", port=port, **options), timeout_s=30)
     return refused.value
 
 

@@ -309,7 +309,7 @@ def test_a_former_table_that_is_being_read_goes_with_a_later_run(
     world.move([3], undo_depth=1)
     assert (ids(), len(kept_tables(admin))) == ([3], 2)
     assert "stays until the next run" in world.recorder.text()
-    reader.close()
+    reader.rollback()
     world.move([4], undo_depth=1)
     assert len(kept_tables(admin)) == 1
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from psycopg2 import sql
 
+from connectors import staged
 from connectors.checks import Check, CheckKind, Severity, Status
 from connectors.column import Column, Mask, MaskKind
 from connectors.columns.proving import Prover
@@ -211,7 +212,8 @@ def test_a_check_that_was_changed_in_between_has_not_been_proven(world, looks):
     assert told(world) == [(Status.FAILED, 1), (Status.PASSED, 0)]
 
 
-def test_a_part_that_was_begun_without_a_proof_has_none(world, looks):
+def test_a_part_that_was_begun_without_a_proof_has_none(world, looks, monkeypatch):
+    monkeypatch.setattr(staged, "BATCH_BYTES", 5000)
     run = CheckedRun(world, PartedSource(parts_of(1)), checks=())
     run.plan()
     committed = threading.Event()

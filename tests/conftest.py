@@ -27,6 +27,12 @@ PBKDF2PasswordHasher.iterations = 1
 
 
 @pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Test databases go with their server: dropped, they would fail the last test for whoever has not left yet."""
+    return True
+
+
+@pytest.fixture(scope="session")
 def warehouse(worker_id: str) -> dict[str, Any]:
     """Options of a PostgreSQL connection to an empty destination database of this test worker's own."""
     admin = warehouse_options()

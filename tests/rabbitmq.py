@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Self
 
+from datamantri.embedded.ports import Ports
+
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 EPMD = shutil.which("epmd")
 IS_INSTALLED = SERVER.exists() and EPMD is not None
-START_LIMIT_S, END_LIMIT_S = 60.0, 10.0
+START_LIMIT_S, END_LIMIT_S = 120.0, 30.0
 _USER = "datamantri"
 
 
@@ -26,7 +28,9 @@ class RabbitMQ:
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="datamantri-rabbit-"))
         self._password = secrets.token_hex(8)
-        self._ports = _free_ports(3)
+        # Of those that the kernel gives to nobody while the node starts, or is away.
+        self._reserved = Ports(self._folder / "ports.json")
+        self._ports = [self._reserved.choose(name) for name in ("broker", "distribution", "mapper")]
         self._epmd: subprocess.Popen[bytes] | None = None
         self._node: subprocess.Popen[bytes] | None = None
 
@@ -109,15 +113,8 @@ class RabbitMQ:
             self._epmd.kill()
             self._epmd.wait(END_LIMIT_S)
             self._epmd = None
+        self._reserved.give_back()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def _wait_for_port(port: int, limit_s: float) -> None:

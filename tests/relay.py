@@ -8,12 +8,15 @@ import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 _READ_BYTES = 1 << 18
-_CALL_S = 5.0
+_CALL_S = 30.0
+# Turns of the loop within which a connection that was accepted has begun to be served.
+_TURNS = 5
 
 
 class Link:
@@ -39,6 +42,12 @@ class Link:
         for side in (self.client, self.server):
             side.close()
 
+    async def has_closed(self) -> None:
+        """Until what is on its way has gone."""
+        for side in (self.client, self.server):
+            with suppress(OSError):
+                await side.wait_closed()
+
 
 class Relay:
     """Listens at `port`, on loopback unless told, for the server at `server_port` of this machine.
@@ -52,12 +61,15 @@ class Relay:
         self.bytes_per_s = 0.0
         self._server_port = server_port
         self._links: set[Link] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._asking = threading.Lock()
+        self._has_ended = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self._thread.start()
         self._passing = asyncio.Event()
         self._passing.set()
-        self._listener = self._do(lambda: asyncio.start_server(self._serve, host, port))
+        self._listener = self._ask(asyncio.start_server(self._serve, host, port)).result(_CALL_S)
         self.port: int = self._listener.sockets[0].getsockname()[1]
 
     def __enter__(self) -> Self:
@@ -75,7 +87,11 @@ class Relay:
                 link.reset()
             return len(chosen)
 
-        return self._do(reset) if self._loop.is_running() else 0
+        with self._asking:
+            if self._has_ended:
+                return 0
+            asked = self._ask(reset())
+        return asked.result(_CALL_S)
 
     def stall(self) -> None:
         """From now on nothing passes: connections stay open, new ones are taken, and both sides hear nothing."""
@@ -90,28 +106,28 @@ class Relay:
         return len(self._links)
 
     def close(self) -> None:
-        if not self._loop.is_running():
-            return
-
         async def end() -> None:
+            for listening in self._listener.sockets:
+                self._loop.remove_reader(listening.fileno())
+            # Nobody closes what was accepted just before, unless it is served before the listener is gone.
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             self._listener.close()
-            for link in list(self._links):
-                link.reset()
-            tasks = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in tasks:
+            serving = list(self._serving)
+            for task in serving:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*serving, return_exceptions=True)
 
-        self._do(end)
+        # What another thread asked for before has its answer.
+        with self._asking:
+            if self._has_ended:
+                return
+            self._has_ended = True
+            ended = self._ask(end())
+        ended.result(_CALL_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CALL_S)
-
-        async def settle() -> None:
-            await asyncio.sleep(0)
-            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
-
-        # What another thread asked for just before has its answer.
-        self._loop.run_until_complete(settle())
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     async def to_server(self, link: Link, data: bytes) -> bytes:
@@ -120,15 +136,26 @@ class Relay:
     async def to_client(self, link: Link, data: bytes) -> bytes:
         return data
 
-    def _do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_CALL_S)
+    def _ask(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _serve(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            await self._pass_on(from_client, client)
+        except asyncio.CancelledError:  # the relay ends; asyncio reports a cancelled connection as an error
+            pass
+        finally:
+            client.transport.abort()
+            self._serving.discard(task)
+
+    async def _pass_on(self, from_client: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         await self._passing.wait()
         try:
             from_server, server = await asyncio.open_connection("127.0.0.1", self._server_port)
         except OSError:
-            client.transport.abort()
             return
         link = Link(client, server)
         self._links.add(link)
@@ -137,8 +164,12 @@ class Relay:
                 self._pump(link, from_client, server, self.to_server),
                 self._pump(link, from_server, client, self.to_client),
             )
-        except asyncio.CancelledError:  # the relay ends; asyncio reports a cancelled connection as an error
+            self._links.discard(link)
+            link.close()
+            await link.has_closed()
+        except asyncio.CancelledError:
             link.reset()
+            raise
         finally:
             self._links.discard(link)
             link.close()

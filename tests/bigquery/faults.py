@@ -72,6 +72,7 @@ class Injected:
         self.fault = fault
         self.occasions = occasions
         self.hits = 0
+        self.is_cleared = False
 
     def told(self) -> dict[str, Any]:
         return {"number": self.number, **asdict(self.fault), "hits": self.hits}
@@ -86,6 +87,11 @@ class Strike:
         self._injected = injected
         self._is_over = False
         self._has_hit = False
+
+    @property
+    def is_cleared(self) -> bool:
+        """Whether the faults were cleared since: nothing waits because of it any more."""
+        return self._injected.is_cleared
 
     def is_due(self, rows: int = 0, messages: int = 0) -> bool:
         """Whether it strikes now; a fault that does not last strikes once."""
@@ -135,6 +141,8 @@ class Faults:
     def clear(self) -> None:
         """Take all faults back, and end what waits because of them."""
         with self._lock:
+            for injected in self._injected.values():
+                injected.is_cleared = True
             self._injected.clear()
             for wait in self._waits:
                 wait.set()
@@ -150,10 +158,15 @@ class Faults:
             lying = [injected for injected in self._injected.values() if injected.fault.is_for(call)]
         return [Strike(injected, call.target) for injected in lying if injected.occasions.strikes()]
 
-    def wait(self, seconds: float, until: threading.Event | None = None) -> None:
-        """Wait for so long (0: without limit), or until the event, or until the faults are cleared."""
+    def wait(self, seconds: float, until: threading.Event | None = None, *, because: Strike | None = None) -> None:
+        """Wait for so long (0: without limit), or until the event, or until the faults are cleared.
+
+        `because` of a fault that was cleared just before it does not begin.
+        """
         until = until or threading.Event()
         with self._lock:
+            if because is not None and because.is_cleared:
+                return
             self._waits.add(until)
         until.wait(seconds or None)
         with self._lock:

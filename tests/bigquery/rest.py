@@ -112,7 +112,7 @@ class Rest:
         if fault.kind in _REFUSALS:
             return Answer.refusal(*_REFUSALS[fault.kind])
         if fault.kind in ("silence", "slow"):
-            self._faults.wait(fault.seconds)
+            self._faults.wait(fault.seconds, because=strike)
         return None if fault.kind == "slow" else _BROKEN
 
     def _answer_or_refuse(self, call: Call, who: str, path: str, body: bytes) -> Answer:

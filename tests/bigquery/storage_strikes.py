@@ -67,7 +67,7 @@ class StorageStrikes:
                     size = len(message.arrow_record_batch.serialized_record_batch)
                     wait = paces[strike].seconds(size) if strike in paces else strike.fault.seconds
                     if wait:
-                        self._faults.wait(wait, over)
+                        self._faults.wait(wait, over, because=strike)
                 rows, count = rows + message.row_count, count + 1
                 yield message
         finally:
@@ -80,7 +80,7 @@ class StorageStrikes:
             # The stream's next look at its session ends it.
             self._expire(strike.target.split("/streams/")[0])
         if fault.kind in ("silence", "slow"):
-            self._faults.wait(fault.seconds, over)
+            self._faults.wait(fault.seconds, over, because=strike)
         if fault.kind in ("reset", "silence"):
             self.reset(int(context.peer().rsplit(":", 1)[1]))
             context.abort(Code.UNAVAILABLE, "the connection was reset")

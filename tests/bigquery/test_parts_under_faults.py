@@ -55,12 +55,12 @@ class Parts:
     wanted: int = 2
     token: int = 0
     generation: int = 0
+    silence_s: float = 30.0
     fence: Fence | None = None
 
     def steps(self, step: Callable[[BigQuerySource, PostgresDestination], Any]) -> Any:
-        source = BigQuerySource(
-            BigQueryOptions(PROJECT, "US", ""), endpoints=self.bigquery.endpoints, timeout_s=10.0, silence_s=0.1
-        )
+        options = BigQueryOptions(PROJECT, "US", "")
+        source = BigQuerySource(options, endpoints=self.bigquery.endpoints, timeout_s=30.0, silence_s=self.silence_s)
         destination = PostgresDestination(PostgresOptions(**self.warehouse), allow_superuser=True)
         try:
             return step(source, destination)
@@ -173,8 +173,11 @@ def test_a_part_whose_stream_breaks_at_every_call_goes_on_behind_its_last_commit
         faults = parts.bigquery.faults
         faults.inject(kind, "ReadRows", after_messages=3)
         faults.inject(kind, "ReadRows", skip=1, times=None)
+        # Nothing but silence itself is to be taken for it.
+        parts.silence_s = 0.5 if kind == "silence" else 30.0
         with pytest.raises(TransientError):
             parts.load(part)
+        parts.silence_s = 30.0
         faults.clear()
         had = parts.position(part)
         assert had < SHARE // 4, kind

@@ -39,7 +39,8 @@ def options(arguments: list[str]) -> argparse.Namespace:
     if chosen.lanes and chosen.parts and not {POINTS, FEATURES} & set(chosen.parts):
         parser.error("--lanes chooses among the lanes of features: name points or features with it.")
     if chosen.short:
-        chosen.kills, chosen.minutes = 6, 0.3
+        # Enough of them hit within seconds; on a machine that is busy they have longer.
+        chosen.kills, chosen.minutes = 5, 1.5
     return chosen
 
 

@@ -99,7 +99,7 @@ class Armoury:
         """Let the next process that comes to `point` (of this pipeline), after `skip` others, be struck.
 
         `do`: kill, stop (SIGSTOP), parent, host (the worker with all its children), wait (until somebody has `taken`
-        the strike, a few seconds at most).
+        the strike, half a minute at most).
         """
         whose = pipeline.hex if pipeline else ANY
         place = self.folder / f"{point}@{whose}#{skip}"

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from django.db import connection
 
@@ -94,7 +95,8 @@ def pause(stage: Stage, lane: Lane, case: Case) -> None:
     stage.note(fault, outcome, hit=struck is not None, recovery_s=struck and cases.recovery(outcome.run, struck))
     if struck is None:
         return
-    os.kill(struck.pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(struck.pid, signal.SIGCONT)
     time.sleep(AWAKE_S)
     # What it did then, if anything, is seen in the target.
     later = lane.judge_again(outcome.run)

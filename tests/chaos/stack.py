@@ -27,7 +27,7 @@ from tests.connectors.postgres.proxy import Proxy
 from tests.door import Behind
 
 SETTINGS = "tests.chaos.settings"
-GONE_S = 10.0
+GONE_S = 30.0
 # The worker in place of all others, where a scene needs one of its own.
 OTHER = "worker-x"
 

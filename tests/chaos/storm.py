@@ -20,6 +20,8 @@ from tests.chaos.results import Results
 from tests.chaos.stack import Stack, insist
 
 CALM_MOST_S = 30.0
+# Until a strike that is to hit finds something.
+SURELY_S = 90.0
 # What takes so long to be taken up again is worth a look, though it is not wrong.
 SLOW_S = 40.0
 # The share of strikes asked for that must have hit.
@@ -115,7 +117,7 @@ class Storm:
         return hit is not None
 
     def _strike_surely(self, fault: Fault) -> None:
-        deadline = time.monotonic() + CALM_MOST_S
+        deadline = time.monotonic() + SURELY_S
         while not self._strike_by(fault) and time.monotonic() < deadline and not self._errors:
             time.sleep(1.0)
 

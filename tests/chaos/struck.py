@@ -18,7 +18,7 @@ from tests.chaos.points import ANY, UNDO, Strike
 
 FOLDER = "CHAOS_ARMED"
 MOST_SKIPPED = 3
-WAIT_MOST_S = 5.0
+WAIT_MOST_S = 30.0
 
 
 class Points:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos import points
 
-LIMIT_S = 280
+LIMIT_S = 420
 # One process of its own for all of them.
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(LIMIT_S + 30)]
 

@@ -23,7 +23,7 @@ RUN = uuid.UUID(int=7)
 @pytest.fixture
 def cursor(warehouse_cursor: Any) -> Iterator[Any]:
     """In a transaction that leaves nothing behind."""
-    warehouse_cursor.execute("BEGIN; SET LOCAL lock_timeout = '3s'; DROP SCHEMA IF EXISTS _datamantri CASCADE")
+    warehouse_cursor.execute("BEGIN; SET LOCAL lock_timeout = '30s'; DROP SCHEMA IF EXISTS _datamantri CASCADE")
     warehouse_cursor.execute(f"CREATE SCHEMA _datamantri; CREATE SCHEMA {PLACE.schema}")
     yield warehouse_cursor
     warehouse_cursor.execute("ROLLBACK")

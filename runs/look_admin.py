@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import JSONObject
 from django.forms import Script
@@ -95,7 +96,8 @@ class DatasetRuleAdmin(ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: DatasetRule, form: DatasetRuleForm, change: bool) -> None:
         dataset_rules.save_rule(obj, by=request.user)
-        looking_bell.ring()
+        # The admin saves in a transaction: a worker that is called before its end sees no rule.
+        transaction.on_commit(looking_bell.ring)
 
     @display(description="dataset")
     def where(self, rule: DatasetRule) -> str:

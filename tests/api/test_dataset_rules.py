@@ -95,14 +95,17 @@ def test_who_may_not_add_pipelines_lets_no_rule_do_so(django_user_model, client_
     assert not DatasetRule.objects.exists()
 
 
-def test_a_rule_is_made_on_the_desk_and_shows_what_its_looks_found(admin_client, body, rung):
+def test_a_rule_is_made_on_the_desk_and_shows_what_its_looks_found(
+    admin_client, body, rung, django_capture_on_commit_callbacks
+):
     page = admin_client.get(reverse("admin:pipelines_datasetrule_add")).content.decode()
     assert "*_[0-9]" in page, "tables of a day each are left alone unless somebody says otherwise"
     sent = {"source_dataset" if name == "dataset" else name: value for name, value in body.items()}
     sent |= {"enabled": "on", "include": "orders_*, first", "exclude": "", "new_state": "active"}
     sent |= {"most_at_once": 5, "every_s": 600, "name_prefix": "Lake "}
-    answer = admin_client.post(reverse("admin:pipelines_datasetrule_add"), sent)
-    assert answer.status_code == 302
+    with django_capture_on_commit_callbacks(execute=True):
+        answer = admin_client.post(reverse("admin:pipelines_datasetrule_add"), sent)
+        assert (answer.status_code, rung) == (302, []), "a worker is called once there is something to see"
     rule = DatasetRule.objects.get()
     assert (rule.include, rule.exclude, rule.new_state, rung) == (["orders_*", "first"], [], "active", [1])
     assert rule.name_prefix == "Lake ", "with its blank"

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -48,21 +49,30 @@ def clean_environment() -> dict[str, str]:
     }
 
 
-def processes_in(folder: Path) -> list[psutil.Process]:
+class Seen(NamedTuple):
+    """A process as it was when it was seen: it may have ended since."""
+
+    name: str
+    command_line: str
+    uid: int
+
+
+def processes_in(folder: Path) -> list[Seen]:
     """The processes that work in `folder` or name it on their command line."""
     found = []
     for process in psutil.process_iter():
         try:
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            if str(folder) in " ".join(process.cmdline()) or process.cwd().startswith(str(folder)):
-                found.append(process)
+            seen = Seen(process.name(), " ".join(process.cmdline()), process.uids().real)
+            if str(folder) in seen.command_line or process.cwd().startswith(str(folder)):
+                found.append(seen)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
 
 
-def wait_until(happened: Callable[[], object], within_s: float = 20) -> None:
+def wait_until(happened: Callable[[], object], within_s: float = 60) -> None:
     deadline = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"

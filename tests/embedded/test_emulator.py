@@ -48,9 +48,9 @@ def test_rows_are_added_while_others_are_listed(emulator: dict[str, str], worker
     def add(n: int) -> int:
         mine = EmulatorTables(emulator["rest"], "demo-project")
         for i in range(added):
-            errors = mine.client.insert_rows_json(f"demo-project.{table}", [{"n": i}], timeout=20)
+            errors = mine.client.insert_rows_json(f"demo-project.{table}", [{"n": i}], timeout=60)
             assert errors == []
-            list(mine.client.list_rows(f"demo-project.{table}", timeout=20))
+            list(mine.client.list_rows(f"demo-project.{table}", timeout=60))
         mine.close()
         return added
 

@@ -77,7 +77,7 @@ def test_secrets_are_for_their_owner_only(make_stack: MakeStack, data_dir: Path)
     secrets = [path for path in (data_dir / "secrets").iterdir() if path.is_file()]
     assert {path.name for path in secrets} >= {"secret_key", "encryption_keys", "postgres-postgres", "valkey"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
-    command_lines = " ".join(" ".join(process.cmdline()) for process in processes_in(data_dir))
+    command_lines = " ".join(process.command_line for process in processes_in(data_dir))
     assert not [path.name for path in secrets if path.read_text().strip() in command_lines]
 
 
@@ -147,9 +147,9 @@ def test_a_data_directory_in_use_is_refused_with_its_user(make_stack: MakeStack,
 def test_nothing_runs_after_stop(make_stack: MakeStack, data_dir: Path) -> None:
     stack = make_stack()
     stack.start()
-    assert {process.name() for process in processes_in(data_dir)} >= {"postgres", "valkey-server"}
+    assert {process.name for process in processes_in(data_dir)} >= {"postgres", "valkey-server"}
     stack.stop()
-    wait_until(lambda: not processes_in(data_dir), 5)
+    wait_until(lambda: not processes_in(data_dir))
 
 
 def test_a_failed_start_leaves_nothing_running(make_stack: MakeStack, data_dir: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_failed_start_leaves_nothing_running(make_stack: MakeStack, data_dir: 
         stack.start()
     assert failed.value.code == "postgres_start"
     assert "incompatible" in failed.value.hint
-    wait_until(lambda: not processes_in(data_dir), 5)
+    wait_until(lambda: not processes_in(data_dir))
 
 
 def test_the_emulator_speaks_to_googles_client_and_keeps_its_tables(make_stack: MakeStack) -> None:
@@ -175,11 +175,11 @@ def test_the_emulator_speaks_to_googles_client_and_keeps_its_tables(make_stack: 
         return bigquery.Client(project="p", credentials=AnonymousCredentials(), client_options=options)
 
     with closing(client()) as google:
-        google.create_dataset("shop", timeout=10)
+        google.create_dataset("shop", timeout=60)
     stack.emulator.kill()
     stack.emulator.start()
     assert stack.environment() == env
     with closing(client()) as google:
-        assert [dataset.dataset_id for dataset in google.list_datasets(timeout=10)] == ["shop"]
+        assert [dataset.dataset_id for dataset in google.list_datasets(timeout=60)] == ["shop"]
     host, port = env["BIGQUERY_STORAGE_ENDPOINT"].split(":")
     socket.create_connection((host, int(port)), timeout=5).close()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from datamantri.embedded import guard
@@ -64,7 +63,7 @@ def test_processes_end_before_the_servers_they_use(supervisor: Supervisor, tmp_p
     supervisor.stop()
     ends = {name: float(logged(supervisor, name)[1]) for name in ("server", "worker", "web")}
     assert max(ends["worker"], ends["web"]) < ends["server"]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 9  # after ten seconds they would have been killed
 
 
 def test_a_child_deaf_to_sigterm_is_killed_with_its_own_children(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_child_deaf_to_sigterm_is_killed_with_its_own_children(supervisor: Sup
     assert guard.is_running(grandchild)
     supervisor.stop("deaf")
     assert child.process.returncode == -signal.SIGKILL
-    wait_until(lambda: not guard.is_running(grandchild), 5)
+    wait_until(lambda: not guard.is_running(grandchild))
 
 
 def test_a_crashed_child_starts_again_and_it_is_said(supervisor: Supervisor, tmp_path: Path, said: list[str]) -> None:
@@ -128,7 +127,7 @@ def parent(data_dir: Path, clean_environment: dict[str, str]) -> Iterator[subpro
 
 
 def test_nothing_outlives_a_parent_killed_outright(parent: subprocess.Popen[str], data_dir: Path) -> None:
-    names = {process.name() for process in processes_in(data_dir)}
+    names = {process.name for process in processes_in(data_dir)}
     assert names >= {"postgres", "valkey-server"}
     parent.kill()
     # Started at once: it waits for what the former one left to end, then uses the same data.
@@ -138,14 +137,15 @@ def test_nothing_outlives_a_parent_killed_outright(parent: subprocess.Popen[str]
 
 
 def test_a_new_guard_takes_over_from_one_that_was_killed(supervisor: Supervisor, tmp_path: Path) -> None:
-    [first] = [supervisor.start(python("a", "import time; time.sleep(60)", tmp_path))]
-    [watcher] = [each for each in psutil.Process().children() if guard.__file__ in each.cmdline()][-1:]
+    first = supervisor.start(python("a", "import time; time.sleep(60)", tmp_path))
+    watcher = supervisor._guard
+    assert watcher is not None
     watcher.kill()
-    psutil.wait_procs([watcher], timeout=5)
+    watcher.wait(20)
     second = supervisor.start(python("b", "import time; time.sleep(60)", tmp_path))
     assert supervisor._guard is not None
     assert supervisor._guard.pid != watcher.pid
     supervisor._guard.stdin.close()  # what the end of this process would do
-    wait_until(lambda: not guard.is_running(first.pid) and not guard.is_running(second.pid), 5)
+    wait_until(lambda: not guard.is_running(first.pid) and not guard.is_running(second.pid))
     supervisor._guard.wait()
     supervisor._guard = None

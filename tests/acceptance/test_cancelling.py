@@ -16,43 +16,30 @@ from runs.models import Run
 from runs.states import RunStatus
 from tests.acceptance.conftest import ended, numbers
 from tests.acceptance.product import Product, wait_for
+from tests.acceptance.streams import Streams
 from tests.bigquery.proxy import BehavingBigQuery
 
 WITHIN_S = 5.0
+BYTES_PER_S, MESSAGE_BYTES = 50_000, 20_000
 
 
 @pytest.fixture(scope="module")
-def slow_bigquery(product: Product, emulator: dict[str, str]) -> Iterator[BehavingBigQuery]:
-    """BigQuery as the only worker sees it: each stream takes minutes. `reading` has the streams that are open."""
+def slow_bigquery(product: Product, emulator: dict[str, str]) -> Iterator[Streams]:
+    """BigQuery's streams as the only worker sees them: each takes minutes."""
     with BehavingBigQuery(**emulator, keeps_history=False) as proxy:
-        proxy.reading = _open_streams(proxy)
-        proxy.faults.inject("rate", "ReadRows", bytes_per_s=200_000)
-        product.stop("worker")
+        proxy.storage.message_bytes = MESSAGE_BYTES
+        streams = Streams(proxy, BYTES_PER_S)
         env = {
             "BIGQUERY_REST_ENDPOINT": proxy.endpoints.rest,
             "BIGQUERY_STORAGE_ENDPOINT": proxy.endpoints.storage,
         }
+        product.stop("worker")
         product.start(processes.worker(1, "worker-slow"), **env)
         try:
-            yield proxy
+            yield streams
         finally:
             product.stop("worker-slow")
             product.start(processes.worker(2))
-
-
-def _open_streams(proxy: BehavingBigQuery) -> set[Any]:
-    """The calls that read and that the client has not given up."""
-    reading: set[Any] = set()
-    strikes = proxy.storage.strikes
-    plain = strikes.on_a_stream
-
-    def watched(call: Any, messages: Any, context: Any) -> Any:
-        reading.add(context)
-        context.add_callback(lambda: reading.discard(context))
-        return plain(call, messages, context)
-
-    strikes.on_a_stream = watched
-    return reading
 
 
 @pytest.fixture
@@ -63,7 +50,7 @@ def writing(warehouse_cursor: Any) -> Any:
         warehouse_cursor.execute(
             "SELECT pid, state, wait_event_type, query FROM pg_stat_activity"
             " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
-            " AND application_name <> 'the test'"
+            " AND application_name <> 'the test' AND backend_type = 'client backend'"  # autovacuum may come, too
         )
         return warehouse_cursor.fetchall()
 

@@ -187,14 +187,18 @@ def make_slow(cursor: Any, table: str) -> None:
     cursor.execute(
         f"""
         CREATE TABLE public.{table} (id bigint, name text);
+        CREATE TABLE public.pace_{table} AS SELECT 0.0002 AS seconds;
+        GRANT SELECT ON public.pace_{table} TO PUBLIC;
         CREATE FUNCTION public.slow_{table}() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN PERFORM pg_sleep(0.0002); RETURN NEW; END';
+            'BEGIN PERFORM pg_sleep(seconds) FROM public.pace_{table}; RETURN NEW; END';
         CREATE TRIGGER slow BEFORE INSERT ON public.{table} FOR EACH ROW EXECUTE FUNCTION public.slow_{table}();
         """
     )
 
 
 def make_quick(cursor: Any, table: str) -> None:
+    # An attempt that has the table already sees it at its next row: the DROP waits for it, but not for minutes.
+    cursor.execute(f"UPDATE public.pace_{table} SET seconds = 0")
     cursor.execute(f"DROP TRIGGER slow ON public.{table}")
 
 
@@ -227,7 +231,7 @@ class Api:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=15) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read() or b"null")

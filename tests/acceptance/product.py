@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -117,7 +118,7 @@ class Product:
         worker = self.process(name)
         return [child for child in worker.children(recursive=True) if child.ppid() != worker.pid]
 
-    def stop(self, name: str, *, with_signal: int = signal.SIGTERM, grace_s: float = 15) -> None:
+    def stop(self, name: str, *, with_signal: int = signal.SIGTERM, grace_s: float = 30) -> None:
         started = self._running.pop(name)
         family = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)]
         started.send_signal(with_signal)
@@ -127,10 +128,11 @@ class Product:
             started.kill()
             started.wait(5)
         for member in family:
-            if member.is_running() and member.pid != started.pid:
-                member.kill()
+            if member.pid != started.pid:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
 
-    def wait_for_exit(self, name: str, *, limit_s: float = 10) -> None:
+    def wait_for_exit(self, name: str, *, limit_s: float = 30) -> None:
         """Until a process has ended by itself."""
         self._running.pop(name).wait(limit_s)
 
@@ -144,7 +146,7 @@ class Product:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/healthz", timeout=2):
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=10):
                 return True
         except urllib.error.HTTPError as error:
             return error.code < 500

@@ -23,7 +23,7 @@ def make_inserts_slow(cursor: Any, table: str) -> None:
     cursor.execute(
         f"""
         CREATE FUNCTION public.slow_{table}() RETURNS trigger LANGUAGE plpgsql AS
-            'BEGIN PERFORM pg_sleep(0.002); RETURN NEW; END';
+            'BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END';
         CREATE TRIGGER slow BEFORE INSERT ON public.{table} FOR EACH ROW EXECUTE FUNCTION public.slow_{table}();
         """
     )

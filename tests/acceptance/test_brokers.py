@@ -155,7 +155,7 @@ def wait_until_done(pipelines: list[Pipeline]) -> datetime:
         left = runs.filter(scheduled_for__lt=now).exclude(status__in=TERMINAL)
         return later.count() == len(pipelines) and not left.exists()
 
-    wait_for(are_done, limit_s=30, saying=f"all that was due before {now} has run")
+    wait_for(are_done, limit_s=60, saying=f"all that was due before {now} has run")
     return now
 
 
@@ -189,7 +189,7 @@ def test_look_ups_are_answered_through_it(product: Product) -> None:
         except AssertionError:  # the first one imports Google's clients, which may take longer than a page waits
             return ""
 
-    assert "Reach BigQuery" in wait_for(answer, limit_s=60)
+    assert "Reach BigQuery" in wait_for(answer, limit_s=90)
     assert "ok   broker" in product.manage("doctor")
 
 
@@ -201,15 +201,14 @@ def test_every_due_run_happens_once_and_soon_whatever_becomes_of_the_broker(
 
     gone = timezone.now()
     broker.kill()
-    time.sleep(3 * EVERY_S)
-    assert queued(ticking) >= 4
+    wait_for(lambda: queued(ticking) >= 4, limit_s=60, saying="what nobody can call a worker for is queued")
     broker.start()
     outages.append((gone, wait_until_done(ticking)))
 
     silent = timezone.now()
     broker.relay.stall()
     time.sleep(2 * EVERY_S)
-    assert queued(ticking) >= 2
+    wait_for(lambda: queued(ticking) >= 2, saying="what is called for in vain is queued")
     broker.relay.resume()
     outages.append((silent, wait_until_done(ticking)))
 

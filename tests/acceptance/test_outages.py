@@ -59,7 +59,9 @@ def test_a_destination_restarted_in_the_middle(make_pipeline, large_table, run_n
         assert cursor.fetchone() == (ROWS, ROWS)
 
 
-def test_an_emulator_killed_in_the_middle(product, make_pipeline, run_now, warehouse_cursor, tmp_path_factory):
+def test_an_emulator_killed_in_the_middle(
+    product, make_pipeline, run_now, slow_target, warehouse_cursor, tmp_path_factory
+):
     stack = EmbeddedStack(tmp_path_factory.mktemp("lake"), durable=False, postgres=False, valkey=False, emulator=True)
     endpoints = stack.start()
     product.stop("worker")
@@ -70,13 +72,10 @@ def test_an_emulator_killed_in_the_middle(product, make_pipeline, run_now, wareh
         loader.ensure_dataset(client, DATASET)
         table = f"{DATASET}.t{secrets.token_hex(4)}"
         loader.load(client, f"{PROJECT}.{table}", {"id": "INT64", "name": "STRING"}, numbers(ROWS))
-        pipeline = make_pipeline(table, write_disposition="append")
+        pipeline = slow_target(make_pipeline(table, **SLOW))
         run = caught_loading(run_now(pipeline))
-        # Held still until the emulator is gone: a quick machine would be done by then.
-        [child] = product.children("worker-lake")
-        child.suspend()
         stack.emulator.kill()
-        child.resume()
+        make_quick(warehouse_cursor, pipeline.target_table)
 
         def gave_up() -> bool:
             run.refresh_from_db()
@@ -100,7 +99,7 @@ def test_a_run_asked_for_while_no_worker_lives_says_so_and_runs_later(product, m
     product.stop("worker")
     try:
         run = run_now(pipeline)
-        wait_for(lambda: "no worker" in queries.why_waiting(run), limit_s=40, saying="the reason is told")
+        wait_for(lambda: "no worker" in queries.why_waiting(run), limit_s=60, saying="the reason is told")
     finally:
         product.start(processes.worker(2))
     assert ended(run).status == RunStatus.SUCCEEDED
@@ -115,7 +114,10 @@ def test_a_time_limit_ends_a_run(make_pipeline, large_table, run_now, operator, 
     assert (run.status, run.error_code) == (RunStatus.FAILED, "time_limit")
     warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (0,)
-    assert services.request_run(pipeline, trigger="manual", by=operator)[1]
+    again, is_new = services.request_run(pipeline, trigger="manual", by=operator)
+    assert is_new
+    services.cancel_run(again, by=operator)
+    ended(again)
 
 
 def _client(endpoints):

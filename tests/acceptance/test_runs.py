@@ -138,10 +138,11 @@ def test_a_worker_killed_in_the_middle_ends_right(
     pid = int(run.worker.rsplit(":", 1)[1])
     [child] = [child for child in product.children() if child.pid == pid]
     killed = timezone.now()
+    within = timedelta(seconds=15)  # the lease is 30 s
     (child if who == "the child at work" else child.parent()).kill()
     try:
         # The killed load holds its lock until PostgreSQL notices; the next owner of the fence ends it.
-        wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=12, saying="the loss is noticed")
+        wait_for(lambda: run.attempts.filter(outcome="lost").exists(), limit_s=60, saying="the loss is noticed")
     finally:
         if who != "the child at work":
             # The worker ends with it, and whoever keeps it running starts another.
@@ -154,10 +155,9 @@ def test_a_worker_killed_in_the_middle_ends_right(
     assert run.status == RunStatus.SUCCEEDED, run.error_message
     lost, second = run.attempts.order_by("number")[:2]
     assert lost.outcome == "lost"
-    # The lease is 30 s.
-    assert lost.ended_at - killed < timedelta(seconds=5)
+    assert lost.ended_at - killed < within
     if who == "the child at work":
-        assert second.started_at - killed < timedelta(seconds=5)
+        assert second.started_at - killed < within
     warehouse_cursor.execute(f"SELECT count(*), count(DISTINCT id) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (3_000_000, 3_000_000)
 
@@ -181,7 +181,7 @@ def test_no_process_of_a_worker_outlives_it(product, who):
         [child] = product.children("worker-two")
         (worker if who == "worker" else child.parent()).kill()
         # The worker ends as well: whoever watches it starts it again.
-        wait_for(lambda: not any(map(lives, family)), limit_s=10, saying="all have ended")
+        wait_for(lambda: not any(map(lives, family)), saying="all have ended")
     finally:
         product.stop("worker-two")
 
@@ -194,7 +194,7 @@ def test_cancel_stops_a_load_and_publishes_nothing(
     asked = time.monotonic()
     services.cancel_run(run, by=operator)
     assert ended(run).status == RunStatus.CANCELLED
-    assert time.monotonic() - asked < 8
+    assert time.monotonic() - asked < 15
     warehouse_cursor.execute(f"SELECT count(*) FROM public.{pipeline.target_table}")
     assert warehouse_cursor.fetchone() == (0,)
 

@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.request
 import uuid
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_scheduled_runs_wait_for_their_upstreams_of_the_same_interval(make_pipel
     upstream, downstream = (make_pipeline(table, schedules=every_four, state="paused") for _ in range(2))
     wait(downstream, upstream)
     definitions.resume([upstream, downstream], by=None)
-    wait_for(lambda: downstream.runs.filter(status="succeeded").count() >= 3, saying="three have run")
+    wait_for(lambda: downstream.runs.filter(status="succeeded").count() >= 3, limit_s=90, saying="three have run")
     definitions.pause([upstream, downstream], by=None)
     for run in downstream.runs.filter(status="succeeded"):
         above = upstream.runs.get(data_interval_end=run.data_interval_end)
@@ -113,7 +114,8 @@ def test_a_table_that_grows_is_loaded_again(make_pipeline, source_table, emulato
     row = WatchedTable.objects.filter(table=table)
     wait_for(lambda: row.filter(looked_at__isnull=False).exists(), saying="a worker has looked")
     assert not pipeline.runs.exists()
-    EmulatorTables(emulator["rest"], PROJECT).append(table, pa.table({"id": [10], "name": ["x"]}))
+    with closing(EmulatorTables(emulator["rest"], PROJECT)) as tables:
+        tables.append(table, pa.table({"id": [10], "name": ["x"]}))
     # A look that was under way meanwhile may have come too early for the change, and counts from its end.
     wait_for(
         lambda: row.update(looked_at=Now() - timedelta(minutes=2)) and pipeline.runs.exists(), saying="a look finds it"

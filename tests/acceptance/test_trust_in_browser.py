@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from tests.acceptance.product import Product, wait_for
 from tests.emulator_tables import EmulatorTables, SchemaField
 
 pytestmark = pytest.mark.skipif(browser.chromium() is None, reason="Chromium is not installed")
-LIMIT_MS = 20_000
+LIMIT_MS = 30_000
 TYPES = {"id": "INT64", "email": "STRING", "seats": "INT64", "at": "TIMESTAMP"}
 
 
@@ -151,9 +152,10 @@ def test_changed_columns_bad_rows_former_states_budgets_and_freshness(
     expect(page.locator("[data-key=schema-changes]")).to_contain_text("+ gate INT64")
     page.get_by_role("link", name="Accept them").click()
     page.get_by_role("button", name="Save", exact=True).click()
-    page.wait_for_url("**/pipelines/pipeline/**")
+    wait_for(lambda: frozen.revisions.count() == 2, saying="the form is saved")
     page.goto(f"/pipelines/{frozen.pk}/")
     page.get_by_role("button", name="Run now").click()
+    page.wait_for_url("**/runs/**")
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
 
     # A row that could not be stored is looked at, and replayed once the pipeline mends it.
@@ -164,7 +166,8 @@ def test_changed_columns_bad_rows_former_states_budgets_and_freshness(
     expect(page.locator(".reasons")).to_contain_text("nul_character")
     page.get_by_label("Choose the row id 1").check()
     page.get_by_role("button", name="Replay").click()
-    page.get_by_role("button", name="Replay").click()
+    page.get_by_role("button", name="Replay them").click()
+    page.wait_for_url("**/runs/**")
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
     warehouse_cursor.execute(f"SELECT email FROM {bad.target_table} WHERE id = 1")
     assert warehouse_cursor.fetchone() == ("anna1@example.com",)
@@ -183,5 +186,6 @@ def test_changed_columns_bad_rows_former_states_budgets_and_freshness(
 
     # How fresh the target is stands where near real time does.
     page.goto(f"/pipelines/{live.pk}/")
-    expect(page.locator("[data-key=realtime]")).to_contain_text("5 min ago")
+    # Its newest row was five minutes old when this test began.
+    expect(page.locator("[data-key=realtime]")).to_contain_text(re.compile("[5-9] min ago"))
     assert Run.objects.filter(pipeline=live).count() == 1

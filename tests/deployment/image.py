@@ -80,7 +80,7 @@ class Image:
             **{**self._identity, **options},  # type: ignore[call-overload]
         )
 
-    def run(self, command: Sequence[str], env: dict[str, str], limit_s: float = 60) -> tuple[int, str]:
+    def run(self, command: Sequence[str], env: dict[str, str], limit_s: float = 120) -> tuple[int, str]:
         """Run a command to its end; its exit status and all it said."""
         process = self.start(command, env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         try:

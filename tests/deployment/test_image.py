@@ -44,7 +44,7 @@ ends = {name: Connection.objects.create(name=name, **told[name]) for name in ("s
 pipeline = Pipeline(name="Orders", source_table=told["table"], target_schema="public", target_table="deployed", **ends)
 definitions.save_pipeline(pipeline, schedules=[], by=None)
 run, _ = services.request_run(pipeline, trigger=Trigger.MANUAL, by=None)
-until = time.monotonic() + 45
+until = time.monotonic() + 90
 while not run.is_terminal and time.monotonic() < until:
     time.sleep(0.1)
     run.refresh_from_db()
@@ -140,7 +140,7 @@ def test_a_container_without_its_settings_says_which(containers: Containers) -> 
 
 def test_every_service_says_that_it_is_healthy(services: Containers) -> None:
     for name in ("web", "worker", "beat", "poller"):
-        wait_for(lambda name=name: services.health(name) == 0, limit_s=20, every_s=0.5, saying=f"{name} is healthy")
+        wait_for(lambda name=name: services.health(name) == 0, limit_s=60, every_s=0.5, saying=f"{name} is healthy")
 
 
 def test_a_pipeline_runs_with_nothing_but_the_image(services: Containers, warehouse: dict[str, Any]) -> None:
@@ -213,8 +213,8 @@ def test_a_stopped_worker_signs_off_and_is_not_healthy(services: Containers) -> 
 
 
 def test_a_killed_process_is_not_healthy_for_long(services: Containers) -> None:
-    wait_for(lambda: services.health("beat") == 0, limit_s=20, every_s=0.5, saying="beat is healthy")
+    wait_for(lambda: services.health("beat") == 0, limit_s=60, every_s=0.5, saying="beat is healthy")
     services.stop("beat", signal.SIGKILL)
     services.stop("web", signal.SIGKILL)
     assert services.health("web") == 1
-    wait_for(lambda: services.health("beat") == 1, limit_s=20, every_s=0.5, saying="a dead beat is noticed")
+    wait_for(lambda: services.health("beat") == 1, limit_s=60, every_s=0.5, saying="a dead beat is noticed")

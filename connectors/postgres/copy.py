@@ -329,16 +329,17 @@ class _Stream:
         self._socket.register(connection.fileno(), select.POLLIN)
 
     def read(self, size: int = -1, /) -> bytes:
-        # libpq would send to the end what PostgreSQL no longer wants to hear. It still does where it took the
-        # answer from the socket itself, which it may when a send blocks: that costs time, nothing else.
-        if self._socket.poll(0):
-            self.answered = True
-            raise _Closed
         try:
             data = next(self._buffers, b"")
         except BaseException as error:
             self.error = error
             raise
+        # libpq would send to the end what PostgreSQL no longer wants to hear, and may have said so while rows were
+        # waited for. It still does where it took the answer from the socket itself, which it may when a send blocks:
+        # that costs time, nothing else.
+        if self._socket.poll(0):
+            self.answered = True
+            raise _Closed
         self.bytes += len(data)
         return data
 

@@ -173,5 +173,6 @@ def test_a_target_that_was_compared_cannot_be_changed_until_the_rows_are_in(curs
     with pytest.raises(psycopg2.errors.LockNotAvailable):
         cursor.execute(sql.SQL("ALTER TABLE {} ALTER v TYPE double precision").format(NAME))
     session.commit()
+    cursor.execute("RESET lock_timeout")
     cursor.execute(sql.SQL("ALTER TABLE {} ALTER v TYPE double precision").format(NAME))
     assert [error.field for error in compare_catalog(cursor, TARGET.schema, TARGET.table, (INT64,))] == ["v"]

@@ -14,11 +14,14 @@ export function showColumns(field, source, what) {
   field.closest(".grow.relative").append(el("div", { class: "desk-row" }, button, preview), place, samples);
   const policy = document.getElementById("id_text_policy");
   let asked = 0;
+  let putOff = null;
 
   const lookAgain = later(400, look);
   field.addEventListener("input", () => place.childElementCount && lookAgain());
   // Rows that were masked by other rules are not what these rules make.
   for (const event of ["input", "change"]) field.addEventListener(event, () => samples.replaceChildren());
+  // Once the focus has moved on.
+  place.addEventListener("focusout", () => setTimeout(() => putOff?.()));
   policy?.addEventListener("change", () => place.childElementCount && look());
 
   async function look() {
@@ -26,7 +29,13 @@ export function showColumns(field, source, what) {
     if (!place.childElementCount) place.replaceChildren(el("p", { class: "desk-quiet" }, "Looking…"));
     const data = { connection: source.value, rules: field.value, text_policy: policy?.value ?? "", ...what() };
     const answer = await ask(urls().columns, { data });
-    if (mine !== asked) return; // a newer question is under way
+    if (mine === asked) show(answer); // else a newer question is under way
+  }
+
+  function show(answer) {
+    const mine = asked;
+    putOff = isTyped(document.activeElement) ? () => mine === asked && show(answer) : null;
+    if (putOff) return;
     if (answer.error) return place.replaceChildren(note(answer.error));
     const chosen = document.activeElement?.dataset.deskColumn;
     place.replaceChildren(
@@ -35,6 +44,11 @@ export function showColumns(field, source, what) {
         el("thead", {}, el("tr", {}, ...["Column", "Name in the target", "Type", "Mask", "To mind"].map((head) => el("th", { scope: "col" }, head)))),
         el("tbody", {}, ...answer.columns.flatMap(rows)))));
     if (chosen) place.querySelector(`[data-desk-column="${CSS.escape(chosen)}"]`)?.focus();
+  }
+
+  /** Whether somebody types in it: a new table would take away what is not written into the field yet. */
+  function isTyped(input) {
+    return place.contains(input) && ["text", "number"].includes(input.type) && input.value !== input.defaultValue;
   }
 
   /** A row of the table, and below it what is wrong with the column. */
@@ -123,6 +137,8 @@ export function showColumns(field, source, what) {
 
   /** Write a rule into the field, or take it away. */
   function write(name, rule) {
+    const input = document.activeElement;
+    if (isTyped(input)) input.defaultValue = input.value; // it is written now
     const rules = read() ?? {};
     for (const key of Object.keys(rules)) if (key.toLowerCase() === name.toLowerCase()) delete rules[key];
     if (rule) rules[name] = rule;

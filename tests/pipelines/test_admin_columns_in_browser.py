@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from connectors.column import Column
 from connectors.preflight import look_ahead
-from tests.pipelines.test_admin_picker import CHROMIUM, FLAGS, STATIC
+from tests.pipelines.test_admin_picker import CHROMIUM, FLAGS, PATIENCE_MS, STATIC
 
 COLUMNS = [
     Column("id", "INT64"),
@@ -62,6 +62,7 @@ def browser_page() -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page = browser.new_page()
         page.route("**/*", answer)
+        expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
 
@@ -108,6 +109,23 @@ def test_a_type_is_chosen_and_the_usual_one_is_no_rule(page):
     page.get_by_label("Type of id").blur()
     expect(page.locator(".desk-rules tbody tr").nth(0)).not_to_contain_text("ends the run")
     assert rules(page) == {}
+
+
+def test_what_is_half_typed_is_no_rule_when_an_answer_comes_which_is_shown_after_it(page):
+    late: list[Route] = []
+    page.route("**/columns/", lambda route: late.append(route))
+    with page.expect_request("**/columns/"):
+        page.get_by_label("Read at").uncheck()
+    typed = page.get_by_label("Type of Email")
+    typed.press_sequentially("x")
+    page.unroute("**/columns/")
+    with page.expect_response("**/columns/"):
+        answer(late[0])
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 100))")
+    typed.press("Backspace")
+    typed.blur()
+    expect(page.locator(".desk-rules tbody tr").nth(2)).to_contain_text("Not read.")
+    assert rules(page) == {"at": {"skip": True}}
 
 
 def test_a_time_that_changes_its_kind_asks_for_its_zone(page):

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
-from tests.pipelines.test_admin_picker import CHROMIUM, FLAGS, STATIC
+from tests.pipelines.test_admin_picker import CHROMIUM, FLAGS, PATIENCE_MS, STATIC
 
 HTML = """
 <script id="desk-urls" type="application/json">{"forecast": "/forecast/"}</script>
@@ -53,6 +53,7 @@ def answers() -> Iterator[tuple[Page, list[str], dict[str, object]]]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page = browser.new_page()
         page.route("**/*", answer)
+        expect.set_options(timeout=PATIENCE_MS)
         yield page, sent, told
         browser.close()
 

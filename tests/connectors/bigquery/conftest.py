@@ -16,6 +16,8 @@ from tests.connectors.bigquery.recorded import RestServer, StorageServer
 from tests.emulator_tables import EmulatorTables
 
 PROJECT = "demo-project"
+# Longer than any answer takes here, however busy the machine is: who looks at a limit sets a shorter one.
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +40,12 @@ def dataset(worker_id: str) -> str:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., BigQuerySource]]:
-    """Make sources that are closed at the end: connect(endpoints, project=…, key=…, timeout_s=…)."""
+    """Make sources that are closed at the end: connect(endpoints, project=…, key=…, timeout_s=…, silence_s=…)."""
     made: list[BigQuerySource] = []
 
     def make(endpoints: Endpoints, *, project: str = PROJECT, key: str = "", **settings: float) -> BigQuerySource:
         options = BigQueryOptions(project, "US", key)
-        made.append(BigQuerySource(options, endpoints=endpoints, **{"timeout_s": 5.0, **settings}))
+        made.append(BigQuerySource(options, endpoints=endpoints, **{"timeout_s": PATIENCE_S, **settings}))
         return made[-1]
 
     yield make

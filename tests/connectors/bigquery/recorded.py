@@ -111,7 +111,7 @@ class StorageServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.stop(None).wait(5)
+        self._server.stop(None).wait(30)
 
 
 class _Handler(grpc.GenericRpcHandler):

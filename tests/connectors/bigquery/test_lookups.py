@@ -13,7 +13,7 @@ from connectors.errors import ConnectorError, Unreachable
 from connectors.reading import ReadRequest
 from connectors.sides import ColumnDigest
 from tests.connectors import digests
-from tests.connectors.bigquery.conftest import PROJECT
+from tests.connectors.bigquery.conftest import PATIENCE_S, PROJECT
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 
 CLOSED = Endpoints("http://127.0.0.1:9", "127.0.0.1:9")
@@ -154,11 +154,11 @@ def test_a_project_in_which_nothing_is_visible_is_said(connect, endpoints):
         lambda s: s.plan(ReadRequest(query="SELECT 1")),
     ],
 )
-def test_a_closed_port_is_unreachable_within_the_limit(connect, look):
+def test_a_closed_port_is_unreachable_before_the_limit(connect, look):
     begun = time.monotonic()
     with pytest.raises(Unreachable) as refusal:
         look(connect(CLOSED))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE_S / 2
     assert refusal.value.code == "unreachable"
     assert "127.0.0.1:9" in refusal.value.message
 
@@ -168,11 +168,11 @@ def test_the_connection_test_says_that_nobody_answers(connect):
     assert [(r.name, r.passed) for r in results] == [("Read the project and the key", True), ("Reach BigQuery", False)]
 
 
-def test_a_closed_storage_port_is_unreachable_at_once(connect, endpoints, every):
+def test_a_closed_storage_port_is_unreachable_before_the_limit(connect, endpoints, every):
     begun = time.monotonic()
     with pytest.raises(Unreachable):
         connect(Endpoints(endpoints.rest, "127.0.0.1:9")).plan(ReadRequest(table=every))
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE_S / 2
 
 
 @pytest.mark.parametrize(

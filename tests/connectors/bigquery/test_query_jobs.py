@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from connectors.bigquery import query
+from connectors.bigquery import client, query
 from connectors.bigquery.client import Endpoints
 from connectors.bigquery.query import clean_labels, job_id
 from connectors.errors import ConnectorError, Stopped, TransientError
 from connectors.reading import ReadRequest
-from tests.connectors.bigquery.conftest import read_all
+from tests.connectors.bigquery.conftest import PATIENCE_S, read_all
 from tests.connectors.bigquery.test_streams import FIELDS, Stopper
 
 SQL = "SELECT id FROM sales.orders"
@@ -28,6 +29,8 @@ class Jobs:
         self.error: dict[str, str] | None = None
         self.taken = False
         self.polls: list[tuple[int, dict[str, object]]] = []  # given first when the job is looked at
+        self.lasts: int | None = None  # after so many looks it is done
+        self.begun = threading.Event()
         rest.answer("POST", "/jobs", self.insert)
 
     def insert(self, body):
@@ -35,6 +38,7 @@ class Jobs:
         if body["configuration"].get("dryRun"):
             return 200, self.job(body, "DONE", {"statementType": "SELECT", "schema": {"fields": FIELDS}})
         self.name, self.body = name, body
+        self.begun.set()
         self.rest.answer("GET", f"/jobs/{name}", lambda _: self.poll(body))
         self.rest.answer("POST", f"/jobs/{name}/cancel", lambda _: (200, {"job": self.job(body, "DONE")}))
         self.rest.answer("GET", f"/queries/{name}", (200, PAGE))
@@ -43,7 +47,11 @@ class Jobs:
         return 200, self.job(body, self.state)
 
     def poll(self, body):
-        return self.polls.pop(0) if self.polls else (200, self.job(body, self.state))
+        if self.polls:
+            return self.polls.pop(0)
+        if self.lasts is not None:
+            self.lasts -= 1
+        return 200, self.job(body, "DONE" if self.lasts == 0 else self.state)
 
     def job(self, body, state, query=None):
         status = {"state": state} | ({"errorResult": self.error} if self.error and state == "DONE" else {})
@@ -64,7 +72,7 @@ def jobs(rest) -> Jobs:
 
 @pytest.fixture
 def source(connect, rest):
-    return connect(Endpoints(rest.url), project="acme", timeout_s=2.0)
+    return connect(Endpoints(rest.url), project="acme")
 
 
 def test_the_job_carries_name_labels_location_and_limit(source, jobs):
@@ -95,13 +103,9 @@ def test_the_same_key_with_another_text_is_another_job():
 
 
 def test_a_running_job_is_waited_for(source, jobs):
-    jobs.state = "RUNNING"
-
-    def finish() -> None:
-        jobs.state = "DONE"
-
-    threading.Timer(0.4, finish).start()
+    jobs.state, jobs.lasts = "RUNNING", 3
     assert source.plan(ReadRequest(query=SQL)).estimated_rows == 1
+    assert jobs.lasts == 0
 
 
 BUSY = (503, {"error": {"code": 503, "message": "Busy.", "errors": [{"reason": "backendError"}]}})
@@ -110,10 +114,9 @@ BUSY = (503, {"error": {"code": 503, "message": "Busy.", "errors": [{"reason": "
 def test_a_running_job_is_not_given_up_because_it_cannot_be_looked_at_for_a_while(source, jobs, rest, monkeypatch):
     monkeypatch.setattr(query, "POLL_FAILURE_WAIT_S", 0.02)
     jobs.polls = [BUSY] * query.POLL_FAILURES_MOST
-    jobs.state = "RUNNING"
-    threading.Timer(0.5, setattr, (jobs, "state", "DONE")).start()
+    jobs.state, jobs.lasts = "RUNNING", 2
     assert source.plan(ReadRequest(query=SQL)).estimated_rows == 1
-    assert not jobs.polls
+    assert (jobs.polls, jobs.lasts) == ([], 0)
     assert len(rest.bodies("POST", "/jobs")) == 2  # a dry run and the job
 
 
@@ -126,24 +129,34 @@ def test_a_running_job_that_cannot_be_looked_at_at_all_is_worth_another_try(sour
     assert failure.value.code == "bigquery_unavailable"
 
 
-def test_stopping_cancels_the_job_within_a_second(source, jobs, rest):
+def test_stopping_wakes_whoever_waits_for_a_job_and_cancels_it(source, jobs, rest, monkeypatch):
+    monkeypatch.setattr(query, "_POLL_FIRST_S", PATIENCE_S)
     jobs.state = "RUNNING"
     stopper = Stopper()
-    threading.Timer(0.3, stopper.pull).start()
+
+    def pull() -> None:
+        jobs.begun.wait(PATIENCE_S)
+        time.sleep(0.1)
+        stopper.pull()
+
     begun = time.monotonic()
+    threading.Thread(target=pull).start()
     with pytest.raises(Stopped):
         source.plan(ReadRequest(query=SQL), stop=stopper)
-    assert time.monotonic() - begun < 1.3
+    assert time.monotonic() - begun < PATIENCE_S / 2
     assert rest.bodies("POST", f"/jobs/{jobs.name}/cancel")
 
 
-def test_a_preview_that_takes_too_long_is_cancelled(source, jobs, rest):
+def test_a_preview_that_takes_too_long_is_cancelled(source, jobs, rest, monkeypatch):
+    def clock() -> float:
+        """Its time is over once its job has begun."""
+        return time.monotonic() + (PATIENCE_S if jobs.begun.is_set() else 0.0)
+
+    monkeypatch.setattr(client, "time", SimpleNamespace(monotonic=clock))
     jobs.state = "RUNNING"
-    begun = time.monotonic()
     with pytest.raises(TransientError) as failure:
         source.preview(ReadRequest(query=SQL))
     assert failure.value.code == "timeout"
-    assert time.monotonic() - begun < 4
     assert rest.bodies("POST", f"/jobs/{jobs.name}/cancel")
 
 

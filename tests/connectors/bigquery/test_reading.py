@@ -31,7 +31,7 @@ def many(tables, dataset) -> str:
 
 @pytest.fixture
 def only_rest(connect, endpoints):
-    return connect(Endpoints(endpoints.rest), timeout_s=30.0)
+    return connect(Endpoints(endpoints.rest))
 
 
 def test_a_table_is_read_in_several_parts_each_row_once(source, many):

@@ -14,9 +14,13 @@ from django.contrib.auth.hashers import PBKDF2PasswordHasher
 from hypothesis import HealthCheck, settings
 from psycopg2 import sql
 
+from tests.definitions import lookups_process
 from tests.emptying import empty_only_what_has_rows
 from tests.loops import one_connection_a_thread
 from tests.servers import warehouse_options
+
+# Here, so that there is one a session, whoever asks for it.
+__all__ = ["lookups_process"]
 
 one_connection_a_thread()
 empty_only_what_has_rows()

@@ -19,6 +19,8 @@ from pipelines import lookups, services
 from pipelines.models import Connection, Pipeline
 
 STARTS_WITHIN_S = 90
+# On a busy machine an answer takes its time; who looks at what a page waits for sets its own.
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -58,8 +60,14 @@ def living_destination(db: None, warehouse: dict[str, Any]) -> Connection:
     return Connection.objects.create(name="Warehouse", kind="postgres", options=options, secrets=secrets)
 
 
+@pytest.fixture
+def lookups_worker(lookups_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real worker on the queue of look-ups, and patience with it."""
+    monkeypatch.setattr(lookups, "WAIT_S", PATIENCE_S)
+
+
 @pytest.fixture(scope="session")
-def lookups_worker(
+def lookups_process(
     django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """A real worker on the queue of look-ups, on the test database; rows it needs travel in its messages."""

@@ -90,7 +90,9 @@ def test_what_cannot_be_filled_in_is_answered_with_a_hint(api, make_pipeline):
     assert told["hint"]
 
 
-def test_a_preview_says_what_it_takes(lookups_worker, api, pipeline, queue_ended, settings):
+@pytest.mark.usefixtures("lookups_worker")
+@pytest.mark.xdist_group("lookups")
+def test_a_preview_says_what_it_takes(api, pipeline, queue_ended, settings):
     settings.PRICE_PER_TIB = 5.0
     queue_ended(pipeline, seconds=20)
     told = api.post(f"{of(pipeline)}preview/", WISH, format="json").json()

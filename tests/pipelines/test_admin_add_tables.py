@@ -139,6 +139,7 @@ def test_a_source_that_does_not_answer_is_said(admin_client, source, monkeypatch
 
 
 @pytest.mark.usefixtures("lookups_worker")
+@pytest.mark.xdist_group("lookups")
 def test_real_tables_become_pipelines(admin_client, source, living_destination, emulator):
     tables = EmulatorTables(emulator["rest"])
     for name in ("tills", "shops"):

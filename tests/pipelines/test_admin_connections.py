@@ -61,6 +61,7 @@ def test_the_form_is_drawn_from_the_options(admin_client: Client):
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("lookups_worker")
+@pytest.mark.xdist_group("lookups")
 class TestWithALivePostgres:
     def test_a_connection_that_works_is_saved_with_its_secret_encrypted(self, admin_client, warehouse):
         answer = admin_client.post(f"{ADD}?kind=postgres", options(warehouse))

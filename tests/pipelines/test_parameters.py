@@ -129,9 +129,9 @@ def test_files_hold_parameters_in_any_spelling_and_settle(make_pipeline, tmp_pat
     assert Revision.objects.count() == 2
 
 
-def test_a_query_with_parameters_is_looked_at_with_their_defaults(
-    lookups_worker, make_pipeline, living_destination, admin_client
-):
+@pytest.mark.usefixtures("lookups_worker")
+@pytest.mark.xdist_group("lookups")
+def test_a_query_with_parameters_is_looked_at_with_their_defaults(make_pipeline, living_destination, admin_client):
     pipeline = make_pipeline(
         source_table="",
         source_query="SELECT @country AS c, @data_interval_start AS s, @run_id AS r",

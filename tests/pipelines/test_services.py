@@ -255,7 +255,7 @@ def test_saves_at_the_same_moment_make_different_revisions(make_pipeline, operat
         try:
             pipeline = Pipeline.objects.get(pk=pk)
             pipeline.retries = retries
-            barrier.wait(10)
+            barrier.wait(60)
             services.save_pipeline(pipeline, schedules=[ScheduleSpec("interval", every_s=60 + retries)], by=operator)
             saved.append(retries)
         finally:
@@ -265,7 +265,7 @@ def test_saves_at_the_same_moment_make_different_revisions(make_pipeline, operat
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert sorted(saved) == [0, 1, 2, 3]
     assert sorted(Revision.objects.values_list("number", flat=True)) == [1, 2, 3, 4, 5]
     assert Schedule.objects.filter(ends_at__isnull=True).count() == 1

@@ -33,7 +33,7 @@ def _empty(case: Any) -> None:
         changed = kept is None or _hashed(cursor, kept) != kept
         if not changed:
             # Foreign keys are looked at when all is gone.
-            for table in used - kept.keys():
+            for table in sorted(used - kept.keys()):
                 cursor.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
     if changed:
         _flush(case)

@@ -74,10 +74,12 @@ def test_a_failure_of_the_service_is_tried_again_and_then_given_up(make_pipeline
     sent.outcomes = [BAD] * 100
     make_rule(FAILED)
     end(make_pipeline(), "failed")
+    before = datetime.now(UTC)
     work.work()
+    after = datetime.now(UTC)
     delivery = AlertDelivery.objects.get()
     assert (delivery.state, delivery.attempts, delivery.error_message) == ("waiting", 1, "The service is down.")
-    assert 5 < (delivery.due - datetime.now(UTC)).total_seconds() < 20
+    assert before + timedelta(seconds=11) < delivery.due < after + timedelta(seconds=19)
     assert work.work() == 0
     make_due()
     assert work.work() == 1
@@ -352,7 +354,7 @@ def test_many_senders_send_each_message_once(make_pipeline, make_rule, end, monk
 
     def run() -> None:
         try:
-            begin.wait(10)
+            begin.wait(60)
             work.work()
         finally:
             connection.close()
@@ -361,7 +363,7 @@ def test_many_senders_send_each_message_once(make_pipeline, make_rule, end, monk
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert len(sent) == len(set(sent)) == 8
     assert set(AlertDelivery.objects.values_list("state", "attempts")) == {(DeliveryState.SENT, 1)}
     assert AlertDelivery.objects.filter(ended_at__gte=F("created_at")).count() == 8

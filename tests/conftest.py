@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import hypothesis
 import psycopg2
 import pytest
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
@@ -29,12 +28,6 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("suite")
 # Passwords here guard nothing; hashing one in earnest takes longer than most tests.
 PBKDF2PasswordHasher.iterations = 1
-
-# Every run tries the same examples, however long the machine takes for one.
-hypothesis.settings.register_profile(
-    "suite", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from connectors.reading import Part, ReadPlan, ReadRequest
 from tests.connectors.bigquery.conftest import PROJECT, read_all
 from tests.emulator_tables import EVERY_TYPE, every_type_rows
 
-ROWS, FEW = 200_000, 30_000
+ROWS, FEW = 200_000, 12_000
 SCHEMA = [SchemaField("id", "INT64", "REQUIRED"), SchemaField("text", "STRING")]
 Elsewhere = Callable[[ReadPlan], tuple[BigQuerySource, ReadPlan]]
 

@@ -290,6 +290,7 @@ def test_the_state_comes_at_every_change_but_not_in_floods(run, viewer_client):
             began = time.monotonic()
             for _ in range(200):
                 live.push_run(run.pk)
+                await asyncio.sleep(0.005)
             await sync_to_async(services.move_run)(run.pk, RunStatus.SUCCEEDED, token=1)
             live.push_run(run.pk)
             states = []

@@ -230,24 +230,26 @@ def test_runs_that_have_no_slot_are_passed_by(
 
 
 def wait_in_thousands(pipeline: Pipeline, count: int) -> None:
-    """That many pipelines like this one, each with a run that waits."""
+    """That many pipelines like this one, each with a run that waits in the same lane."""
     with connection.cursor() as cursor:
         cursor.execute(
             """
             WITH more AS (
                 INSERT INTO pipelines_pipeline
-                SELECT (jsonb_populate_record(p, jsonb_build_object('id', gen_random_uuid(), 'name', 'More ' || n,
-                    'target_table', 'more_' || n, 'revision_id', null))).*
-                FROM pipelines_pipeline p, generate_series(1, %s) n WHERE p.id = %s
+                SELECT made.* FROM pipelines_pipeline p, generate_series(1, %s) n, jsonb_populate_record(
+                    p, jsonb_build_object('id', gen_random_uuid(), 'name', 'More ' || n,
+                        'target_table', 'more_' || n, 'revision_id', null)) made
+                WHERE p.id = %s
                 RETURNING id
             )
             INSERT INTO runs_run
-            SELECT (jsonb_populate_record(r, jsonb_build_object(
-                'id', gen_random_uuid(), 'pipeline_id', more.id, 'lane_id', null))).*
-            FROM more, runs_run r WHERE r.pipeline_id = %s AND r.status = 'queued'
+            SELECT made.* FROM more, runs_run r, jsonb_populate_record(
+                r, jsonb_build_object('id', gen_random_uuid(), 'pipeline_id', more.id)) made
+            WHERE r.pipeline_id = %s AND r.status = 'queued'
             """,
             [count, pipeline.pk, pipeline.pk],
         )
+        assert cursor.rowcount == count
 
 
 def analyze() -> None:

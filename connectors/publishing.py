@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from connectors import receipt
+from connectors import mending, receipt
 from connectors.base import Reporter, StopSignal
 from connectors.column import column_from_json
 from connectors.errors import ConnectorError, Held, NewGeneration
@@ -19,16 +19,12 @@ from connectors.quarantine import QUARANTINE_LIMIT, in_words
 from connectors.reading import ReadPlan
 from connectors.receipt import Receipt
 from connectors.request import Crash, TransferRequest, no_crash
-from connectors.sql_around import AFTER, MENDABLE
+from connectors.sql_around import AFTER
 from connectors.writing import Fence, Watermark
 
 if TYPE_CHECKING:
     from connectors.postgres.destination import PostgresDestination
     from connectors.postgres.load import Load
-
-
-# What a person can mend at the destination without another row being read, as they can SQL of their own.
-AT_DESTINATION = frozenset({"rows_referenced"})
 
 
 def publish_staged(
@@ -39,6 +35,7 @@ def publish_staged(
     approved: str = "",
     reporter: Reporter,
     stop: StopSignal,
+    ends: mending.Ends = mending.ends_at_once,
     crash: Crash = no_crash,
 ) -> Receipt:
     """Publish what this run staged before a person approved it; nothing is read from the source.
@@ -63,10 +60,11 @@ def publish_staged(
     # Who approved what was held for one reason was told of no other: those have yet to look.
     held_by = {approved or facts.get("held_by", ""), *facts.get("allowed", ())} - {
         QUARANTINE_LIMIT,
-        *MENDABLE,
-        *AT_DESTINATION,
+        *mending.NO_DECISION,
     }
-    left = replace(request, quarantine=request.quarantine.without_limits())
+    # Held before anybody judged how many rows were put aside, it has that before it.
+    is_judged = facts.get("judged", True)
+    left = replace(request, quarantine=request.quarantine.without_limits()) if is_judged else request
     if held_by:
         left = replace(left, checks=(), guard=request.guard if held_by == {CHECK_FAILED} else NO_GUARD)
     seconds = dict(draft.seconds)
@@ -83,7 +81,8 @@ def publish_staged(
         draft = replace(draft, token=fence.token, rows=rows, quarantined=load.quarantine.reasons)
         return publish(
             *(load, draft, facts["fingerprint"], Watermark(**facts["watermark"]), seconds, reporter, crash),
-            facts=lambda: {"allowed": sorted(held_by)},
+            facts=lambda: {"allowed": sorted(held_by), "judged": is_judged or load.against is None},
+            ends=ends,
         )
     return earlier[0]
 
@@ -98,13 +97,19 @@ def publish(
     crash: Crash,
     *,
     facts: Callable[[], Mapping[str, Any]] | None = None,
+    ends: mending.Ends = mending.ends_at_once,
 ) -> Receipt:
-    """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses."""
+    """Make the staged rows visible, and commit; with `facts` they are kept instead where a guard refuses.
+
+    So are those of earlier transactions where what `ends` the run can be mended.
+    """
     with timed(seconds, "publish"):
         reporter.publishing()
         if load.quarantine.rows:
             reporter.log("warning", in_words(load.quarantine.reasons))
         try:
+            if load.against is not None:
+                raise load.against
             load.quarantine.judge(draft.rows)
             results = load.audit(draft.rows)
             draft = replace(draft, checks=draft.checks or tuple(result.to_json() for result in results))
@@ -112,16 +117,19 @@ def publish(
             refuse_bad(results)
             load.wait_for_readers()
             crash("publish.before_lock")
-            load.lock(draft.rows, draft.snapshot_time)
-            crash("publish.after_lock")
-            load.around.run(AFTER)
+            with load.explained():
+                load.lock(draft.rows, draft.snapshot_time)
+                crash("publish.after_lock")
+                load.around.run(AFTER)
+                load.see_constraints()
         except ConnectorError as error:
-            held = _as_held(error, load)
+            held = _as_held(error, load, ends)
             if held is None:
                 raise
             held.staged = draft.rows, draft.bytes
             if facts is not None:
-                load.hold({**facts(), "draft": draft.to_json(), "held_by": held.code})
+                is_judged = load.against is None
+                load.hold({"judged": is_judged, **facts(), "draft": draft.to_json(), "held_by": held.code})
                 crash("publish.held")
             raise held from error.__cause__
         draft = replace(
@@ -148,15 +156,14 @@ def publish(
     return done
 
 
-def _as_held(error: ConnectorError, load: Load) -> Held | None:
+def _as_held(error: ConnectorError, load: Load, ends: mending.Ends) -> Held | None:
     """What leaves it to a person: a guard, or what they can mend, with rows that were staged maybe for hours kept."""
     if isinstance(error, Held):
         return error
-    if not load.has_kept_rows or error.transient or error.code not in MENDABLE | AT_DESTINATION:
+    hint = mending.hint(error, is_opening=load.against is not None)
+    if not hint or not load.can_go_back or not ends(error):
         return None
-    what = "correct the pipeline's SQL, or what it needs" if error.code in MENDABLE else "mend that at the destination"
-    hint = f"{error.hint} What was read is kept: {what}, then approve the run."
-    return Held(error.message, hint=hint.strip(), code=error.code, field=error.field)
+    return Held(error.message, hint=hint, code=error.code, field=error.field)
 
 
 def kept_facts(

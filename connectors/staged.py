@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from connectors import drift, masks, receipt
+from connectors import drift, masks, mending, receipt
 from connectors.base import Reporter, Source, StopSignal
+from connectors.checks import CheckKind
 from connectors.checksums import source_sums
 from connectors.columns import masking
 from connectors.counting import Count, refuse_missing
@@ -264,12 +265,14 @@ def publish_parts(
     *,
     reporter: Reporter,
     stop: StopSignal,
+    ends: mending.Ends = mending.ends_at_once,
     crash: Crash = no_crash,
 ) -> Receipt:
     """See that every part is whole and every row there, and make them visible.
 
     Raises Unfinished; NewGeneration where what was staged is of no use any more; Held and ConnectorError as a
-    direct load does, with the staged rows kept: another try publishes them.
+    direct load does, with the staged rows kept: another try publishes them. Held also where what `ends` the run can be
+    mended.
     """
     if fence.applied is not None:
         return Receipt.from_json(fence.applied.receipt)
@@ -298,7 +301,9 @@ def publish_parts(
     ):
         try:
             load.proven = _proven(checkpoints)
-            load.reopen(stored, rows)
+            # Later nobody asks the source for its sums.
+            may_wait = all(check.kind is not CheckKind.CHECKSUM for check in request.checks)
+            load.reopen(stored, rows, may_wait=may_wait)
             load.ask_source = source_sums(source, request, plan, stop)
         except ConnectorError as error:
             if error.code != "staging_gone":
@@ -335,7 +340,7 @@ def publish_parts(
             drift=drift.told(fence, request, plan),
         )
         facts = partial(kept_facts, plan, mode, draft, request, after)
-        return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts)
+        return publish(load, draft, request.fingerprint, after, seconds, reporter, crash, facts=facts, ends=ends)
     return earlier[0]
 
 

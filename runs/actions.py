@@ -97,7 +97,11 @@ def _perform(
         standing.is_loading = True
         request = _mended(claimed, transfer_request(claimed, fence, destination))
         return _engine().publish_staged(
-            destination, fence, request, approved=claimed.approved, reporter=reporter, stop=lease
+            *(destination, fence, request),
+            approved=claimed.approved,
+            reporter=reporter,
+            stop=lease,
+            ends=partial(_ends, claimed, lease),
         )
     if claimed.step == Step.PUBLISH:
         return _publish_parts(claimed, standing, connections, destination, fence, lease, reporter)
@@ -144,7 +148,12 @@ def _publish_parts(
             raise _as_raised(failed)
         standing.is_loading = True
         request = transfer_request(claimed, fence, destination)
-        return staged.publish_parts(source, destination, fence, request, reporter=reporter, stop=lease)
+        return staged.publish_parts(
+            *(source, destination, fence, request),
+            reporter=reporter,
+            stop=lease,
+            ends=partial(_ends, claimed, lease),
+        )
     except staged.Unfinished as unfinished:
         reporter.log(
             "warning", f"{len(unfinished.parts)} parts are not whole at the destination: they are loaded again."
@@ -152,6 +161,11 @@ def _publish_parts(
         return Divided(unfinished.generation, fence.token, again=tuple(unfinished.parts))
     finally:
         source.close()
+
+
+def _ends(claimed: Claim, lease: Lease, error: ConnectorError) -> bool:
+    """Whether this was the last attempt, and nobody asked for its end."""
+    return not lease.reason and endings.is_final(claimed, lease, error)
 
 
 def _as_raised(failed: PartLoad) -> ConnectorError:

@@ -160,8 +160,10 @@ _BY_STATE = {
     "22P05": _Saying("bad_text", "A text cannot be stored{column}: {message}.", "{filter}"),
     "23502": _Saying("null_not_allowed", "A NULL was refused{column}.", "{filter}"),
     "23505": _Saying("duplicate_key", "A row would be there twice: {message}.", "{filter}"),
+    "23P01": _Saying("duplicate_key", "A row would be there twice: {message}.", "{filter}"),
     "23514": _Saying("check_violated", "A row was refused: {message}.", "{filter}"),
     "23503": _Saying("foreign_key_violated", "A row was refused: {message}.", "{filter}"),
+    "23001": _Saying("foreign_key_violated", "A row was refused: {message}.", "{filter}"),
     "42501": _Saying("missing_grant", "{message}.", "{grant}"),
 }
 _BY_CLASS = {
@@ -176,6 +178,8 @@ _LOST = _Saying(
     transient=True,
 )
 _OTHER = _Saying("postgres_{state}", "PostgreSQL refused: {message}.")
+_FUNCTION = _Saying("trigger_failed", "A trigger or function of {target} failed: {message}.", "Correct it there.")
+_IN_FUNCTION = re.compile(r"^(PL/\w+|SQL) function (?!inline_code_block)", re.MULTILINE)
 _FILTER = "Correct the value at the source, or leave it out with a query."
 
 
@@ -194,6 +198,9 @@ def statement_error(
     if is_lost(error, connection):
         return _LOST.error(message)
     saying = _BY_STATE.get(state) or _BY_CLASS.get(state[:2]) or _OTHER
+    # What a function refuses as a constraint would is told as such.
+    if not saying.transient and state[:2] not in ("23", "53") and _IN_FUNCTION.search(error.diag.context or ""):
+        saying = _FUNCTION
     column = _column(error.diag)
     found = saying.error(
         message,

@@ -96,6 +96,8 @@ class Load(OpenedLoad):
         Says how many of the staged rows stay, and are published.
         """
         self._stop.check()
+        if self.against is not None:
+            return rows
         rows -= self._put_aside(rows)
         if self.method in by_key.METHODS:
             self._duplicates = merge.prepare(self._session, self._new, self._columns, self._mode.key, self._mode.cursor)

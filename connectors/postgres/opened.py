@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from functools import partial
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2 import sql
 
+from connectors import mending
 from connectors.base import Reporter, StopSignal
 from connectors.checksums import AskSource, nobody_asked
 from connectors.column import Column
@@ -51,7 +52,8 @@ STAGED = ("in_place", *by_key.METHODS)
 class OpenedLoad(AbstractContextManager["OpenedLoad"]):
     """Where the rows of a load go, as the target stands; what a load then does with them is for `Load`.
 
-    Leaving the block without a commit rolls everything back.
+    `against` is what a person can mend that keeps rows that were staged before from being published. Leaving the block
+    without a commit rolls everything back.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
         self._older: snapshots.Held = frozenset()
         self.quarantine = Quarantine(session, fence, columns, self._mode, request)
         self.ask_source: AskSource = nobody_asked
+        self.against: ConnectorError | None = None
         self.method = ""
         self.changes = Changes(0)
         self.lock_wait_ms = 0.0
@@ -128,13 +131,28 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             by = None if self._is_staged else self._form.by
             replace.create(self._session, self._new, self._whole, self._old, unlogged=self._is_staged, by=by)
 
-    def reopen(self, plan: Plan, rows: int) -> None:
+    def reopen(self, plan: Plan, rows: int, *, may_wait: bool = True) -> None:
         """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
 
         How they become visible is chosen anew: what stands at the target's name may have changed since. Of a table that
-        is replaced the log says so, as nothing else would: one that stays is compared under its lock.
+        is replaced the log says so, as nothing else would: one that stays is compared under its lock. What a person
+        can mend does not end it if they `may_wait`: then the rows are seen to be there, and nothing is done.
         """
         self._is_in_parts = True
+        try:
+            self._reopen(plan, rows)
+        except ConnectorError as error:
+            if not may_wait or error.code not in mending.ON_OPENING:
+                raise
+            self._session.rollback()
+            self._begin()
+            count = partial(staging.rows_in, self._session, plan.staging)
+            self._plan = staging.check_plan(self._session, self._fence, plan, rows, count)
+            self._new, self._has_made_target = plan.staging, False
+            self.against = error
+        self.changes = Changes(rows)
+
+    def _reopen(self, plan: Plan, rows: int) -> None:
         self._choose()
         if not self._is_staged and plan.facts.get("found", self._found) != self._found:
             self._reporter.log("warning", replace.changed_meanwhile(self._target))
@@ -154,7 +172,6 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._prepare_target()
         elif not self._is_staged and not is_divided:
             staging.make_logged(self._session, self._new)
-        self.changes = Changes(rows)
 
     def _count(self, staged: Target) -> int:
         """How many rows are staged; what checks ask of each of them is looked at in the same scan."""
@@ -171,8 +188,10 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._session.execute(
                 sql.SQL("DROP TABLE {}").format(sql.Identifier(self._target.schema, self._target.table))
             )
-        facts = {**facts, "found": self._found, "rewritten": self._is_staged}
-        if self._is_staged:
+        is_staged = self._is_staged if self.against is None else self._plan is not None and "read" in self._plan.facts
+        if self.against is None:
+            facts = {**facts, "found": self._found, "rewritten": is_staged}
+        if is_staged:
             # A person may take days: a server that crashes or is failed over meanwhile must not empty it.
             staging.make_logged(self._session, self._new)
         if self._plan is None:
@@ -220,9 +239,25 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             self._reporter.log("info", in_place.describe(self._target, self._old))
 
     @property
-    def has_kept_rows(self) -> bool:
-        """Whether its rows were staged by an earlier transaction, and stay if this one ends without a commit."""
-        return self._plan is not None
+    def can_go_back(self) -> bool:
+        """Whether its rows were staged by an earlier transaction, and what was done to them can be undone."""
+        return self._plan is not None and (self._may_be_undone or self.against is not None)
+
+    def see_constraints(self) -> None:
+        """Have constraints of the target that are put off to the commit looked at while there is a way back."""
+        if self._plan is not None:
+            self._session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn errors of psycopg2 into ours, or into that somebody asked to stop."""
+        try:
+            with self._session.explained(self._target):
+                yield
+        except ConnectorError as error:
+            if error.code == "query_cancelled":
+                self._stop.check()
+            raise
 
     @property
     def _is_staged(self) -> bool:

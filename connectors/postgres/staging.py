@@ -146,6 +146,11 @@ def check_plan(session: Session, fence: Fence, plan: Plan, rows: int, count: Cal
     return plan
 
 
+def rows_in(session: Session, table: Target) -> int:
+    row = session.one(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table.schema, table.table)))
+    return int(row[0]) if row else 0
+
+
 def make_logged(session: Session, table: Target) -> None:
     """A table that readers will see, or a person, must outlive a crash; one that is logged is not written again."""
     session.execute(sql.SQL("ALTER TABLE {} SET LOGGED").format(sql.Identifier(table.schema, table.table)))

@@ -16,10 +16,11 @@ from django.db import connection, transaction
 from connectors import naming
 from pipelines.given import NAMES, goes_by_values
 from runs import doorbell, live
-from runs.models import OVER_BUDGET, READ_NOTHING, CostApproval, PartLoad, Run, RunAction
+from runs.models import OVER_BUDGET, READ_NOTHING, CostApproval, Decision, PartLoad, Run, RunAction
 from runs.services import drift
 from runs.services.begun_anew import BEGUN_ANEW, is_load
 from runs.services.check_results import note_results
+from runs.services.deciding import decide
 from runs.services.errors import InvalidTransition, StaleToken
 from runs.services.journal import Line, push_later, storable
 from runs.services.ownership import Claim
@@ -151,13 +152,19 @@ def hold(
     """A person must decide, of staged rows or of a cost; what this pipeline held before is out of date with it.
 
     What waits because of its cost has nothing to show: it puts only such loads out of date, whatever they became.
+    Nothing is left to decide where somebody cancelled the run and its owner had not heard of it.
     """
     why = _overtakes(claimed, "is held instead")
     if claimed.action == RunAction.REPLAY:
         why = ""  # a few rows of then are no reason to read the source again
     if failure.code == OVER_BUDGET and not is_load(claimed.action, claimed.options):
         why = ""  # somebody asked for it: what waits besides is something else
-    _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, moved=staged, overtakes=why)
+    with transaction.atomic():
+        _leave(claimed, RunStatus.HELD, failure, "held", lines, keep_for=keep_for, moved=staged, overtakes=why)
+        # Locked by now: a wish comes before this, or finds the run held.
+        unheard = Run.objects.select_related("cancelled_by").filter(pk=claimed.run, cancel_requested=True).first()
+        if unheard is not None:
+            decide(unheard, Decision.DISCARD, by=unheard.cancelled_by)
 
 
 def _overtakes(claimed: Claim, happened: str) -> str:

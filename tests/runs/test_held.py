@@ -157,6 +157,25 @@ def test_discarded_it_leaves_the_table_and_nothing_staged(
     assert warehouse_cursor.fetchone() == (None,)
 
 
+def test_cancelled_before_its_owner_hears_of_it_there_is_nothing_left_to_decide(
+    moving: Any, queue: Any, rows_of: Any, work: Any, script: Script, operator: User, warehouse_cursor: Any
+) -> None:
+    pipeline = moving(write_disposition="replace")
+    queue(pipeline)
+    work()
+    script.rows = 0
+    run = queue(pipeline)
+    script.on_plan = [lambda stop: services.cancel_run(run, by=operator)]
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.decided_by) == (RunStatus.CANCELLED, operator)
+    assert "The run is held." in log_of(run)
+    assert "olga discarded this run." in log_of(run)
+    assert rows_of(pipeline) == 3
+    warehouse_cursor.execute("SELECT count(*) FROM pg_class WHERE relname LIKE '\\_datamantri\\_new%'")
+    assert warehouse_cursor.fetchone() == (0,)
+
+
 def test_only_one_decision_counts(held: Any, operator: User) -> None:
     _, run = held
     services.decide(run, Decision.DISCARD, by=operator)

@@ -425,6 +425,12 @@ def test_a_former_owner_that_does_not_know_cannot_commit(
 # Stops
 
 
+@pytest.fixture
+def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run is asked to do is read more often than every second."""
+    monkeypatch.setattr(leases, "FLAGS_EVERY_S", 0.05)
+
+
 def asked_to(reason: Callable[[], None]) -> Callable[[Any], None]:
     """A read that waits until the wish arrives, as a blocked call that is broken."""
 
@@ -438,6 +444,7 @@ def asked_to(reason: Callable[[], None]) -> Callable[[Any], None]:
     return hook
 
 
+@pytest.mark.usefixtures("asked_often")
 def test_cancelling_a_running_run_ends_it_without_a_trace(
     moving: Moving, work: Work, script: Script, rows_of: RowsOf, operator: User
 ) -> None:
@@ -452,6 +459,7 @@ def test_cancelling_a_running_run_ends_it_without_a_trace(
     assert log_of(run).endswith("Cancelled. Nothing was published.")
 
 
+@pytest.mark.usefixtures("asked_often")
 @pytest.mark.parametrize("kind", [TransientError, ConnectorError, ValueError])
 def test_a_call_that_was_broken_by_cancelling_is_no_failure(
     moving: Moving, work: Work, script: Script, operator: User, kind: type[Exception]
@@ -507,6 +515,7 @@ def test_cancelling_a_run_whose_worker_was_lost_ends_as_the_destination_says(
     assert rows_of(pipeline) == (3 if published else None)
 
 
+@pytest.mark.usefixtures("asked_often")
 def test_a_slow_destination_does_not_keep_a_cancelled_run_resolving_for_ever(
     moving: Moving, work: Work, script: Script, operator: User, claim: Any, lose: Any
 ) -> None:
@@ -516,7 +525,10 @@ def test_a_slow_destination_does_not_keep_a_cancelled_run_resolving_for_ever(
 
     def slow() -> None:
         services.cancel_run(run, by=operator)
-        time.sleep(2)
+        lease, deadline = leases.keeper()._held, time.monotonic() + 30
+        while not lease.reason:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     script.on_fence = [slow]
     work()
@@ -537,6 +549,7 @@ def test_the_time_limit_fails_a_run(moving: Moving, work: Work, script: Script, 
     assert rows_of(pipeline) is None
 
 
+@pytest.mark.usefixtures("asked_often")
 def test_a_worker_that_ends_hands_its_run_back(
     moving: Moving, work: Work, script: Script, rows_of: RowsOf, worker_alive: Any
 ) -> None:
@@ -639,6 +652,7 @@ def test_a_claim_that_meets_no_database_is_no_crash(moving: Moving, work: Work) 
     assert work() == 1
 
 
+@pytest.mark.usefixtures("asked_often")
 def test_a_stopped_run_may_take_its_time_to_write_down_its_end(
     moving: Moving, work: Work, script: Script, operator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -654,7 +668,7 @@ def test_a_stopped_run_may_take_its_time_to_write_down_its_end(
         tries.append(True)
         # The time that the engine had to let go in is over: whoever watches the clock looks several times meanwhile.
         leases.keeper()._held._exit_after_s = 0.0
-        if len(tries) < 4:
+        if len(tries) < 3:
             raise OperationalError("server closed the connection")
         finish(*args, **values)
 

@@ -51,8 +51,8 @@ class Broker(Protocol):
 
 
 class _Valkey:
-    def __init__(self) -> None:
-        self._server = Valkey()
+    def __init__(self, port: int) -> None:
+        self._server = Valkey(port)
         self._server.start()
         self.relay = Relay(self._server.port)
         self.url = f"redis://127.0.0.1:{self.relay.port}/0"
@@ -73,7 +73,7 @@ class _Valkey:
 
 
 class _RabbitMQ:
-    def __init__(self) -> None:
+    def __init__(self, _: int) -> None:
         self._server = RabbitMQ()
         self._server.start()
         self.relay = Relay(self._server.port)
@@ -109,10 +109,12 @@ class _RabbitMQ:
         ),
     ],
 )
-def broker(request: pytest.FixtureRequest) -> Iterator[Any]:
-    made = request.param()
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chosen = ports.Ports(tmp_path_factory.mktemp("ports") / "ports.json")
+    made = request.param(chosen.choose("broker"))
     yield made
     made.close()
+    chosen.give_back()
 
 
 @pytest.fixture(scope="module")

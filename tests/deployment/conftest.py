@@ -27,6 +27,7 @@ READY = {spec.name: spec.ready for spec in _WITH_WORDS}
 START_LIMIT_S = 90
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups, also when this folder is named
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "deployment" in item.path.parts:

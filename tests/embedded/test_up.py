@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
 
-from datamantri.embedded.stack import EmbeddedStack
 from tests.embedded.conftest import processes_in, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -47,7 +49,7 @@ class Up:
 
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=60)
+        rest, _ = self.process.communicate(timeout=100)
         self.lines += rest.splitlines()
         return self.process.returncode
 
@@ -89,7 +91,7 @@ def test_up_serves_works_and_leaves_nothing_running(
         url = up.read_until("is ready at").rpartition(" ")[2]
         assert said.startswith(f"Port {busy} is taken; using ")
         assert url == f"http://127.0.0.1:{said.rstrip('.').rpartition(' ')[2]}"
-        with urllib.request.urlopen(url, timeout=10) as page:
+        with urllib.request.urlopen(url, timeout=60) as page:
             assert b"password" in page.read()
 
         password = (data_dir / "password").read_text().strip()
@@ -97,7 +99,7 @@ def test_up_serves_works_and_leaves_nothing_running(
         assert sum(password in line for line in up.lines) == 1
         assert {name for name in ("web", "worker", "lookups", "beat") if (data_dir / "logs" / f"{name}.log").exists()}
 
-        wait_until(lambda: manage("doctor", env=environment).returncode == 0, 60)
+        wait_until(lambda: manage("doctor", env=environment).returncode == 0, 120)
         found = manage("doctor", env=environment).stdout.splitlines()
         # Workers of several machines must not share a name.
         assert any(line.startswith(f"ok   worker: worker@{socket.gethostname()}") for line in found)
@@ -117,16 +119,28 @@ def test_up_serves_works_and_leaves_nothing_running(
     assert again.end() == 0
 
 
+@pytest.fixture
+def own_database() -> dict[str, str]:
+    """The settings of somebody who has a database, which is empty."""
+    name = f"own_{uuid.uuid4().hex[:8]}"
+    base = os.environ["DATABASE_URL"]
+    with closing(psycopg2.connect(base)) as control:
+        control.autocommit = True
+        with control.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+    keys = {each: os.environ[each] for each in ("SECRET_KEY", "ENCRYPTION_KEYS")}
+    return {"DATABASE_URL": urlsplit(base)._replace(path=f"/{name}").geturl(), **keys}
+
+
 @pytest.mark.timeout(300)
 def test_a_database_of_ones_own_is_used_and_gets_no_login(
-    environment: dict[str, str], data_dir: Path, make_stack: Callable[..., EmbeddedStack], start_up: StartUp
+    environment: dict[str, str], data_dir: Path, own_database: dict[str, str], start_up: StartUp
 ) -> None:
-    servers = make_stack(data_dir.with_name("servers"), valkey=False).start()
-    up = start_up({**environment, **servers})
+    up = start_up({**environment, **own_database})
     up.read_until("is ready at")
     assert sorted(path.name for path in data_dir.iterdir() if path.name in ("postgres", "valkey")) == ["valkey"]
     assert not (data_dir / "password").exists()
-    with closing(psycopg2.connect(servers["DATABASE_URL"])) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(own_database["DATABASE_URL"])) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT (SELECT count(*) FROM runs_run), (SELECT count(*) FROM auth_user)")
         assert cursor.fetchone() == (0, 0)
     assert up.end() == 0
@@ -158,8 +172,10 @@ def test_bad_configuration_is_named_and_ends_with_status_2(
     assert words in done.stdout
 
 
-def test_settings_that_only_django_checks_end_with_status_2(environment: dict[str, str]) -> None:
-    done = manage("up", env={**environment, "PUBLIC_URL": "no address"})
+def test_settings_that_only_django_checks_end_with_status_2(
+    environment: dict[str, str], own_database: dict[str, str]
+) -> None:
+    done = manage("up", env={**environment, **own_database, "PUBLIC_URL": "no address"})
     assert done.returncode == 2
     assert "PUBLIC_URL must be like https://" in done.stdout + done.stderr
 

@@ -101,6 +101,8 @@ class RabbitMQ:
             os.killpg(self._node.pid, signal.SIGKILL)
             self._node.wait(END_LIMIT_S)
             self._node = None
+            # The script has ended; the node itself is nobody's child, and may still listen.
+            _wait_for_port(self.port, END_LIMIT_S, is_open=False)
 
     def wipe(self) -> None:
         """Take away all that a killed node knew: users, queues, messages."""
@@ -117,11 +119,11 @@ class RabbitMQ:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _wait_for_port(port: int, limit_s: float) -> None:
+def _wait_for_port(port: int, limit_s: float, *, is_open: bool = True) -> None:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if (probe.connect_ex(("127.0.0.1", port)) == 0) == is_open:
                 return
         time.sleep(0.1)
-    raise TimeoutError(f"nobody listens at {port}")
+    raise TimeoutError(f"{'nobody' if is_open else 'somebody'} listens at {port}")

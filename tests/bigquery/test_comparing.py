@@ -402,11 +402,12 @@ def test_every_type_has_the_same_hashes_on_both_sides(
     everything = Keyed(columns, columns[:1], counted, bits=4)
     there = world.source.comparing(world.read, Scope(), columns, Cost(), stop=NeverStop())
     with world.destination.comparing(world.target, stop=NeverStop()) as here:
-        assert sorted(there.hashes(everything, ())) == sorted(here.hashes(everything, ()))
-        assert there.buckets(everything) == here.buckets(everything)
-        some = list(there.buckets(everything))[:1]
+        hashes, buckets = sorted(there.hashes(everything, ())), there.buckets(everything)
+        assert hashes == sorted(here.hashes(everything, ()))
+        assert buckets == here.buckets(everything)
+        some = list(buckets)[:1]
         assert list(there.hashes(everything, some)) == list(here.hashes(everything, some))
-        keys = [key for key, _ in there.hashes(everything, ())]
+        keys = [key for key, _ in hashes]
         for a, b in zip(
             *(sorted(side.rows(everything, keys), key=lambda row: row.key) for side in (there, here)), strict=True
         ):

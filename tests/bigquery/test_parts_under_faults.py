@@ -183,7 +183,10 @@ def test_a_part_whose_stream_breaks_at_every_call_goes_on_behind_its_last_commit
         assert had < SHARE // 4, kind
         # What was on its way is lost with a connection that is reset.
         assert had > 0 or kind == "reset", kind
-        assert parts.offsets(lambda part=part: parts.load(part, token=2)) == [had], kind
+        # A channel may be told late that its connection was reset, and asks there once more.
+        offsets = parts.offsets(lambda part=part: parts.load(part, token=2))
+        assert set(offsets) == {had}, kind
+        assert len(offsets) == 1 or kind == "reset", kind
     parts.bigquery.faults.inject("short", "ReadRows", after_messages=3)
     first, second = parts.offsets(lambda: parts.load(6))
     assert first == 0 < second

@@ -82,7 +82,7 @@ class Crew(Product):
                 self.endings.append(f"{time.strftime('%H:%M:%S')} {name} ended: {self._running[name].poll()}")
                 try:
                     self.start_again(name)
-                except AssertionError as failed:
+                except (AssertionError, psutil.NoSuchProcess) as failed:
                     # It was struck again before it was ready, or what it needs at its start is away.
                     self.endings.append(f"{time.strftime('%H:%M:%S')} {failed}"[:300])
 

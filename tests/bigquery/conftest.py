@@ -21,7 +21,7 @@ PROJECT = "demo-project"
 
 @pytest.fixture
 def source(bigquery: BehavingBigQuery) -> Iterator[BigQuerySource]:
-    made = BigQuerySource(BigQueryOptions(PROJECT, "US", ""), endpoints=bigquery.endpoints, timeout_s=10.0)
+    made = BigQuerySource(BigQueryOptions(PROJECT, "US", ""), endpoints=bigquery.endpoints, timeout_s=30.0)
     yield made
     made.close()
 
@@ -39,7 +39,7 @@ class Sessions:
         self.client = BigQueryReadClient(transport=BigQueryReadGrpcTransport(channel=channel))
 
     def open(
-        self, table: str, streams: int = 1, *, at: datetime | None = None, timeout_s: float = 10, **options: Any
+        self, table: str, streams: int = 1, *, at: datetime | None = None, timeout_s: float = 30, **options: Any
     ) -> types.ReadSession:
         """A session over `table`, a `dataset.table`, with TableReadOptions."""
         dataset, name = table.split(".")

@@ -117,7 +117,7 @@ def test_all_jobs_of_a_read_keep_to_one_limit(metered, table):
 
 def test_parts_that_another_process_reads_are_metered_there(bigquery, metered, table):
     plan = metered.plan(ReadRequest(table=table), max_parts=4, spread=True)
-    other = BigQuerySource(metered._options, endpoints=bigquery.endpoints, timeout_s=10.0)
+    other = BigQuerySource(metered._options, endpoints=bigquery.endpoints, timeout_s=30.0)
     other.meter = Meter()
     other.resume(ReadPlan.from_json(json.loads(json.dumps(plan.to_json()))))
     rows = 0

@@ -257,13 +257,13 @@ REST_REFUSALS = [
 ]
 
 
-def get(client: google.Client, table: str, timeout_s: float = 10.0) -> google.Table:
+def get(client: google.Client, table: str, timeout_s: float = 30.0) -> google.Table:
     return client.get_table(f"{PROJECT}.{table}", retry=None, timeout=timeout_s)
 
 
 def insert(client: google.Client, table: str, name: str) -> google.QueryJob:
     sql = f"INSERT INTO {table} (id) VALUES (7777)"
-    return client.query(sql, job_id=name, retry=None, job_retry=None, timeout=10)
+    return client.query(sql, job_id=name, retry=None, job_retry=None, timeout=30)
 
 
 @pytest.mark.parametrize(("kind", "error", "reason"), REST_REFUSALS)
@@ -313,7 +313,7 @@ def test_an_answer_is_late_or_never_comes(bigquery, bigquery_tables, table):
 
 def test_an_answer_comes_no_faster_than_it_may(bigquery, bigquery_tables, table):
     def page() -> int:
-        return len(list(bigquery_tables.client.list_rows(f"{PROJECT}.{table}", retry=None, timeout=10)))
+        return len(list(bigquery_tables.client.list_rows(f"{PROJECT}.{table}", retry=None, timeout=30)))
 
     assert page() == ROWS
     bigquery.faults.inject("rate", "GET", "/data", bytes_per_s=300_000)

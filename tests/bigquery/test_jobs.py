@@ -41,12 +41,12 @@ def big(bigquery_tables, dataset) -> str:
 
 def run(client, sql, **settings):
     config = QueryJobConfig(**settings)
-    return client.query(sql, job_config=config, retry=None, job_retry=None, timeout=10)
+    return client.query(sql, job_config=config, retry=None, job_retry=None, timeout=30)
 
 
 def result(client, sql, **settings):
     job = run(client, sql, **settings)
-    job.result(retry=None, job_retry=None, timeout=10)
+    job.result(retry=None, job_retry=None, timeout=30)
     return job
 
 
@@ -124,7 +124,7 @@ def test_a_limit_that_is_no_number_is_refused(client, table):
 
 def test_a_name_of_a_job_is_used_once(client, bigquery, table):
     name = f"once_{time.time_ns()}"
-    ask = {"job_id": name, "retry": None, "job_retry": None, "timeout": 10}
+    ask = {"job_id": name, "retry": None, "job_retry": None, "timeout": 30}
     client.query(f"INSERT INTO {table} (id) VALUES (77)", **ask)
     with pytest.raises(exceptions.Conflict, match=rf"Already Exists: Job {PROJECT}:US\.{name}"):
         client.query(f"INSERT INTO {table} (id) VALUES (77)", **ask)

@@ -46,7 +46,7 @@ def plan(source, table) -> ReadPlan:
 
 def elsewhere(bigquery, plan: ReadPlan) -> BigQuerySource:
     """What another process makes of the stored plan."""
-    source = BigQuerySource(BigQueryOptions(PROJECT, "US", ""), endpoints=bigquery.endpoints, timeout_s=10.0)
+    source = BigQuerySource(BigQueryOptions(PROJECT, "US", ""), endpoints=bigquery.endpoints, timeout_s=30.0)
     source.resume(ReadPlan.from_json(json.loads(json.dumps(plan.to_json()))))
     return source
 

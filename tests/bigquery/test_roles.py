@@ -127,24 +127,24 @@ def open_session(client: BigQueryReadClient, table: str) -> types.ReadSession:
     path = f"projects/{PROJECT}/datasets/{dataset}/tables/{name}"
     session = types.ReadSession(table=path, data_format=types.DataFormat.ARROW)
     return client.create_read_session(
-        parent=f"projects/{PROJECT}", read_session=session, max_stream_count=1, retry=None, timeout=10
+        parent=f"projects/{PROJECT}", read_session=session, max_stream_count=1, retry=None, timeout=30
     )
 
 
 def get(client: google.Client, table: str) -> google.Table:
-    return client.get_table(f"{PROJECT}.{table}", retry=None, timeout=10)
+    return client.get_table(f"{PROJECT}.{table}", retry=None, timeout=30)
 
 
 def count(client: google.Client, table: str) -> int:
-    job = client.query(f"SELECT COUNT(*) AS n FROM {table}", retry=None, job_retry=None, timeout=10)
-    return next(iter(job.result(retry=None, job_retry=None, timeout=10)))["n"]
+    job = client.query(f"SELECT COUNT(*) AS n FROM {table}", retry=None, job_retry=None, timeout=30)
+    return next(iter(job.result(retry=None, job_retry=None, timeout=30)))["n"]
 
 
 def test_without_a_token_nothing_is_answered(bigquery, table):
     dataset, name = table.split(".")
     path = f"/bigquery/v2/projects/{PROJECT}/datasets/{dataset}/tables/{name}"
     # Google's client has no word for this: it tries to get a token.
-    answer = requests.get(bigquery.endpoints.rest + path, timeout=10)
+    answer = requests.get(bigquery.endpoints.rest + path, timeout=30)
     assert answer.status_code == 401
     assert answer.json()["error"]["errors"][0]["reason"] == "required"
     with grpc.insecure_channel(bigquery.endpoints.storage) as channel:
@@ -193,14 +193,14 @@ def test_each_missing_role_is_named(client, storage, bigquery, dataset, key, tab
 def test_reading_is_not_writing(client, bigquery, table):
     for role in ("jobUser", "dataViewer"):
         bigquery.roles.grant(EMAIL, role)
-    job = client.query(f"DELETE FROM {table} WHERE TRUE", retry=None, job_retry=None, timeout=10)
+    job = client.query(f"DELETE FROM {table} WHERE TRUE", retry=None, job_retry=None, timeout=30)
     assert job.error_result["reason"] == "accessDenied"
     assert "bigquery.tables.updateData" in job.error_result["message"]
     with pytest.raises(exceptions.Forbidden, match="updateData"):
         client.insert_rows_json(f"{PROJECT}.{table}", [{"id": 4}], retry=None)
     assert count(client, table) == 3
     bigquery.roles.grant(EMAIL, "dataEditor", on=table)
-    client.query(f"DELETE FROM {table} WHERE id = 1", retry=None, job_retry=None, timeout=10)
+    client.query(f"DELETE FROM {table} WHERE id = 1", retry=None, job_retry=None, timeout=30)
     assert count(client, table) == 2
 
 
@@ -216,7 +216,7 @@ def test_a_session_is_of_no_use_to_who_lost_the_role(storage, bigquery, key, tab
 def test_our_source_signs_its_requests_with_its_key(bigquery, key, table):
     # Through REST alone: gRPC carries tokens over TLS only.
     options = BigQueryOptions(PROJECT, "US", json.dumps(key.info))
-    source = BigQuerySource(options, endpoints=Endpoints(bigquery.endpoints.rest), timeout_s=10.0)
+    source = BigQuerySource(options, endpoints=Endpoints(bigquery.endpoints.rest), timeout_s=30.0)
     try:
         with pytest.raises(ConnectorError, match=r"bigquery\.tables\.get is missing") as refused:
             source.plan(ReadRequest(table=table))

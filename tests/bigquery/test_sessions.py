@@ -59,7 +59,8 @@ def test_messages_are_small_and_tell_progress(client, bigquery, open_session, da
 
 def test_a_session_says_when_it_ends(open_session, bigquery, days):
     bigquery.storage.lifetime_s = 60
-    assert timedelta(seconds=50) < open_session().expire_time - datetime.now(UTC) <= timedelta(seconds=60)
+    before, expires, after = datetime.now(UTC), open_session().expire_time, datetime.now(UTC)
+    assert before + timedelta(seconds=60) <= expires <= after + timedelta(seconds=60)
 
 
 def test_compressed_rows_are_the_same_rows_in_fewer_bytes(client, sessions, open_session, days):

@@ -68,8 +68,8 @@ def grown(bigquery_tables, dataset) -> tuple[str, dt.datetime]:
 
 def ask(client, sql: str, *parameters: ScalarQueryParameter, **settings) -> list[tuple[Any, ...]]:
     config = QueryJobConfig(query_parameters=parameters, **settings)
-    job = client.query(sql, job_config=config, retry=None, job_retry=None, timeout=10)
-    return [tuple(row.values()) for row in job.result(retry=None, job_retry=None, timeout=10)]
+    job = client.query(sql, job_config=config, retry=None, job_retry=None, timeout=30)
+    return [tuple(row.values()) for row in job.result(retry=None, job_retry=None, timeout=30)]
 
 
 @pytest.mark.parametrize("kind", CURSORS)
@@ -155,7 +155,7 @@ def test_a_version_is_joined_with_another_table_and_with_itself(bigquery_tables,
 def test_the_job_keeps_the_words_of_its_query(bigquery_tables, grown):
     name, then = grown
     sql = f"SELECT id FROM {name} FOR SYSTEM_TIME AS OF TIMESTAMP '{then.isoformat(sep=' ')}'"
-    job = bigquery_tables.client.query(sql, retry=None, job_retry=None, timeout=10)
+    job = bigquery_tables.client.query(sql, retry=None, job_retry=None, timeout=30)
     assert job.query == sql
     assert bigquery_tables.client.get_job(job.job_id).query == sql
     assert job.total_bytes_processed == (ROWS + 1) * 8

@@ -67,7 +67,7 @@ def behaving(bigquery, bigquery_tables, dataset):
     for name in ("seas", "ships"):
         bigquery_tables.make(f"{dataset}.{name}", ID, pa.table({"id": [1]}))
     bigquery_tables.run(f"CREATE OR REPLACE VIEW {dataset}.seen AS SELECT id FROM {dataset}.seas")
-    source = BigQuerySource(BigQueryOptions(project="demo-project"), endpoints=bigquery.endpoints, timeout_s=10.0)
+    source = BigQuerySource(BigQueryOptions(project="demo-project"), endpoints=bigquery.endpoints, timeout_s=30.0)
     yield source
     source.close()
 

@@ -181,7 +181,7 @@ def test_two_installations_on_one_host_keep_their_logins_apart(settings_of: Any)
 def run(*argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **GOOD, **variables}
     command = [sys.executable, *argv]
-    return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=150, check=False)
 
 
 def test_a_command_that_does_its_work_ends_with_status_0() -> None:

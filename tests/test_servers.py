@@ -44,7 +44,7 @@ def test_the_end_of_a_run_says_what_was_skipped_and_why(tmp_path: Path) -> None:
     env = {**os.environ, "PYTEST_XDIST_WORKER": "gw0", "PYTHONPATH": str(Path(__file__).parents[1])}
     plugins = ["tests.servers", "no:django", "no:bqemulator", "no:valkey", "no:cacheprovider"]
     argv = [sys.executable, "-m", "pytest", "-q", *(f"-p{plugin}" for plugin in plugins)]
-    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150)
     *_, first, second, last = done.stdout.splitlines()
     assert (first, second) == ("Skipped 2: no RabbitMQ here", "Skipped 1: no browser")
     assert last.startswith("1 passed, 3 skipped")

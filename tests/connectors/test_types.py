@@ -29,6 +29,7 @@ from connectors.errors import ConnectorError
 from connectors.postgres.copy import copy_batches
 from connectors.postgres.ddl import create_table
 from connectors.types import bigquery_text, postgres_text, postgres_type
+from tests.emulator_tables import CALL_S
 
 STRUCT = Column("v", "STRUCT", columns=(Column("a", "INT64"),))
 
@@ -140,7 +141,7 @@ def bigquery_client(emulator: dict[str, str]) -> Iterator[bigquery.Client]:
 @pytest.fixture(scope="module")
 def query(bigquery_client: bigquery.Client) -> Callable[[str], list[tuple[Any, ...]]]:
     def run(text: str) -> list[tuple[Any, ...]]:
-        rows = bigquery_client.query(text, retry=None, timeout=60).result(retry=None, timeout=60)
+        rows = bigquery_client.query(text, retry=None, timeout=CALL_S).result(retry=None, timeout=CALL_S)
         return [tuple(row.values()) for row in rows]
 
     return run
@@ -149,7 +150,7 @@ def query(bigquery_client: bigquery.Client) -> Callable[[str], list[tuple[Any, .
 @pytest.fixture
 def dataset(bigquery_client: bigquery.Client) -> str:
     name = f"types_{uuid.uuid4().hex[:8]}"
-    bigquery_client.create_dataset(name, retry=None, timeout=30)
+    bigquery_client.create_dataset(name, retry=None, timeout=CALL_S)
     return name
 
 
@@ -222,12 +223,12 @@ def check_texts(
     mode = "REPEATED" if column.repeated else "NULLABLE"
     schema = [bigquery.SchemaField("k", "INT64"), bigquery.SchemaField("v", column.type, mode=mode)]
     table = f"types.{dataset}.v"
-    client.create_table(bigquery.Table(table, schema), retry=None, timeout=30)
+    client.create_table(bigquery.Table(table, schema), retry=None, timeout=CALL_S)
     file = io.BytesIO()
     pq.write_table(pa.Table.from_batches([batch]), file)
     file.seek(0)
     config = bigquery.LoadJobConfig(source_format="PARQUET", write_disposition="WRITE_APPEND")
-    client.load_table_from_file(file, table, job_config=config, timeout=30).result(retry=None, timeout=30)
+    client.load_table_from_file(file, table, job_config=config, timeout=CALL_S).result(retry=None, timeout=CALL_S)
     # A NULL array is an empty one, whatever the emulator says of it.
     text = bigquery_text(column, "v")
     found = dict(

@@ -64,8 +64,16 @@ def test_a_run_moves_its_rows_and_says_so(moving: Moving, work: Work, rows_of: R
 
 def test_progress_and_estimate_are_kept(moving: Moving, work: Work, script: Script) -> None:
     script.rows = 5000
-    script.on_read = [lambda stop: time.sleep(0.5)]  # longer than the scribe's pause
     run = start(moving())
+
+    def read_on_once_it_is_written(stop: Any) -> None:
+        deadline = time.monotonic() + 30
+        while Run.objects.get(pk=run.pk).estimated_rows is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        connection.close()  # this thread's
+
+    script.on_read = [read_on_once_it_is_written]
     work()
     run.refresh_from_db()
     assert run.estimated_rows == run.rows == 5000

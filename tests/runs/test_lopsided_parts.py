@@ -30,7 +30,7 @@ def test_the_largest_part_holds_up_its_own_run_only(
 
     def read_for_long(stop: Any) -> None:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     script.on_read = [read_for_long, nothing]
     largest = take_part()
@@ -45,7 +45,7 @@ def test_the_largest_part_holds_up_its_own_run_only(
 
     thread, _ = in_thread(load)
     try:
-        assert begun.wait(10)
+        assert begun.wait(30)
         later = start(other)
         work()  # the other worker: what is left of this run, and all of the one that came later
         later.refresh_from_db()
@@ -58,7 +58,7 @@ def test_the_largest_part_holds_up_its_own_run_only(
         assert PartLoad.objects.filter(run=run).count() == 4
     finally:
         go_on.set()
-        thread.join(20)
+        thread.join(60)
     work()
     run.refresh_from_db()
     assert run.status == RunStatus.SUCCEEDED, log_of(run)

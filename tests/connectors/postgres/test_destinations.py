@@ -192,9 +192,10 @@ def test_what_is_done_beside_moving_rows_works_everywhere(world, admin):
     assert read("id, name, _is_current", "versions") == [(1, "A", True), (1, "a", False), (2, "b", False)]
 
 
+@pytest.mark.parametrize("server", ["debian"], indirect=True)
 @pytest.mark.parametrize("port", ["direct"], indirect=True)
-def test_what_leans_on_a_table_is_found_on_every_version(server, database, options, admin):
-    """All that is known, of plain, indexed and partitioned tables: each keeps the table in its place."""
+def test_what_leans_on_a_table_is_found_on_the_older_version_too(server, database, options, admin):
+    """What other tests try on the other one, of plain, indexed and partitioned tables: each keeps it in its place."""
     indexed = TargetOptions(primary_key=("id",), indexes=(Index(("name",)),))
     cases = [(statement, TargetOptions(), ("id",)) for statement in DEPENDENTS]
     cases += [(statement, indexed, ("id",)) for statement in ADDED.values()]

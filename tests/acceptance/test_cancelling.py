@@ -19,7 +19,7 @@ from tests.acceptance.product import Product, wait_for
 from tests.acceptance.streams import Streams
 from tests.bigquery.proxy import BehavingBigQuery
 
-WITHIN_S = 5.0
+WITHIN_S = 10.0
 BYTES_PER_S, MESSAGE_BYTES = 50_000, 20_000
 
 

@@ -158,10 +158,10 @@ def test_where_nothing_is_pushed_pages_ask_and_are_right_a_little_later(
         page.wait_for_function(LAST_IS, arg=3, timeout=A_LITTLE_MS)
         page.wait_for_function("() => document.querySelector('[data-value=rows]').textContent === '1,500,000'")
         services.move_run(run.pk, RunStatus.SUCCEEDED, token=1, finished_at=timezone.now())
+        make_run(make_pipeline("Refunds"), RunStatus.QUEUED)
         page.wait_for_selector(".status .badge.s-succeeded", timeout=A_LITTLE_MS)
         assert page.evaluate(SEQS) == [1, 2, 3]
         board.wait_for_selector(".card .badge.s-succeeded", timeout=A_LITTLE_MS)
-        make_run(make_pipeline("Refunds"), RunStatus.QUEUED)
         board.wait_for_selector(".card >> text=Refunds", timeout=A_LITTLE_MS)
 
 

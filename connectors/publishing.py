@@ -63,7 +63,8 @@ def publish_staged(
         *mending.NO_DECISION,
     }
     # Held before anybody judged how many rows were put aside, it has that before it.
-    is_judged = facts.get("judged", True)
+    is_untold = facts.get("held_by") == QUARANTINE_LIMIT and approved not in ("", QUARANTINE_LIMIT)
+    is_judged = facts.get("judged", True) and not is_untold
     left = replace(request, quarantine=request.quarantine.without_limits()) if is_judged else request
     if held_by:
         left = replace(left, checks=(), guard=request.guard if held_by == {CHECK_FAILED} else NO_GUARD)
@@ -72,7 +73,7 @@ def publish_staged(
         already_applied(reporter) as earlier,
         destination.load(fence, columns, mode, left, reporter=reporter, stop=stop) as load,
     ):
-        load.reopen(plan, draft.rows)
+        load.reopen(plan, draft.rows, ends=ends)
         try:
             load.quarantine.look_again(plan.generation, sum(draft.quarantined.values()))
         except NewGeneration as gone:  # what was approved is not to be read anew

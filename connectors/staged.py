@@ -303,7 +303,7 @@ def publish_parts(
             load.proven = _proven(checkpoints)
             # Later nobody asks the source for its sums.
             may_wait = all(check.kind is not CheckKind.CHECKSUM for check in request.checks)
-            load.reopen(stored, rows, may_wait=may_wait)
+            load.reopen(stored, rows, ends=lambda error: may_wait and ends(error))
             load.ask_source = source_sums(source, request, plan, stop)
         except ConnectorError as error:
             if error.code != "staging_gone":

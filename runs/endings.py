@@ -265,9 +265,12 @@ def first_wait_s(claimed: Claim | PartClaim) -> float:
 
 
 def gives_up(claimed: Claim | PartClaim, failures: int, error: TransientError) -> bool:
-    """Whether another attempt would begin later after the first than the pipeline allows."""
+    """Whether another attempt would begin later after the first than the pipeline allows.
+
+    Not once somebody has decided on a held run, which waited for them maybe for days.
+    """
     limit = claimed.definition.get("give_up_after_s")
-    if limit is None:
+    if limit is None or (isinstance(claimed, Claim) and claimed.decision):
         return False
     # Without jitter: who asks again has the same answer.
     wait = max(_usual_s(failures, first_wait_s(claimed)), error.retry_after_s or 0.0)

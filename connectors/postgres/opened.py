@@ -131,18 +131,19 @@ class OpenedLoad(AbstractContextManager["OpenedLoad"]):
             by = None if self._is_staged else self._form.by
             replace.create(self._session, self._new, self._whole, self._old, unlogged=self._is_staged, by=by)
 
-    def reopen(self, plan: Plan, rows: int, *, may_wait: bool = True) -> None:
+    def reopen(self, plan: Plan, rows: int, *, ends: mending.Ends = mending.ends_at_once) -> None:
         """Begin with the rows that an earlier transaction staged; raises ConnectorError if they cannot be published.
 
         How they become visible is chosen anew: what stands at the target's name may have changed since. Of a table that
         is replaced the log says so, as nothing else would: one that stays is compared under its lock. What a person
-        can mend does not end it if they `may_wait`: then the rows are seen to be there, and nothing is done.
+        can mend is kept in `against` where it `ends` the run: then the rows are seen to be there, and nothing is done.
         """
         self._is_in_parts = True
         try:
-            self._reopen(plan, rows)
+            with self.explained():
+                self._reopen(plan, rows)
         except ConnectorError as error:
-            if not may_wait or error.code not in mending.ON_OPENING:
+            if error.code not in mending.ON_OPENING | mending.PASSING or not ends(error):
                 raise
             self._session.rollback()
             self._begin()

@@ -47,6 +47,7 @@ def decide(run: Run, decision: str, *, by: Any, note: str = "", attempt: int | N
                 decided_at=Now(),
                 decision_note=note,
                 approved_code=F("error_code"),
+                failures=0,
                 due=Now(),
             )
             if not changed:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.db.models import F
 
+from connectors import publishing, transfer
 from connectors.errors import ConnectorError, TransientError
 from connectors.postgres.publish import lock
 from pipelines.models import Pipeline
@@ -34,7 +37,7 @@ def in_parts(
 
     def make(**more: Any) -> tuple[Pipeline, Callable[[], Run]]:
         script.parts, script.rows = 2, 4
-        pipeline = moving(load_method="staged", retries=0, **more)
+        pipeline = moving(load_method="staged", **{"retries": 0, **more})
         assert run(queue(pipeline)).status == RunStatus.SUCCEEDED
         return pipeline, lambda: run(queue(pipeline))
 
@@ -89,6 +92,30 @@ def test_a_lock_that_is_kept_through_all_attempts_holds_the_run(
     assert (run.status, run.error_code) == (RunStatus.HELD, "target_locked")
     finish(work, run, Decision.PUBLISH, operator)
     assert (run.status, rows_of(pipeline)) == (RunStatus.SUCCEEDED, 8)
+
+
+def test_an_approved_run_has_all_its_retries_however_late_it_is(
+    in_parts: Any, work: Any, script: Script, rows_of: Any, warehouse_cursor: Any, operator: User, monkeypatch: Any
+) -> None:
+    pipeline, go = in_parts(retries=1, give_up_after_s=3600)
+    warehouse_cursor.execute(f"ALTER TABLE {pipeline.target_table} ADD CONSTRAINT few CHECK (id < 3) NOT VALID")
+    run = go()
+    assert (run.status, run.error_code) == (RunStatus.HELD, "check_violated")
+    # As after a retry of the day before yesterday.
+    Run.objects.filter(pk=run.pk).update(failures=1, started_at=F("started_at") - timedelta(days=2))
+    warehouse_cursor.execute(f"ALTER TABLE {pipeline.target_table} DROP CONSTRAINT few")
+    publish_staged, reads, lost = publishing.publish_staged, script.reads, []
+
+    def lose_one(*args: Any, **more: Any) -> Any:
+        if not lost:
+            lost.append(TransientError("Gone for a moment.", code="connection_lost"))
+            raise lost[0]
+        return publish_staged(*args, **more)
+
+    monkeypatch.setattr(transfer, "publish_staged", lose_one)
+    finish(work, run, Decision.PUBLISH, operator)
+    assert (lost[0].code, run.status, rows_of(pipeline)) == ("connection_lost", RunStatus.SUCCEEDED, 8)
+    assert (script.reads, staged_tables(warehouse_cursor)) == (reads, 0)
 
 
 @pytest.mark.parametrize(("failures", "ends"), [(0, (True, False)), (3, (True, True))])

@@ -58,6 +58,11 @@ def held(publish: Any) -> Held:
     return told.value
 
 
+def killed_once_held(point: str) -> None:
+    if point == "publish.held":
+        raise Killed
+
+
 @pytest.mark.parametrize(
     ("disposition", "breaks", "code", "mends"),
     [
@@ -246,6 +251,24 @@ def test_how_many_rows_were_put_aside_is_judged_when_the_target_takes_rows_again
     assert ids() == [2, 3]
 
 
+def test_a_limit_that_nobody_was_told_of_is_told_again(world: World, admin: Any, ids: Any) -> None:
+    """The attempt that was told of it died before it could say so: its run still goes by an older approval."""
+    world.move([1])
+    rule = QuarantineRule(is_on=True, most_percent=10, beyond=Beyond.HOLD)
+    more = {"checks": (replace(NO_FOURS, severity=Severity.QUARANTINE),), "quarantine": rule}
+    run = in_parts(world, **more)
+    admin.execute(CASCADES)
+    assert held(run.publish).code == "replace_would_break"
+    admin.execute("DROP TABLE bookings")
+    with pytest.raises(Killed):
+        world.publish_held(run.run, approved="replace_would_break", crash=killed_once_held, **more)
+    for _ in range(2):
+        again = held(lambda: world.publish_held(run.run, approved="replace_would_break", **more))
+        assert (again.code, ids()) == ("quarantine_limit", [1])
+    assert world.publish_held(run.run, approved="quarantine_limit", **more).rows == 2
+    assert ids() == [2, 3]
+
+
 def test_rows_that_are_missing_are_no_reason_to_wait(world: World, admin: Any) -> None:
     world.move([1])
     run = in_parts(world)
@@ -265,16 +288,17 @@ def test_a_target_that_the_source_is_to_be_asked_about_is_not_waited_for(world: 
     assert (refused.value.code, isinstance(refused.value, Held)) == ("replace_would_break", False)
 
 
+@pytest.mark.parametrize("kept", ["SHARE", "ROW EXCLUSIVE"])  # the second as the key's index is made, before a lock
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_lock_that_somebody_keeps_holds_the_run_when_all_attempts_are_over(
-    world: World, connect: Any, ids: Any, monkeypatch: pytest.MonkeyPatch, ends: bool
+    world: World, connect: Any, ids: Any, monkeypatch: pytest.MonkeyPatch, ends: bool, kept: str
 ) -> None:
     monkeypatch.setattr(lock, "LIMIT_S", 0.0)
     monkeypatch.setattr(lock, "TRY_MS", 50)
     world.move([1])
     run = in_parts(world, "merge")
     busy = connect("rebuild")
-    busy.cursor().execute("LOCK TABLE flights IN SHARE MODE")
+    busy.cursor().execute(f"LOCK TABLE flights IN {kept} MODE")
     with pytest.raises(ConnectorError) as locked:
         run.publish(ends=lambda error: ends)
     assert (locked.value.code, isinstance(locked.value, Held)) == ("target_locked", ends)
@@ -309,15 +333,11 @@ def test_a_run_that_is_to_stop_is_not_held(world: World, admin: Any) -> None:
 def test_a_crash_once_the_rows_are_held_loses_nothing(
     world: World, admin: Any, ids: Any, breaks: str, mends: str
 ) -> None:
-    def crash(point: str) -> None:
-        if point == "publish.held":
-            raise Killed
-
     world.move([1])
     run = in_parts(world)
     admin.execute(breaks)
     with pytest.raises(Killed):
-        run.publish(crash=crash)
+        run.publish(crash=killed_once_held)
     assert held(run.publish).staged is not None
     admin.execute(mends)
     assert [run.publish().rows, run.publish().rows] == [3, 3]

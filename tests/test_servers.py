@@ -41,7 +41,12 @@ def test_that_runs():
 def test_the_end_of_a_run_says_what_was_skipped_and_why(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(_TESTS)
     # As one of xdist's workers it starts no servers.
-    env = {**os.environ, "PYTEST_XDIST_WORKER": "gw0", "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {
+        **os.environ,
+        "PYTEST_ADDOPTS": "",
+        "PYTEST_XDIST_WORKER": "gw0",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
     plugins = ["tests.servers", "no:django", "no:bqemulator", "no:valkey", "no:cacheprovider"]
     argv = [sys.executable, "-m", "pytest", "-q", *(f"-p{plugin}" for plugin in plugins)]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150)

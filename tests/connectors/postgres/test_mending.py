@@ -11,7 +11,8 @@ import pytest
 from connectors.checks import Check, CheckKind, Severity
 from connectors.errors import ConnectorError, Held, TransientError
 from connectors.modes import Guard, WriteMode
-from connectors.postgres.publish import lock
+from connectors.postgres import transactions
+from connectors.postgres.publish import append, lock
 from connectors.quarantine import Beyond, QuarantineRule
 from connectors.request import TransferRequest
 from tests.connectors.memory import PartedSource, batch
@@ -295,6 +296,9 @@ def test_a_lock_that_somebody_keeps_holds_the_run_when_all_attempts_are_over(
 ) -> None:
     monkeypatch.setattr(lock, "LIMIT_S", 0.0)
     monkeypatch.setattr(lock, "TRY_MS", 50)
+    waits = f"lock_timeout = {append.LOCK_TIMEOUT_MS}"
+    assert waits in transactions._BEGIN
+    monkeypatch.setattr(transactions, "_BEGIN", transactions._BEGIN.replace(waits, "lock_timeout = 50"))
     world.move([1])
     run = in_parts(world, "merge")
     busy = connect("rebuild")

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -94,6 +95,26 @@ def test_killed_servers_come_back_with_what_was_committed(make_stack: MakeStack)
     assert stack.environment() == env
     assert query(env["DATABASE_URL"], "SELECT n FROM kept") == 7
     assert ask_valkey(env["BROKER_URL"])
+
+
+def test_a_killed_server_takes_its_busy_sessions_with_it(make_stack: MakeStack) -> None:
+    """One of them would go on to its commit, and hold up the next start."""
+    stack = make_stack(valkey=False)
+    url = stack.start()["DATABASE_URL"]
+    ended = []
+
+    def count() -> None:
+        with pytest.raises(psycopg2.Error):
+            query(url, "SELECT count(*) FROM generate_series(1, 100000000000)")
+        ended.append(True)
+
+    busy = threading.Thread(target=count, daemon=True)
+    busy.start()
+    looks = "SELECT bool_or(query LIKE '%generate_series%' AND pid <> pg_backend_pid()) FROM pg_stat_activity"
+    wait_until(lambda: query(url, looks))
+    stack.postgres.kill()
+    busy.join(30)
+    assert ended == [True]
 
 
 def test_a_pid_file_whose_number_another_process_has_now_is_no_obstacle(make_stack: MakeStack) -> None:

@@ -30,6 +30,7 @@ from runs import doorbell, services, ticker
 from runs.models import Process, Run
 from runs.services import Claim
 from runs.states import RunStatus
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db
 
@@ -189,13 +190,6 @@ def test_a_signal_in_the_middle_of_a_round_signs_off_after_it(beat: Ticker, monk
     assert Process.objects.exists()
     beat.close()
     assert not Process.objects.exists()
-
-
-def until(condition: Callable[[], Any], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_bells_are_rung_beside_the_ticks(

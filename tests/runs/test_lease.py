@@ -22,16 +22,10 @@ from runs import services
 from runs.lease import Keeper, Lease
 from runs.models import Process, Run
 from runs.services import Claim, ownership
+from tests.waiting import until
 
 HOUR = timedelta(hours=1)
 FLAGS_EVERY_S = leases.FLAGS_EVERY_S
-
-
-def until(condition: Callable[[], Any], within_s: float = 30) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + within_s
-        time.sleep(0.005)
 
 
 NOBODY = SimpleNamespace(run="a run", token=1)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from runs import live
+from tests.waiting import until
 
 
 class Layer:
@@ -38,13 +39,6 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
     monkeypatch.setattr(live, "get_channel_layer", lambda: layer)
     monkeypatch.setattr(live, "_courier", None)
     return layer
-
-
-def until(condition: Any, within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_messages_say_what_pages_need(layer: Layer) -> None:

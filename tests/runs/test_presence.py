@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -21,17 +20,11 @@ from runs.models import Process, Run
 from runs.presence import Presence
 from runs.services import Claim
 from runs.states import RunStatus
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NAME = "worker@a:1"
-
-
-def until(condition: Callable[[], Any], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def until_it_has_said_so_again(times: int = 2) -> None:

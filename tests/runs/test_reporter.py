@@ -18,6 +18,7 @@ from runs import services
 from runs.models import LogLine, Run
 from runs.reporter import Reporter, scribe
 from runs.services import Claim, ownership
+from tests.waiting import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -49,13 +50,6 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int]]:
 
 def messages() -> list[str]:
     return list(LogLine.objects.order_by("seq").values_list("message", flat=True))
-
-
-def until(condition: Callable[[], Any], within_s: float = 30) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def plan(rows: int) -> ReadPlan:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
+from datamantri.embedded import ports
 from tests.embedded.conftest import processes_in, wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -82,10 +83,13 @@ def environment(clean_environment: dict[str, str], data_dir: Path) -> Iterator[d
 def test_up_serves_works_and_leaves_nothing_running(
     environment: dict[str, str], data_dir: Path, start_up: StartUp
 ) -> None:
+    # Of those that no connection gets, as the next one is left free until the web server listens.
+    chosen = ports.Ports(data_dir.with_name("ports.json"))
+    busy = chosen.choose("busy")
     with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", busy))
         taken.listen()
-        busy = taken.getsockname()[1]
+        chosen.give_back()
         up = start_up(environment, "--port", str(busy))
         said = up.read_until("is taken")
         url = up.read_until("is ready at").rpartition(" ")[2]

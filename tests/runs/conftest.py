@@ -73,6 +73,19 @@ def owned(queue: Callable[..., Run], claim: Callable[..., Claim | None]) -> Clai
 
 
 @pytest.fixture
+def never_analyzed(db: None) -> None:
+    """The planner knows nothing of runs, whatever autovacuum saw of them between other tests."""
+    with connection.cursor() as cursor:
+        for table in ("runs_run", "runs_lane", "runs_partload", "pipelines_pipeline"):
+            cursor.execute("SELECT pg_clear_relation_stats('public', %s)", [table])
+            cursor.execute(
+                "SELECT pg_clear_attribute_stats('public', tablename, attname, inherited) FROM pg_stats"
+                " WHERE schemaname = 'public' AND tablename = %s",
+                [table],
+            )
+
+
+@pytest.fixture
 def lose() -> Callable[[Claim], None]:
     """Lets a lease run out."""
 

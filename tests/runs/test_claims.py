@@ -96,7 +96,7 @@ def test_a_run_is_not_claimed_before_it_is_due(queue: Queue, claim: Claimer) -> 
 
 @pytest.mark.django_db
 def test_a_claim_reads_a_handful_of_pages_however_many_runs_were_queued_at_once(
-    make_pipeline: Callable[..., Pipeline], claim: Claimer
+    never_analyzed: None, make_pipeline: Callable[..., Pipeline], claim: Claimer
 ) -> None:
     """The planner does not know of them yet: its statistics are gathered long after."""
     pipeline = make_pipeline()

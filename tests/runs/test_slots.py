@@ -259,7 +259,12 @@ def analyze() -> None:
 
 @pytest.mark.parametrize("statistics", ["none", "of before", "of now"])
 def test_five_thousand_runs_without_a_slot_cost_a_claim_nothing(
-    flow: Callable[..., Pipeline], queue: Queue, claim: Claimer, elsewhere: Connection, statistics: str
+    never_analyzed: None,
+    flow: Callable[..., Pipeline],
+    queue: Queue,
+    claim: Claimer,
+    elsewhere: Connection,
+    statistics: str,
 ) -> None:
     """Whatever the planner knows of them."""
     limit(elsewhere, 1)
